@@ -1,0 +1,54 @@
+# The project's commands. `make help` lists them; README.md says when to use which.
+
+TAGS ?= nozstd
+GO_TEST_FLAGS ?=
+IMAGE ?= ghcr.io/estuary/source-postgres:local
+
+.PHONY: help build demo test check bench fuzz fmt image up down integration clean
+
+help: ## this list
+	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the static binary, ./source-postgres
+	CGO_ENABLED=0 go build -tags "$(TAGS)" -trimpath -o source-postgres .
+
+demo: ## backfill, live changes, kill -9 and resume on a throwaway PostgreSQL, checked at the end
+	@tests/demo.sh
+
+# With TEST_DATABASE_ADDRESS set the tests use that server, else a throwaway one.
+test: ## every test, those against a real PostgreSQL included
+	@run='go test -tags "$(TAGS)" -timeout 20m -count=1 $(GO_TEST_FLAGS) ./...'; \
+	if [ -n "$$TEST_DATABASE_ADDRESS" ]; then \
+		TEST_DATABASE=yes sh -c "$$run"; \
+	else \
+		tests/postgres.sh run --name "test-$$$$" -- sh -c "$$run"; \
+	fi
+
+check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, fuzz targets
+	@tests/check.sh
+
+bench: ## every Go benchmark, against a throwaway PostgreSQL
+	@tests/postgres.sh run --name "bench-$$$$" -- \
+		go test -tags "$(TAGS)" -run '^$$' -bench . -benchmem $(GO_TEST_FLAGS) ./...
+
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@tests/check.sh fuzz
+
+fmt: ## format as `make check` wants it
+	go run mvdan.cc/gofumpt@v0.12.0 -w -extra .
+
+image: ## the container image
+	docker build -t $(IMAGE) -f Dockerfile .
+
+up: ## the database of docker-compose.yaml, ready when this returns
+	docker compose up -d --wait
+
+down: ## remove it with its data
+	docker compose down -v
+
+integration: ## tests/run.sh: the image against the compose database
+	CONNECTOR=source-postgres VERSION=local tests/run.sh
+
+clean: ## what make made, throwaway servers included
+	tests/postgres.sh stop --all
+	rm -rf source-postgres .tools

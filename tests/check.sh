@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# tests/check.sh is `make check`, all that CI does: the tests, then format, vet, staticcheck, the
+# race detector, and every fuzz target for ten seconds. It goes on after a failure, so that one run
+# tells everything, and closes with one line; its status is that line's.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/.." || exit 1
+# shellcheck source=tests/lib.sh
+. tests/lib.sh
+
+tags=${TAGS:-nozstd}
+fuzztime=${FUZZTIME:-10s}
+gofumpt=mvdan.cc/gofumpt@v0.12.0
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+passed=()
+failed=()
+trap 'say interrupted; exit 130' INT TERM
+
+# step NAME COMMAND... runs one check and remembers how it went.
+step() {
+	local name=$1 begin=$SECONDS result=passed
+	shift
+	printf '\n== %s\n' "$name"
+	if "$@"; then
+		passed+=("$name")
+	else
+		result=FAILED
+		failed+=("$name")
+	fi
+	printf '== %s %s in %d s\n' "$name" $result $((SECONDS - begin))
+}
+
+format() {
+	local files
+	files=$(go run "$gofumpt" -l -extra .) || return 1
+	[ -z "$files" ] || {
+		printf 'not formatted as gofumpt formats, "make fmt" does it:\n%s\n' "$files"
+		return 1
+	}
+}
+
+# race runs the tests with the checks that cost time: the race detector, and -tags invariants, under
+# which lent memory is spoiled. The long tests are left out.
+race() {
+	command -v gcc >/dev/null || command -v clang >/dev/null || (apt_install \
+		"the race detector needs a C compiler" gcc libc6-dev) || return 1
+	CGO_ENABLED=1 make --no-print-directory test TAGS="$tags invariants" GO_TEST_FLAGS="-race -short"
+}
+
+fuzz() {
+	local package target targets found=0
+	for package in $(go list -tags "$tags" ./...); do
+		targets=$(go test -tags "$tags" -list '^Fuzz' "$package") || return 1
+		for target in $targets; do
+			case $target in Fuzz*) ;; *) continue ;; esac # -list closes with a line of its own
+			found=$((found + 1))
+			go test -tags "$tags" -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" "$package" || return 1
+		done
+	done
+	printf '%d fuzz targets ran for %s each\n' "$found" "$fuzztime"
+}
+
+case ${1:-} in
+'')
+	step test make --no-print-directory test
+	step gofumpt format
+	step vet go vet -tags "$tags" ./...
+	step staticcheck go run "$staticcheck" -tags "$tags" ./...
+	step race race
+	step fuzz fuzz
+	;;
+fuzz) step fuzz fuzz ;;
+*) die "unknown argument '$1': nothing, for all checks, or fuzz" ;;
+esac
+
+printf '\n'
+[ ${#failed[@]} -eq 0 ] || say "failed: ${failed[*]}"
+say "took $((SECONDS / 60)) min $((SECONDS % 60)) s"
+printf 'check: %d passed, %d failed\n' ${#passed[@]} ${#failed[@]}
+[ ${#failed[@]} -eq 0 ]

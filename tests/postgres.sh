@@ -1,0 +1,446 @@
+#!/usr/bin/env bash
+# tests/postgres.sh owns throwaway PostgreSQL servers for tests and demos: logical decoding on,
+# durability off, prepared by init-user-db.sh, reachable on 127.0.0.1 only.
+#
+# A server is known by its name. Everything it has lies in .test-postgres/NAME here and, for a
+# server without Docker, in one folder under TMPDIR. Invariant: what .test-postgres/NAME says
+# suffices for 'stop', whatever became of the process that started the server.
+# shellcheck disable=SC2015 # a && b || c is meant as it works here: c is for a failure of either
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib.sh
+. "$here/lib.sh"
+root=$(dirname "$here")
+states=$root/.test-postgres
+
+usage() {
+	cat <<'USAGE'
+usage: tests/postgres.sh start [OPTION]...            start a server, print shell exports that lead to it
+       tests/postgres.sh run [OPTION]... -- COMMAND   start one, run COMMAND with the exports, stop it
+       tests/postgres.sh env|url|status [--name NAME] print exports | superuser URL | what runs
+       tests/postgres.sh psql [--name NAME] [ARG]...  psql as superuser
+       tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
+
+options of start and run:
+  --name NAME      name of the server, to have several at once (default: default)
+  --port PORT      port on 127.0.0.1 (default: a free one)
+  --backend WHICH  docker, local (the server packages of this machine) or auto (default: docker if an
+                   engine answers and has or gets the image, else local)
+  --major N        major version (default: image postgres:16, or the newest version installed)
+  -c NAME=VALUE    another server setting, repeatable
+
+environment:
+  PGBIN                 folder with initdb, pg_ctl and postgres; implies --backend local
+  TEST_POSTGRES         default of --backend
+  TEST_POSTGRES_DIR     where the data of a local server goes (default: $TMPDIR or /tmp)
+  POSTGRES_INITDB_ARGS  more arguments for initdb
+
+example: eval "$(tests/postgres.sh start)"; go test ./...; tests/postgres.sh stop
+USAGE
+}
+
+# settings that tests rely on: many captures at once, prepared transactions, fast and not durable
+settings=(
+	-c wal_level=logical
+	-c max_wal_senders=50
+	-c max_replication_slots=50
+	-c max_connections=300
+	-c max_prepared_transactions=10
+	-c fsync=off
+)
+
+name=default
+port=
+backend=${TEST_POSTGRES:-auto}
+major=
+options=0 # how many options of start were given
+all=0
+rest=()
+
+parse() {
+	while [ $# -gt 0 ]; do
+		if [ "$command" = psql ] && [ "$1" != --name ]; then
+			rest=("$@") # all that psql itself shall see
+			break
+		fi
+		case $1 in
+		--name | --port | --backend | --major | -c)
+			[ $# -ge 2 ] || die "$1 wants a value"
+			case $1 in
+			--name) name=$2 ;;
+			--port) port=$2 ;;
+			--backend) backend=$2 ;;
+			--major) major=$2 ;;
+			-c) settings+=(-c "$2") ;;
+			esac
+			[ "$1" = --name ] || options=$((options + 1))
+			shift 2
+			;;
+		--all) all=1 && shift ;;
+		--)
+			shift
+			rest=("$@")
+			break
+			;;
+		*) die "unknown argument '$1'; tests/postgres.sh --help tells the known ones" ;;
+		esac
+	done
+	case $name in
+	'' | .* | *[!A-Za-z0-9_.-]*) die "--name '$name': letters, digits, '_', '.' and '-' only" ;;
+	esac
+	case $port in
+	*[!0-9]*) die "--port '$port' is no number" ;;
+	esac
+	case $backend in
+	auto | docker | local) ;;
+	*) die "--backend '$backend': docker, local or auto" ;;
+	esac
+	state=$states/$name
+}
+
+# --- what is known of a server: .test-postgres/NAME/server, shell assignments written by start
+
+load() {
+	at_backend='' at_port='' at_dir='' at_bin='' at_user='' at_container=''
+	[ -f "$state/server" ] || return 1
+	# shellcheck source=/dev/null
+	. "$state/server"
+}
+
+save() {
+	printf '%s=%q\n' at_backend "$at_backend" at_port "$at_port" at_dir "$at_dir" \
+		at_bin "$at_bin" at_user "$at_user" at_container "$at_container" >"$state/server.new"
+	mv "$state/server.new" "$state/server"
+}
+
+alive() {
+	case $at_backend in
+	docker) [ "$(docker inspect -f '{{.State.Running}}' "$at_container" 2>/dev/null)" = true ] ;;
+	local) as_server "$at_bin/pg_ctl" status -D "$at_dir/data" >/dev/null 2>&1 ;;
+	*) false ;;
+	esac
+}
+
+exports() {
+	printf "export TEST_DATABASE=yes\nexport TEST_DATABASE_ADDRESS=127.0.0.1:%s\n" "$at_port"
+}
+
+url() { printf 'postgres://postgres:postgres@127.0.0.1:%s/postgres\n' "$at_port"; }
+
+# as_server runs a command as the user who may run a server, which root may not, from a folder
+# that this user can be in.
+as_server() {
+	if [ -n "$at_user" ]; then
+		(cd / && exec runuser -u "$at_user" -- "$@")
+	else
+		(cd / && exec "$@")
+	fi
+}
+
+# --- start
+
+start() {
+	mkdir -p "$states"
+	if ! mkdir "$state" 2>/dev/null; then
+		if load && alive; then
+			[ "$options" = 0 ] || die "server '$name' already runs on port $at_port, so options cannot" \
+				"take effect: 'tests/postgres.sh stop --name $name' first"
+			say "server '$name' already runs on port $at_port"
+			return
+		fi
+		[ -f "$state/server" ] || die "server '$name' is being started by another process;" \
+			"if that is gone, 'tests/postgres.sh stop --name $name' clears up"
+		say "server '$name' has died, making a new one"
+		stop
+		mkdir "$state"
+	fi
+	trap 'stop' EXIT
+	trap 'exit 130' INT TERM HUP
+	at_backend='' at_port='' at_dir='' at_bin='' at_user='' at_container=''
+	[ -z "${PGBIN:-}" ] || backend=local
+	image=postgres:${major:-16}
+	if [ "$backend" = auto ]; then
+		backend=local
+		if docker_answers; then
+			if have_image; then
+				backend=docker
+			else
+				say "the Docker engine has no image $image and cannot pull it: using this machine's PostgreSQL"
+			fi
+		fi
+	fi
+	if [ "$backend" = docker ]; then
+		start_docker
+	else
+		start_local
+	fi
+	trap - EXIT INT TERM HUP
+	say "server '$name' ($at_backend) is ready on 127.0.0.1:$at_port," \
+		"superuser postgres/postgres, capture user flow_capture/secret1234"
+}
+
+have_image() {
+	docker image inspect "$image" >/dev/null 2>&1 || limit 300 docker pull -q "$image" >/dev/null 2>&1
+}
+
+start_docker() {
+	docker_answers || die "no Docker engine answers: start one, or use --backend local"
+	have_image || die "the Docker engine has no image $image and cannot pull it"
+	at_backend=docker
+	at_container=source-postgres-test-$name-$$
+	save
+	docker run -d --name "$at_container" --shm-size 256m -p "127.0.0.1:$port:5432" \
+		-e POSTGRES_PASSWORD=postgres -e POSTGRES_INITDB_ARGS="${POSTGRES_INITDB_ARGS:-}" \
+		"$image" "${settings[@]}" >/dev/null ||
+		die "docker run $image failed, the reason is above"
+	# Only the real server listens on TCP, not the one that the image starts to initialise itself.
+	local try
+	for ((try = 0; ; try++)); do
+		docker exec "$at_container" pg_isready -q -h 127.0.0.1 2>/dev/null && break
+		if [ $try = 240 ] || ! alive; then
+			docker logs --tail 20 "$at_container" >&2 || true
+			die "container $at_container did not become ready, its last lines are above"
+		fi
+		sleep 0.5
+	done
+	at_port=$(docker port "$at_container" 5432/tcp | sed -n 's/^127\.0\.0\.1://p' | head -n 1)
+	[ -n "$at_port" ] || die "container $at_container publishes no port on 127.0.0.1"
+	save
+	docker exec -i -e POSTGRES_USER=postgres -e POSTGRES_DB=postgres "$at_container" \
+		bash -s <"$root/init-user-db.sh" >&2 || die "init-user-db.sh failed, the reason is above"
+}
+
+start_local() {
+	find_bin || install_server
+	# A server must not run as root, whatever it is for.
+	if [ "$(id -u)" = 0 ]; then
+		command -v runuser >/dev/null || die "runuser is missing: run this as another user than root"
+		at_user=postgres
+		id postgres >/dev/null 2>&1 || at_user=nobody
+	fi
+	at_backend=local
+	at_dir=$(mktemp -d "${TEST_POSTGRES_DIR:-${TMPDIR:-/tmp}}/source-postgres-test.XXXXXXXX")
+	save
+	printf 'postgres\n' >"$at_dir/password"
+	if [ -n "$at_user" ]; then chown -R "$at_user" "$at_dir"; fi
+	as_server test -w "$at_dir" || die "user $at_user cannot reach $at_dir: set TEST_POSTGRES_DIR to a folder it can"
+
+	local locale=C
+	if locale -a 2>/dev/null | grep -qi '^C\.utf-\?8$'; then locale=C.UTF-8; fi
+	# shellcheck disable=SC2086 # the arguments are meant to be split
+	as_server "$at_bin/initdb" -D "$at_dir/data" -U postgres --pwfile="$at_dir/password" \
+		--auth=scram-sha-256 --encoding=UTF8 --locale=$locale --no-sync ${POSTGRES_INITDB_ARGS:-} \
+		>"$state/initdb.log" 2>&1 || {
+		tail -n 20 "$state/initdb.log" >&2
+		die "initdb failed, its last lines are above"
+	}
+
+	local try
+	for try in 1 2 3 4 5; do
+		at_port=${port:-$(free_port)}
+		save
+		launch && break
+		if [ -z "$port" ] && [ "$try" != 5 ] && grep -q 'could not bind' "$at_dir/server.log"; then
+			rm -f "$at_dir/server.log"
+			continue # another process was quicker to take that port
+		fi
+		tail -n 20 "$at_dir/server.log" >&2 || true
+		die "the server did not start on port $at_port, its last lines are above"
+	done
+	local psql_bin=$at_bin
+	[ -x "$psql_bin/psql" ] || psql_bin=$(dirname "$(command -v psql)") || die "psql is missing"
+	PATH=$psql_bin:$PATH PGHOST=127.0.0.1 PGPORT=$at_port PGPASSWORD=postgres \
+		POSTGRES_USER=postgres POSTGRES_DB=postgres \
+		bash "$root/init-user-db.sh" >&2 || die "init-user-db.sh failed, the reason is above"
+}
+
+# launch starts the server and waits until it accepts connections. Its settings go into a file,
+# because pg_ctl hands its -o through a shell.
+launch() {
+	local i value
+	{
+		printf "listen_addresses = '127.0.0.1'\nport = %s\nunix_socket_directories = ''\n" "$at_port"
+		for ((i = 1; i < ${#settings[@]}; i += 2)); do
+			value=${settings[i]#*=}
+			printf "%s = '%s'\n" "${settings[i]%%=*}" "${value//\'/\'\'}"
+		done
+	} >"$state/settings.conf"
+	as_server tee "$at_dir/data/postgresql.auto.conf" <"$state/settings.conf" >/dev/null
+	as_server "$at_bin/pg_ctl" start -w -t 60 -D "$at_dir/data" -l "$at_dir/server.log" >/dev/null 2>&1
+}
+
+# free_port prints a port nothing listens on, below the range that kernels give to clients.
+free_port() {
+	local try candidate
+	for ((try = 0; try < 100; try++)); do
+		candidate=$((15000 + (RANDOM * 32768 + RANDOM) % 15000))
+		(exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null || {
+			echo "$candidate"
+			return
+		}
+	done
+	die "no free port between 15000 and 30000"
+}
+
+# find_bin sets at_bin to a folder with a server of the wanted major version, or fails.
+find_bin() {
+	local candidate candidates=()
+	if [ -n "${PGBIN:-}" ]; then
+		[ -x "$PGBIN/initdb" ] && [ -x "$PGBIN/postgres" ] || die "PGBIN=$PGBIN has no initdb and postgres"
+		at_bin=$PGBIN
+		return
+	fi
+	for candidate in /usr/lib/postgresql/*/bin; do candidates+=("$candidate"); done
+	if [ ${#candidates[@]} -gt 1 ]; then
+		mapfile -t candidates < <(printf '%s\n' "${candidates[@]}" | sort -Vr)
+	fi
+	candidate=$(pg_config --bindir 2>/dev/null) && candidates+=("$candidate")
+	candidate=$(command -v initdb) && candidates+=("$(dirname "$candidate")")
+	for candidate in "${candidates[@]}"; do
+		[ -x "$candidate/initdb" ] && [ -x "$candidate/postgres" ] && [ -x "$candidate/pg_ctl" ] || continue
+		if [ -n "$major" ]; then
+			case $("$candidate/postgres" --version) in
+			*" $major."* | *" $major"[a-z]*) ;;
+			*) continue ;;
+			esac
+		fi
+		at_bin=$candidate
+		return
+	done
+	return 1
+}
+
+# install_server gets the distribution's server, without the cluster that its package would make
+# and run on port 5432.
+install_server() {
+	local why="no PostgreSQL server${major:+ $major} is installed and no Docker engine is used"
+	local conf=/etc/postgresql-common/createcluster.d/source-postgres-tests.conf
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		mkdir -p "${conf%/*}"
+		printf 'create_main_cluster = false\n' >"$conf"
+	fi
+	apt_install "$why" "postgresql${major:+-$major}"
+	rm -f "$conf"
+	find_bin || die "the distribution's postgresql package has no server where it is looked for"
+}
+
+# --- stop
+
+# stop ends the server and removes all it had. It may be called at any moment of a start.
+stop() {
+	[ -d "$state" ] || {
+		say "no server '$name' is known"
+		return
+	}
+	if load; then
+		case $at_backend in
+		docker)
+			docker rm -f -v "$at_container" >/dev/null 2>&1 ||
+				! docker inspect "$at_container" >/dev/null 2>&1 ||
+				die "container $at_container cannot be removed"
+			;;
+		local) stop_local ;;
+		esac
+	fi
+	rm -rf "$state"
+	rmdir "$states" 2>/dev/null || true
+	say "server '$name' is stopped and removed"
+}
+
+stop_local() {
+	local pid
+	case $at_dir in
+	*/source-postgres-test.*) ;;
+	*) die "$state/server names the folder '$at_dir', which is none of ours: remove both by hand" ;;
+	esac
+	# Immediate: the data is thrown away.
+	if [ -f "$at_dir/data/postmaster.pid" ]; then
+		pid=$(head -n 1 "$at_dir/data/postmaster.pid")
+		if as_server "$at_bin/pg_ctl" status -D "$at_dir/data" >/dev/null 2>&1; then
+			as_server "$at_bin/pg_ctl" stop -w -t 30 -m immediate -D "$at_dir/data" >/dev/null 2>&1 ||
+				kill -KILL "$pid" 2>/dev/null || true
+		fi
+	fi
+	rm -rf "$at_dir"
+}
+
+# --- commands
+
+need_server() {
+	load && alive || die "server '$name' does not run: start it with 'tests/postgres.sh start --name $name'"
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+start)
+	parse "$@"
+	start
+	exports
+	;;
+run)
+	parse "$@"
+	[ ${#rest[@]} -gt 0 ] || die "run wants a command after --"
+	[ ! -d "$state" ] || die "server '$name' exists already: 'tests/postgres.sh stop --name $name', or --name another"
+	start
+	trap 'stop' EXIT
+	trap 'exit 130' INT TERM HUP
+	export TEST_DATABASE=yes TEST_DATABASE_ADDRESS=127.0.0.1:$at_port
+	status=0
+	"${rest[@]}" || status=$?
+	exit $status
+	;;
+env)
+	parse "$@"
+	need_server
+	exports
+	;;
+url)
+	parse "$@"
+	need_server
+	url
+	;;
+psql)
+	parse "$@"
+	need_server
+	if [ "$at_backend" = docker ]; then
+		tty=()
+		if [ -t 0 ]; then tty=(-t); fi
+		docker exec -i ${tty[@]+"${tty[@]}"} "$at_container" psql -U postgres ${rest[@]+"${rest[@]}"}
+	else
+		"$at_bin/psql" "$(url)" ${rest[@]+"${rest[@]}"}
+	fi
+	;;
+status)
+	parse "$@"
+	[ -d "$states" ] || die "no server is known"
+	for state in "$states"/*/; do
+		name=$(basename "$state")
+		if load && alive; then
+			echo "$name: $at_backend, 127.0.0.1:$at_port, ${at_container:-$at_dir}"
+		else
+			echo "$name: not running"
+		fi
+	done
+	;;
+stop)
+	parse "$@"
+	if [ "$all" = 1 ]; then
+		for state in "$states"/*/; do
+			[ -d "$state" ] || continue
+			state=${state%/}
+			name=$(basename "$state")
+			stop
+		done
+	else
+		stop
+	fi
+	;;
+-h | --help | help)
+	usage
+	;;
+*)
+	usage >&2
+	exit 2
+	;;
+esac
