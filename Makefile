@@ -35,7 +35,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 	@tests/check.sh fuzz
 
 fmt: ## format as `make check` wants it
-	go run mvdan.cc/gofumpt@v0.12.0 -w -extra .
+	@tests/check.sh fmt
 
 image: ## the container image
 	docker build -t $(IMAGE) -f Dockerfile .

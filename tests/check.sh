@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# tests/check.sh is `make check`, all that CI does: the tests, then format, vet, staticcheck, the
-# race detector, and every fuzz target for ten seconds. It goes on after a failure, so that one run
-# tells everything, and closes with one line; its status is that line's.
+# tests/check.sh is `make check`, all that CI does: the tests, then format, vet, staticcheck, the race
+# detector, and every fuzz target for ten seconds. It goes on after a failure, so that one run tells
+# everything, and closes with one line; its status is that line's. `make fuzz` and `make fmt` are parts.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.." || exit 1
@@ -33,7 +33,7 @@ step() {
 
 format() {
 	local files
-	files=$(go run "$gofumpt" -l -extra .) || return 1
+	files=$(go run "$gofumpt" -l .) || return 1
 	[ -z "$files" ] || {
 		printf 'not formatted as gofumpt formats, "make fmt" does it:\n%s\n' "$files"
 		return 1
@@ -71,7 +71,8 @@ case ${1:-} in
 	step fuzz fuzz
 	;;
 fuzz) step fuzz fuzz ;;
-*) die "unknown argument '$1': nothing, for all checks, or fuzz" ;;
+fmt) exec go run "$gofumpt" -w . ;;
+*) die "unknown argument '$1': nothing, for all checks, fuzz or fmt" ;;
 esac
 
 printf '\n'
