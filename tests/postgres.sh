@@ -116,10 +116,12 @@ save() {
 alive() {
 	case $at_backend in
 	docker) [ "$(docker inspect -f '{{.State.Running}}' "$at_container" 2>/dev/null)" = true ] ;;
-	local) as_server "$at_bin/pg_ctl" status -D "$at_dir/data" >/dev/null 2>&1 ;;
+	local) listens "$at_port" && as_server "$at_bin/pg_ctl" status -D "$at_dir/data" >/dev/null 2>&1 ;;
 	*) false ;;
 	esac
 }
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 exports() {
 	printf "export TEST_DATABASE=yes\nexport TEST_DATABASE_ADDRESS=127.0.0.1:%s\n" "$at_port"
@@ -152,7 +154,7 @@ start() {
 			"if that is gone, 'tests/postgres.sh stop --name $name' clears up"
 		say "server '$name' has died, making a new one"
 		stop
-		mkdir "$state"
+		mkdir -p "$state"
 	fi
 	trap 'stop' EXIT
 	trap 'exit 130' INT TERM HUP
@@ -274,7 +276,7 @@ free_port() {
 	local try candidate
 	for ((try = 0; try < 100; try++)); do
 		candidate=$((15000 + (RANDOM * 32768 + RANDOM) % 15000))
-		(exec 3<>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null || {
+		listens "$candidate" || {
 			echo "$candidate"
 			return
 		}
