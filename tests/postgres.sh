@@ -17,8 +17,9 @@ usage() {
 	cat <<'USAGE'
 usage: tests/postgres.sh start [OPTION]...            start a server, print shell exports that lead to it
        tests/postgres.sh run [OPTION]... -- COMMAND   start one, run COMMAND with the exports, stop it
-       tests/postgres.sh env|url|status [--name NAME] print exports | superuser URL | what runs
+       tests/postgres.sh env|url|status [--name NAME] print exports, superuser URL, what runs
        tests/postgres.sh psql [--name NAME] [ARG]...  psql as superuser
+       tests/postgres.sh exec [--name NAME] PROGRAM [ARG]...  another client, such as pgbench, as superuser
        tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
 
 options of start and run:
@@ -59,10 +60,14 @@ rest=()
 
 parse() {
 	while [ $# -gt 0 ]; do
-		if [ "$command" = psql ] && [ "$1" != --name ]; then
-			rest=("$@") # all that psql itself shall see
-			break
-		fi
+		case $command in
+		psql | exec)
+			[ "$1" = --name ] || {
+				rest=("$@") # all that the program itself shall see
+				break
+			}
+			;;
+		esac
 		case $1 in
 		--name | --port | --backend | --major | -c)
 			[ $# -ge 2 ] || die "$1 wants a value"
@@ -249,9 +254,7 @@ start_local() {
 		tail -n 20 "$at_dir/server.log" >&2 || true
 		die "the server did not start on port $at_port, its last lines are above"
 	done
-	local psql_bin=$at_bin
-	[ -x "$psql_bin/psql" ] || psql_bin=$(dirname "$(command -v psql)") || die "psql is missing"
-	PATH=$psql_bin:$PATH PGHOST=127.0.0.1 PGPORT=$at_port PGPASSWORD=postgres \
+	PATH=$at_bin:$PATH PGHOST=127.0.0.1 PGPORT=$at_port PGPASSWORD=postgres \
 		POSTGRES_USER=postgres POSTGRES_DB=postgres \
 		bash "$root/init-user-db.sh" >&2 || die "init-user-db.sh failed, the reason is above"
 }
@@ -368,6 +371,22 @@ stop_local() {
 
 # --- commands
 
+# client runs a client program as superuser: the server's own, or else this machine's.
+client() {
+	local program=$1 tty=()
+	shift
+	if [ "$at_backend" = docker ] && docker exec "$at_container" "$program" --version >/dev/null 2>&1; then
+		if [ -t 0 ]; then tty=(-t); fi
+		docker exec -i ${tty[@]+"${tty[@]}"} -e PGUSER=postgres -e PGDATABASE=postgres \
+			"$at_container" "$program" "$@"
+		return
+	fi
+	[ -n "$at_bin" ] || find_bin || true
+	[ ! -x "$at_bin/$program" ] || program=$at_bin/$program
+	command -v "$program" >/dev/null || die "neither the server ($at_backend) nor this machine has $program"
+	PGHOST=127.0.0.1 PGPORT=$at_port PGUSER=postgres PGPASSWORD=postgres PGDATABASE=postgres "$program" "$@"
+}
+
 need_server() {
 	load && alive || die "server '$name' does not run: start it with 'tests/postgres.sh start --name $name'"
 }
@@ -405,13 +424,13 @@ url)
 psql)
 	parse "$@"
 	need_server
-	if [ "$at_backend" = docker ]; then
-		tty=()
-		if [ -t 0 ]; then tty=(-t); fi
-		docker exec -i ${tty[@]+"${tty[@]}"} "$at_container" psql -U postgres ${rest[@]+"${rest[@]}"}
-	else
-		"$at_bin/psql" "$(url)" ${rest[@]+"${rest[@]}"}
-	fi
+	client psql ${rest[@]+"${rest[@]}"}
+	;;
+exec)
+	parse "$@"
+	need_server
+	[ ${#rest[@]} -gt 0 ] || die "exec wants a program"
+	client "${rest[@]}"
 	;;
 status)
 	parse "$@"
