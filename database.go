@@ -1,15 +1,46 @@
 package main
 
+// database.go owns every connection to the server: how it is reached, what a session is pinned to, and the quoting of
+// names and texts that go into SQL.
+//
+// Invariant: every session, query or replication, starts with the same output formats and time zone, given in the
+// startup packet. There they override ALTER ROLE … SET and ALTER DATABASE … SET, so a value has one text form, whichever
+// path it comes by. Nothing is taken from PG* environment variables, password files or service files.
+
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// connectTimeout bounds one attempt to reach the server and to log in.
+const connectTimeout = 20 * time.Second
+
+// maxQueryConnections bounds the pool: a few chunks in flight, a watermark write and the periodic checks.
+const maxQueryConnections = 8
+
+// driverDefaults is a connection string that sets every parameter which the driver would else read from the
+// environment or from files in the home directory. The real values are put into the parsed configuration.
+const driverDefaults = "host=localhost port=5432 user=none password=none dbname=none passfile='' connect_timeout=20 " +
+	"sslmode=disable sslrootcert='' sslcert='' sslkey='' sslcertmode=allow sslpassword='' sslsni=1 sslnegotiation='' " +
+	"target_session_attrs=any min_protocol_version=3.0 max_protocol_version=3.0 channel_binding=prefer require_auth=''"
+
 // database is the way to the server: a pool of query connections and new replication connections, all with pinned
-// session settings.
+// session settings. Queries run in the driver's exec mode: the extended protocol without named statements, results in
+// text format. So nothing is cached that DDL could make stale, and $n are sent as text.
 type database struct {
 	settings *settings
 	pool     *pgxpool.Pool
@@ -20,19 +51,369 @@ type database struct {
 }
 
 // connectDatabase opens the pool and one connection to prove that it works. A failure is one userError.
-func connectDatabase(ctx context.Context, s *settings) (*database, error) { panic("stub") }
+func connectDatabase(ctx context.Context, s *settings) (*database, error) {
+	os.Unsetenv("PGSERVICE") // the one variable of libpq's that driverDefaults cannot override
+	var db = &database{settings: s}
+	if err := db.probe(ctx); err != nil {
+		return nil, err
+	}
+	var config, err = db.poolConfig()
+	if err != nil {
+		return nil, err
+	}
+	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, connectError(ctx, s, err)
+	}
+	if err := db.with(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) }); err != nil {
+		db.close()
+		return nil, err
+	}
+	return db, nil
+}
 
-func (db *database) close() { panic("stub") }
+func (db *database) close() { db.pool.Close() }
 
 // acquire hands out a query connection; release it when done. A broken one is replaced.
-func (db *database) acquire(ctx context.Context) (*pgxpool.Conn, error) { panic("stub") }
+func (db *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	var conn, err = db.pool.Acquire(ctx)
+	if err != nil {
+		return nil, connectError(ctx, db.settings, err)
+	}
+	return conn, nil
+}
 
 // with runs f on a query connection.
-func (db *database) with(ctx context.Context, f func(*pgx.Conn) error) error { panic("stub") }
+func (db *database) with(ctx context.Context, f func(*pgx.Conn) error) error {
+	var conn, err = db.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return f(conn.Conn())
+}
 
 // connectReplication opens a walsender connection (replication=database) with the same pinned settings.
-func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, error) { panic("stub") }
+func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	var config, err = connectConfig(db.settings)
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams = db.sessionParams()
+	config.RuntimeParams["replication"] = "database"
+	config.RuntimeParams["statement_timeout"] = "0"
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, connectError(ctx, db.settings, err)
+	}
+	return conn, nil
+}
 
-func quoteIdent(name string) string   { panic("stub") }
-func quoteTable(t tableName) string   { panic("stub") }
-func quoteLiteral(text string) string { panic("stub") }
+// probe learns from a first session what the others are pinned to.
+func (db *database) probe(ctx context.Context) error {
+	var config, err = connectConfig(db.settings)
+	if err != nil {
+		return err
+	}
+	config.RuntimeParams = map[string]string{"application_name": "estuary_flow", "search_path": "pg_catalog"}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return connectError(ctx, db.settings, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+
+	const sqlAboutServer = `SELECT current_setting('server_version_num'), current_setting('TimeZone'),` +
+		` current_setting('server_encoding'), pg_is_in_recovery()`
+	result := conn.ExecParams(ctx, sqlAboutServer, nil, nil, nil, nil).Read()
+	if result.Err != nil {
+		return connectError(ctx, db.settings, fmt.Errorf("the first query failed: %w", result.Err))
+	}
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 4 {
+		return connectError(ctx, db.settings, errors.New("the first query gave an unexpected result"))
+	}
+	var row = result.Rows[0]
+	if db.version, err = strconv.Atoi(string(row[0])); err != nil {
+		return connectError(ctx, db.settings, fmt.Errorf("server_version_num is %q, not a number", row[0]))
+	}
+	db.timeZone = string(row[1])
+	db.sqlASCII = string(row[2]) == "SQL_ASCII"
+	db.standby = string(row[3]) == "t"
+	return nil
+}
+
+// sessionParams returns the startup parameters of every session after the probe, in a map of the caller's own.
+func (db *database) sessionParams() map[string]string {
+	var params = map[string]string{
+		"application_name":                    "estuary_flow",
+		"client_encoding":                     "UTF8",
+		"DateStyle":                           "ISO, YMD",
+		"IntervalStyle":                       "postgres",
+		"TimeZone":                            db.timeZone,
+		"bytea_output":                        "hex",
+		"extra_float_digits":                  "1", // shortest text that reads back the same, from version 12 on
+		"search_path":                         "pg_catalog",
+		"lock_timeout":                        "0",
+		"idle_in_transaction_session_timeout": "0",
+		"default_transaction_isolation":       "read committed",
+		"tcp_keepalives_idle":                 "120",
+		"tcp_keepalives_interval":             "30",
+		"tcp_keepalives_count":                "6",
+	}
+	if db.version < 120000 {
+		params["extra_float_digits"] = "3" // before 12, 1 gives one digit too few to read back every value
+	}
+	if db.sqlASCII {
+		params["client_encoding"] = "SQL_ASCII" // UTF8 would make the server reject bytes that are not
+	}
+	if db.version >= 140000 {
+		params["idle_session_timeout"] = "0"
+	}
+	if db.version >= 170000 {
+		params["transaction_timeout"] = "0"
+	}
+	return params
+}
+
+func (db *database) poolConfig() (*pgxpool.Config, error) {
+	var config, err = pgxpool.ParseConfig(driverDefaults)
+	if err != nil {
+		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
+	}
+	if err := fillConfig(&config.ConnConfig.Config, db.settings); err != nil {
+		return nil, err
+	}
+	var params = db.sessionParams()
+	params["statement_timeout"] = strconv.FormatInt(db.settings.statementTimeout.Milliseconds(), 10)
+	params["max_parallel_workers_per_gather"] = "0"
+	config.ConnConfig.RuntimeParams = params
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.ConnConfig.StatementCacheCapacity = 0
+	config.ConnConfig.DescriptionCacheCapacity = 0
+	// A cancelled context ends the query on the server too, not just our waiting for it.
+	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
+	}
+	config.MaxConns = maxQueryConnections
+	return config, nil
+}
+
+// connectConfig returns the driver's configuration of one connection, without runtime parameters.
+func connectConfig(s *settings) (*pgconn.Config, error) {
+	var config, err = pgconn.ParseConfig(driverDefaults)
+	if err != nil {
+		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
+	}
+	return config, fillConfig(config, s)
+}
+
+// fillConfig puts the settings in place of what ParseConfig found.
+func fillConfig(config *pgconn.Config, s *settings) error {
+	var tlsConfigs, err = tlsConfigs(s)
+	if err != nil {
+		return err
+	}
+	var dialer = &net.Dialer{
+		Timeout: connectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: 120 * time.Second, Interval: 30 * time.Second, Count: 6,
+		},
+	}
+	config.Host, config.Port = s.host, s.port
+	config.User, config.Password, config.Database = s.user, s.password, s.database
+	config.ConnectTimeout = connectTimeout
+	config.DialFunc = dialer.DialContext
+	config.TLSConfig = tlsConfigs[0]
+	config.Fallbacks = nil
+	for _, c := range tlsConfigs[1:] {
+		config.Fallbacks = append(config.Fallbacks, &pgconn.FallbackConfig{Host: s.host, Port: s.port, TLSConfig: c})
+	}
+	config.RuntimeParams = map[string]string{}
+	return nil
+}
+
+// tlsConfigs returns the TLS configurations to try in turn, nil being a connection without TLS: libpq's meaning of
+// sslmode, except that without a root certificate the system's are trusted.
+func tlsConfigs(s *settings) ([]*tls.Config, error) {
+	var config = &tls.Config{InsecureSkipVerify: true, ServerName: s.host}
+	if s.sslRootCert != "" {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM([]byte(s.sslRootCert)) {
+			return nil, &userError{"advanced.ssl_root_cert holds no PEM certificate: paste the text of the certificate " +
+				"authority's file, from -----BEGIN CERTIFICATE----- on"}
+		}
+	}
+	if (s.sslClientCert == "") != (s.sslClientKey == "") {
+		return nil, &userError{"advanced.ssl_client_cert and advanced.ssl_client_key belong together: set both or none"}
+	}
+	if s.sslClientCert != "" {
+		var pair, err = tls.X509KeyPair([]byte(s.sslClientCert), []byte(s.sslClientKey))
+		if err != nil {
+			return nil, &userError{"advanced.ssl_client_cert and advanced.ssl_client_key must be a PEM certificate and its " +
+				"unencrypted PEM private key: " + err.Error()}
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	switch s.sslmode {
+	case "disable":
+		return []*tls.Config{nil}, nil
+	case "allow":
+		return []*tls.Config{nil, config}, nil
+	case "", "prefer":
+		return []*tls.Config{config, nil}, nil
+	case "require":
+		if config.RootCAs != nil { // libpq: with a root certificate, require means verify-ca
+			config.VerifyConnection = verifyChain(config.RootCAs)
+		}
+		return []*tls.Config{config}, nil
+	case "verify-ca":
+		config.VerifyConnection = verifyChain(config.RootCAs)
+		return []*tls.Config{config}, nil
+	case "verify-full":
+		config.InsecureSkipVerify = false
+		return []*tls.Config{config}, nil
+	}
+	return nil, &userError{fmt.Sprintf("advanced.sslmode %q is not one of disable, allow, prefer, require, verify-ca, "+
+		"verify-full", s.sslmode)}
+}
+
+// verifyChain returns a check of the server's certificate chain that ignores the host name.
+func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		var opts = x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+		for _, cert := range state.PeerCertificates[1:] {
+			opts.Intermediates.AddCert(cert)
+		}
+		var _, err = state.PeerCertificates[0].Verify(opts)
+		return err
+	}
+}
+
+// connectError turns the driver's error into one userError: what was tried and where, the server's reason, the remedy.
+// It holds no password. When ctx has ended, the error is its cause.
+func connectError(ctx context.Context, s *settings, err error) error {
+	var where = fmt.Sprintf("database %q at %s as user %q",
+		s.database, net.JoinHostPort(s.host, strconv.Itoa(int(s.port))), s.user)
+	if ctx.Err() != nil {
+		return fmt.Errorf("connect to %s: %w", where, context.Cause(ctx))
+	}
+	var reasons []string
+	for _, attempt := range attempts(err, nil) {
+		if r := connectReason(attempt); !slices.Contains(reasons, r) {
+			reasons = append(reasons, r)
+		}
+	}
+	var msg = fmt.Sprintf("cannot connect to %s: %s", where, strings.Join(reasons, "; tried again in another way: "))
+	if remedy := connectRemedy(s, err); remedy != "" {
+		msg += ". " + remedy
+	}
+	return &userError{msg}
+}
+
+// attempts appends the errors that err joins: one for each address and TLS mode that was tried.
+func attempts(err error, dst []error) []error {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if joined, ok := e.(interface{ Unwrap() []error }); ok {
+			for _, one := range joined.Unwrap() {
+				dst = attempts(one, dst)
+			}
+			return dst
+		}
+	}
+	return append(dst, err)
+}
+
+func connectReason(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		var reason = fmt.Sprintf("%s (SQLSTATE %s)", pgErr.Message, pgErr.Code)
+		if pgErr.Detail != "" {
+			reason += ", " + pgErr.Detail
+		}
+		return reason
+	}
+	if opErr, ok := errors.AsType[*net.OpError](err); ok && !opErr.Timeout() {
+		return opErr.Error()
+	}
+	if isTimeout(err) {
+		return fmt.Sprintf("no answer within %s", connectTimeout)
+	}
+	return err.Error()
+}
+
+func isTimeout(err error) bool {
+	var timeout, ok = errors.AsType[net.Error](err)
+	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded)
+}
+
+// connectRemedy says what can be done about a failed connection, or nothing where the reason says it all.
+func connectRemedy(s *settings, err error) string {
+	var user, database = quoteIdent(s.user), quoteIdent(s.database)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case pgErr.Code == "28P01":
+			return "Check `user` and `credentials.password`."
+		case pgErr.Code == "28000":
+			return fmt.Sprintf("Check `user` (it must be a role that may log in: ALTER ROLE %s LOGIN), and that the server's "+
+				"pg_hba.conf lets it connect from here, with the encryption that `advanced.sslmode` asks for, "+
+				"both to the database and for replication.", user)
+		case pgErr.Code == "3D000":
+			return "Check `database`: it is the name of a database on this server, in exact case."
+		case pgErr.Code == "42501" && strings.Contains(pgErr.Message, "replication"),
+			pgErr.Code == "42501" && strings.Contains(pgErr.Message, "walsender"):
+			return fmt.Sprintf("Allow it as an administrator: ALTER ROLE %s REPLICATION (on Amazon RDS: GRANT rds_replication "+
+				"TO %s).", user, user)
+		case pgErr.Code == "42501":
+			return fmt.Sprintf("Allow it as an administrator: GRANT CONNECT ON DATABASE %s TO %s.", database, user)
+		case pgErr.Code == "53300" && strings.Contains(pgErr.Message, "standby"),
+			pgErr.Code == "53300" && strings.Contains(pgErr.Message, "max_wal_senders"):
+			return "Raise `max_wal_senders` on the server, or end another replication connection."
+		case pgErr.Code == "53300":
+			return "Raise `max_connections` on the server (or the role's CONNECTION LIMIT), or end other connections."
+		case pgErr.Code == "57P03":
+			return "The server does not take connections yet: try again when it has started."
+		case strings.Contains(pgErr.Message, "unsupported startup parameter"), pgErr.Code == "08P01":
+			return "This looks like a connection pooler (PgBouncer, or a provider's pooled endpoint): logical replication " +
+				"needs the address of the database server itself."
+		}
+		return ""
+	}
+	var text = err.Error()
+	switch {
+	case strings.Contains(text, "server refused TLS connection"):
+		return "The server offers no TLS: enable it there (ssl = on), or set `advanced.sslmode` to disable."
+	case strings.Contains(text, "tls error"), strings.Contains(text, "x509: "):
+		return "The TLS handshake failed: check `advanced.sslmode`, and that `advanced.ssl_root_cert` holds the certificate " +
+			"authority of this server."
+	case strings.Contains(text, "hostname resolving error"):
+		return "Check the host name in `address`."
+	case isTimeout(err):
+		return "Check `address`, and that firewalls and the provider's allow list let this machine through."
+	case strings.Contains(text, "connection refused"):
+		return "No server listens there: check host and port in `address`, and the server's `listen_addresses`."
+	case strings.Contains(text, "EOF"):
+		return "The server closed the connection during login: check that `address` is a PostgreSQL server."
+	}
+	return ""
+}
+
+// sqlState returns the SQLSTATE of the server error that err wraps, or "".
+func sqlState(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// quoteIdent quotes one identifier. A NUL byte, which no name can hold, is dropped.
+func quoteIdent(name string) string {
+	return `"` + strings.ReplaceAll(strings.ReplaceAll(name, "\x00", ""), `"`, `""`) + `"`
+}
+
+func quoteTable(t tableName) string { return quoteIdent(t.schema) + "." + quoteIdent(t.name) }
+
+// quoteLiteral quotes a text so that it reads the same whatever standard_conforming_strings says.
+func quoteLiteral(text string) string {
+	text = strings.ReplaceAll(strings.ReplaceAll(text, "\x00", ""), `'`, `''`)
+	if strings.Contains(text, `\`) {
+		return ` E'` + strings.ReplaceAll(text, `\`, `\\`) + `'`
+	}
+	return `'` + text + `'`
+}
