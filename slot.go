@@ -1,0 +1,621 @@
+// slot.go owns the replication slot at rest: what the server says of it, whether a cursor may be resumed on it, and its
+// creation; and the transactions that a table's activation waits for. Invariant: a slot that is not provably ours (other
+// plugin, other database, physical) is never dropped, and a cursor that lies outside what the slot can still send is
+// never resumed.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// slotRetry is how long a slot that is still in use is waited for: a predecessor that was killed holds it until its
+	// walsender notices.
+	slotRetry = 30 * time.Second
+	// slotNotice is how often a blocked creation says what it waits for.
+	slotNotice = 10 * time.Second
+)
+
+// slotStatus is what the server says of our slot, and of itself.
+type slotStatus struct {
+	name   string
+	exists bool
+
+	kind         string // logical or physical
+	plugin       string // "" for a physical slot
+	database     string // "" for a physical slot
+	temporary    bool
+	active       bool
+	pid          int32  // of the walsender that uses it, 0 for none
+	restart      lsn    // the oldest WAL it keeps; 0 when it has lost it
+	confirmed    lsn    // it sends nothing that committed before; 0 while it is being created
+	walStatus    string // reserved, extended, unreserved or lost; "" before version 13
+	safeWAL      int64  // bytes of WAL that may still be written before it is lost; -1 without a limit
+	invalidation string // why it was invalidated (17+)
+	inactive     string // since when nobody has used it (17+)
+	conflicting  bool   // invalidated by a conflict with recovery (16+)
+	twoPhase     bool
+	failover     bool
+
+	server   string // the database we are connected to
+	end      lsn    // end of the server's WAL: flushed on a primary, received or replayed on a standby
+	standby  bool
+	system   string // system identifier, "" where we may not read it
+	timeline int    // 0 where we may not read it
+}
+
+// slotLossError says that changes after the cursor cannot be read any more. advanced.on_slot_loss decides what follows.
+type slotLossError struct{ userError }
+
+func (e *slotLossError) Unwrap() error { return &e.userError }
+
+// slotRow is a row of pg_replication_slots as JSON: what a server version does not have stays empty.
+type slotRow struct {
+	Type         string  `json:"slot_type"`
+	Plugin       string  `json:"plugin"`
+	Database     string  `json:"database"`
+	Temporary    bool    `json:"temporary"`
+	Active       bool    `json:"active"`
+	PID          int32   `json:"active_pid"`
+	Restart      string  `json:"restart_lsn"`
+	Confirmed    string  `json:"confirmed_flush_lsn"`
+	WALStatus    string  `json:"wal_status"`
+	SafeWAL      *int64  `json:"safe_wal_size"`
+	Invalidation *string `json:"invalidation_reason"`
+	Inactive     string  `json:"inactive_since"`
+	Conflicting  bool    `json:"conflicting"`
+	TwoPhase     bool    `json:"two_phase"`
+	Failover     bool    `json:"failover"`
+}
+
+const (
+	sqlSlot = `SELECT to_jsonb(s)::text FROM pg_replication_slots s WHERE slot_name = $1`
+
+	// On a standby the received position is the greater one in streaming, the replayed one after a restart.
+	sqlServerPosition = `SELECT current_database()::text, pg_is_in_recovery()::text, (CASE WHEN pg_is_in_recovery()
+		THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_flush_lsn() END)::text`
+
+	sqlServerIdentity = `SELECT (SELECT system_identifier FROM pg_control_system())::text,
+		(SELECT timeline_id FROM pg_control_checkpoint())::text`
+)
+
+// inspectSlot reads the state of the configured slot and the server's position.
+func inspectSlot(ctx context.Context, db *database) (*slotStatus, error) {
+	var status *slotStatus
+	err := db.with(ctx, func(conn *pgx.Conn) (err error) {
+		status, err = readSlot(ctx, conn, db.settings.slot)
+		return err
+	})
+	return status, err
+}
+
+// readSlot reads the slot before the server's position, so that a slot in use is never seen beyond the end of the WAL.
+func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotStatus, error) {
+	status := &slotStatus{name: name, safeWAL: -1}
+	var text string
+	switch err := conn.QueryRow(ctx, sqlSlot, name).Scan(&text); {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return nil, fmt.Errorf("read the state of replication slot %q: %w", name, err)
+	default:
+		if err := status.parse(text); err != nil {
+			return nil, fmt.Errorf("read the state of replication slot %q: %w", name, err)
+		}
+	}
+	var recovery string
+	var end *string
+	if err := conn.QueryRow(ctx, sqlServerPosition).Scan(&status.server, &recovery, &end); err != nil {
+		return nil, fmt.Errorf("read the server's WAL position: %w", err)
+	}
+	status.standby = recovery == "true"
+	var err error
+	if end != nil {
+		if status.end, err = pglogrepl.ParseLSN(*end); err != nil {
+			return nil, fmt.Errorf("read the server's WAL position: %w", err)
+		}
+	}
+	// Some providers keep these functions to themselves; IDENTIFY_SYSTEM on a replication connection tells the same.
+	var system, timeline string
+	if err := conn.QueryRow(ctx, sqlServerIdentity).Scan(&system, &timeline); err == nil {
+		status.system = system
+		status.timeline, _ = strconv.Atoi(timeline)
+	} else if ctx.Err() != nil || conn.IsClosed() {
+		return nil, fmt.Errorf("read the server's identity: %w", err)
+	}
+	return status, nil
+}
+
+// parse fills in one row of pg_replication_slots.
+func (s *slotStatus) parse(text string) error {
+	var row slotRow
+	if err := json.Unmarshal([]byte(text), &row); err != nil {
+		return err
+	}
+	s.exists = true
+	s.kind, s.plugin, s.database, s.temporary = row.Type, row.Plugin, row.Database, row.Temporary
+	s.active, s.pid, s.walStatus, s.inactive = row.Active, row.PID, row.WALStatus, row.Inactive
+	s.conflicting, s.twoPhase, s.failover = row.Conflicting, row.TwoPhase, row.Failover
+	if row.SafeWAL != nil {
+		s.safeWAL = *row.SafeWAL
+	}
+	if row.Invalidation != nil {
+		s.invalidation = *row.Invalidation
+	}
+	for _, position := range []struct {
+		text string
+		to   *lsn
+	}{{row.Restart, &s.restart}, {row.Confirmed, &s.confirmed}} {
+		if position.text == "" {
+			continue
+		}
+		parsed, err := pglogrepl.ParseLSN(position.text)
+		if err != nil {
+			return fmt.Errorf("%q is not an LSN", position.text)
+		}
+		*position.to = parsed
+	}
+	return nil
+}
+
+// foreignSlot says why an existing slot of our name is not a slot of ours, "" when it can be.
+func foreignSlot(s *slotStatus) string {
+	var what string
+	switch {
+	case !s.exists:
+		return ""
+	case s.kind != "logical":
+		what = "is a " + s.kind + " slot, the capture needs a logical one"
+	case s.database != s.server:
+		what = fmt.Sprintf("belongs to database %q, the capture reads database %q", s.database, s.server)
+	case s.plugin != "pgoutput":
+		what = fmt.Sprintf("uses the output plugin %q, the capture needs \"pgoutput\"", s.plugin)
+	case s.temporary:
+		what = "is temporary: it belongs to another session and ends with it"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("the replication slot %q %s. Set `advanced.slotName` to a name that nothing else uses, or, if "+
+		"nothing needs that slot, drop it: SELECT pg_drop_replication_slot(%s);", s.name, what, literal(s.name))
+}
+
+const waysOut = "Either re-backfill all bindings (raise the `backfill` counter of every binding at once; the slot is " +
+	"then created anew), or set `advanced.on_slot_loss` to \"backfill\", which makes the connector do that by itself."
+
+// slotFault says why the capture cannot resume at cursor. A *slotLossError means that changes after the cursor are out
+// of reach for good; any other error, that something else has to be put right first. With a cursor of 0 the slot is to be
+// created anew, so that only a slot that is not ours is in the way.
+func slotFault(s *slotStatus, cursor lsn) error {
+	if foreign := foreignSlot(s); foreign != "" {
+		return &userError{foreign}
+	}
+	if cursor == 0 {
+		return nil
+	}
+	lost := func(format string, args ...any) error {
+		return &slotLossError{userError{fmt.Sprintf(format, args...) + " " + waysOut}}
+	}
+	if !s.exists {
+		return lost("the replication slot %q does not exist, though the capture has read up to %s with it: it was dropped, "+
+			"or this is another server (a failover, a restore or a major upgrade may not carry it along). Changes after %s "+
+			"cannot be read.", s.name, cursor, cursor)
+	}
+	if reason := s.lossReason(); reason != "" {
+		return lost("the server has invalidated the replication slot %q: %s. Changes after %s, where the capture has "+
+			"read up to, cannot be read.", s.name, reason, cursor)
+	}
+	if cursor > s.end {
+		if s.standby {
+			return &userError{fmt.Sprintf("the capture has read up to %s, but this standby has WAL up to %s only. If it was "+
+				"restarted, it catches up by itself: try again. If it is another server than before, connect to that one, or "+
+				"re-backfill all bindings (raise the `backfill` counter of every binding at once).", cursor, s.end)}
+		}
+		return lost("the capture has read up to %s, but the server's WAL ends at %s, %d bytes before: the server was "+
+			"restored to an earlier state, failed over to one that lacked changes, or is another one.",
+			cursor, s.end, uint64(cursor-s.end))
+	}
+	if s.confirmed == 0 {
+		return &userError{fmt.Sprintf("the replication slot %q is still being created (by pid %d). If another capture uses "+
+			"it, give each its own `advanced.slotName`; else try again.", s.name, s.pid)}
+	}
+	if s.confirmed > cursor {
+		return lost("the replication slot %q starts at %s, beyond %s where the capture has read up to: it was created anew "+
+			"or advanced by something else. The changes in between (%d bytes of WAL) cannot be read.",
+			s.name, s.confirmed, cursor, uint64(s.confirmed-cursor))
+	}
+	if s.twoPhase {
+		return &userError{fmt.Sprintf("the replication slot %q was created with two_phase, which sends transactions before "+
+			"they commit: use one without. Re-backfill all bindings (raise the `backfill` counter of every binding at once; "+
+			"the slot is then created anew).", s.name)}
+	}
+	return nil
+}
+
+// lossReason says why the server has given up the slot, "" if it has not.
+func (s *slotStatus) lossReason() string {
+	switch s.invalidation {
+	case "wal_removed":
+		return "WAL that it needed was removed (wal_removed), since it fell behind by more than `max_slot_wal_keep_size`; " +
+			"raise that setting"
+	case "rows_removed":
+		return "catalog rows that it needed were vacuumed away (rows_removed); set hot_standby_feedback = on, on the standby"
+	case "wal_level_insufficient":
+		return "the server's wal_level was below logical for a while (wal_level_insufficient)"
+	case "idle_timeout":
+		return "nobody used it for longer than `idle_replication_slot_timeout` (idle_timeout); raise that setting"
+	case "":
+	default:
+		return s.invalidation
+	}
+	if s.conflicting {
+		return "it conflicted with recovery on the standby; set hot_standby_feedback = on, on the standby, and keep " +
+			"wal_level = logical on the primary"
+	}
+	if s.walStatus == "lost" {
+		return "WAL that it needed was removed (wal_status lost), since it fell behind by more than " +
+			"`max_slot_wal_keep_size`; raise that setting"
+	}
+	return ""
+}
+
+// createSlot makes the configured slot anew on a walsender connection, dropping an old one of ours, and returns the
+// position from which it streams every commit. While it is blocked, onWait is told what for, from this goroutine.
+// When ctx ends no slot is left behind; on any error the connection is not to be used again.
+func createSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait func(msg string)) (lsn, error) {
+	return createSlotWith(ctx, db, repl, onWait, slotRetry, slotNotice)
+}
+
+func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWait func(msg string),
+	retry, notice time.Duration,
+) (lsn, error) {
+	name := db.settings.slot
+	if err := dropSlot(ctx, db, repl, onWait, retry); err != nil {
+		return 0, err
+	}
+	if db.version >= 140000 {
+		// A walsender that waits for other transactions does not see its client die, and would leave the finished slot
+		// behind. The check's timer is started by an SQL command only, not by a replication command; from then on it
+		// restarts itself (start_xact_command, ProcessInterrupts). It is of the session, so it is taken back below.
+		for _, sql := range []string{`SET client_connection_check_interval = '2s'`, `SELECT`} {
+			if _, err := repl.Exec(ctx, sql).ReadAll(); err != nil {
+				return 0, fmt.Errorf("prepare the creation of replication slot %q: %w", name, err)
+			}
+		}
+	}
+	type outcome struct {
+		consistent lsn
+		err        error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		result, err := pglogrepl.ParseCreateReplicationSlot(repl.Exec(context.WithoutCancel(ctx),
+			`CREATE_REPLICATION_SLOT `+quoteIdent(name)+` LOGICAL pgoutput NOEXPORT_SNAPSHOT`))
+		var consistent lsn
+		if err == nil {
+			consistent, err = pglogrepl.ParseLSN(result.ConsistentPoint)
+		}
+		done <- outcome{consistent, err}
+	}()
+	ticker := time.NewTicker(notice)
+	defer ticker.Stop()
+	for {
+		select {
+		case out := <-done:
+			if out.err != nil {
+				return 0, createSlotError(name, out.err)
+			}
+			if db.version >= 140000 {
+				if _, err := repl.Exec(ctx, `RESET client_connection_check_interval`).ReadAll(); err != nil {
+					return 0, fmt.Errorf("finish the creation of replication slot %q: %w", name, err)
+				}
+			}
+			return out.consistent, nil
+		case <-ticker.C:
+			if msg, err := slotWaits(ctx, db, repl.PID()); err == nil {
+				onWait(msg)
+			} // else ctx has ended, or the creation fails by itself with the same trouble
+		case <-ctx.Done():
+			abandon, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			_ = repl.CancelRequest(abandon)
+			select {
+			case out := <-done:
+				if out.err == nil { // the slot was finished before the request came
+					_, _ = repl.Exec(abandon, `DROP_REPLICATION_SLOT `+quoteIdent(name)).ReadAll()
+				}
+			case <-abandon.Done():
+				_ = repl.Conn().Close()
+				<-done
+			}
+			_ = repl.Close(abandon)
+			return 0, fmt.Errorf("create replication slot %q: %w", name, context.Cause(ctx))
+		}
+	}
+}
+
+// dropSlot drops the configured slot if there is one of ours, waiting for its user to go away.
+func dropSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait func(msg string), retry time.Duration) error {
+	name := db.settings.slot
+	deadline := time.Now().Add(retry)
+	for first := true; ; first = false {
+		status, err := inspectSlot(ctx, db)
+		if err != nil {
+			return err
+		}
+		if !status.exists {
+			return nil
+		}
+		if foreign := foreignSlot(status); foreign != "" {
+			return &userError{foreign}
+		}
+		_, err = repl.Exec(ctx, `DROP_REPLICATION_SLOT `+quoteIdent(name)).ReadAll()
+		switch code := sqlState(err); {
+		case err == nil || code == "42704": // undefined_object: it went away by itself
+			return nil
+		case code != "55006": // object_in_use
+			return fmt.Errorf("drop the old replication slot %q: %w", name, err)
+		case time.Now().After(deadline):
+			return slotInUse(name, err, retry)
+		}
+		if first {
+			onWait(fmt.Sprintf("waiting for replication slot %q, which pid %d still uses", name, status.pid))
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("drop the old replication slot %q: %w", name, context.Cause(ctx))
+		}
+	}
+}
+
+// slotInUse is the error of a slot that another session holds (SQLSTATE 55006), after waiting for it.
+func slotInUse(name string, err error, waited time.Duration) error {
+	return &userError{fmt.Sprintf("another capture is already running against this database: %s, and was so for %s. Stop "+
+		"it, or give each capture its own `advanced.slotName`. If nothing should use the slot any more: SELECT "+
+		"pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s;",
+		serverReason(err), waited, literal(name))}
+}
+
+func createSlotError(name string, err error) error {
+	var remedy string
+	switch sqlState(err) {
+	case "42710": // duplicate_object
+		remedy = "Another capture has just created it: give each capture its own `advanced.slotName`."
+	case "53400": // configuration_limit_exceeded
+		remedy = "Raise `max_replication_slots` on the server and restart it, or drop a slot that nothing uses: SELECT " +
+			"slot_name, active FROM pg_replication_slots;"
+	default:
+		return fmt.Errorf("create replication slot %q: %w", name, err)
+	}
+	return &userError{fmt.Sprintf("cannot create the replication slot %q: %s. %s", name, serverReason(err), remedy)}
+}
+
+// sqlSlotWaits lists who holds a transaction ID, first those the walsender ($1) waits for: a new slot waits for all of
+// them, in any database. pg_locks shows them to every role; a role that may not see more of a session gets no state and
+// no age. Prepared transactions have no pid.
+const sqlSlotWaits = `
+SELECT coalesce(l.pid, 0)::text, coalesce(a.application_name, ''), coalesce(a.usename, p.owner, '')::text,
+	coalesce(a.state, ''), coalesce(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)), -1)::text,
+	coalesce(p.gid, ''), (l.transactionid IN (SELECT w.transactionid FROM pg_locks w WHERE w.pid = $1::int AND NOT w.granted
+		AND w.locktype = 'transactionid'))::text AS blocking
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND p.transaction = l.transactionid
+WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+	AND l.pid IS DISTINCT FROM pg_backend_pid() AND l.pid IS DISTINCT FROM $1::int
+ORDER BY blocking DESC, coalesce(a.xact_start, p.prepared), l.pid
+LIMIT 4`
+
+// slotWaits says what the creation of a slot waits for.
+func slotWaits(ctx context.Context, db *database, walsender uint32) (string, error) {
+	prefix := fmt.Sprintf("waiting to create replication slot %q: ", db.settings.slot)
+	if db.standby {
+		return prefix + "on a standby it needs the primary to log its running transactions, which an idle primary does not " +
+			"do; run there: SELECT pg_log_standby_snapshot();", nil
+	}
+	var waits []string
+	err := db.with(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, sqlSlotWaits, strconv.Itoa(int(walsender)))
+		if err != nil {
+			return err
+		}
+		var pid, application, user, state, age, gid, blocking string
+		_, err = pgx.ForEachRow(rows, []any{&pid, &application, &user, &state, &age, &gid, &blocking}, func() error {
+			waits = append(waits, describeTransaction(pid, application, user, state, seconds(age), gid))
+			return nil
+		})
+		return err
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case len(waits) == 0:
+		return prefix + "the server has not reached a consistent point yet", nil
+	case len(waits) == 4:
+		waits[3] = "more"
+	}
+	return prefix + "transactions that were open before must end first: " + strings.Join(waits, ", "), nil
+}
+
+// describeTransaction names an open transaction. An age below 0 is unknown.
+func describeTransaction(pid, application, user, state string, age time.Duration, gid string) string {
+	var b strings.Builder
+	if gid != "" {
+		fmt.Fprintf(&b, "prepared transaction %s", literal(gid))
+	} else {
+		fmt.Fprintf(&b, "pid %s", pid)
+	}
+	var about []string
+	if application != "" {
+		about = append(about, fmt.Sprintf("application %q", application))
+	}
+	if user != "" {
+		about = append(about, fmt.Sprintf("user %q", user))
+	}
+	if state != "" {
+		about = append(about, state)
+	}
+	if age >= 0 {
+		about = append(about, "open for "+age.Round(time.Second).String())
+	}
+	if len(about) > 0 {
+		fmt.Fprintf(&b, " (%s)", strings.Join(about, ", "))
+	}
+	return b.String()
+}
+
+// seconds reads a number of seconds as the server writes it; -1ns when it is negative, the mark for unknown.
+func seconds(text string) time.Duration {
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || n < 0 {
+		return -1
+	}
+	return time.Duration(n * float64(time.Second))
+}
+
+// writer is an open transaction that may have written to a relation.
+type writer struct {
+	relation    uint32
+	virtualXID  string // -1/xid for a transaction that was prepared before the server was restarted
+	pid         int32  // 0 for a prepared transaction
+	gid         string // of a prepared transaction
+	application string
+	user        string
+	state       string        // "" where our role may not see it
+	age         time.Duration // of the transaction; below 0 where our role may not see it
+}
+
+// String names the transaction for a person.
+func (w writer) String() string {
+	return describeTransaction(strconv.Itoa(int(w.pid)), w.application, w.user, w.state, w.age, w.gid)
+}
+
+// writeLocks are the modes that a writing transaction holds on a table until its changes are visible to all.
+const writeLocks = `('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
+
+const sqlLockHolders = `
+SELECT DISTINCT ON (l.relation, l.virtualtransaction, p.gid)
+	l.relation::text, l.virtualtransaction, coalesce(l.pid, 0)::text, coalesce(p.gid, ''),
+	coalesce(a.application_name, ''), coalesce(a.usename, p.owner, '')::text, coalesce(a.state, ''),
+	coalesce(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)), -1)::text
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
+	AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+WHERE NOT pg_is_in_recovery() AND l.locktype = 'relation' AND l.granted AND l.mode IN ` + writeLocks + `
+	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	AND l.relation = ANY ($1::oid[]) AND l.pid IS DISTINCT FROM pg_backend_pid()
+ORDER BY l.relation, l.virtualtransaction, p.gid`
+
+// lockHolders returns, by relation, the open transactions that may have written to the relations: those that hold a
+// write lock, prepared ones included. A transaction keeps its locks until its changes are visible to every new snapshot.
+// On a standby, which shows no locks of the primary's transactions, there are none.
+func lockHolders(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32][]writer, error) {
+	holders := make(map[uint32][]writer)
+	rows, err := conn.Query(ctx, sqlLockHolders, oidArray(oids))
+	if err != nil {
+		return nil, fmt.Errorf("list the transactions that write to the tables: %w", err)
+	}
+	var relation, pid, age string
+	var w writer
+	targets := []any{&relation, &w.virtualXID, &pid, &w.gid, &w.application, &w.user, &w.state, &age}
+	_, err = pgx.ForEachRow(rows, targets, func() error {
+		oid, err := strconv.ParseUint(relation, 10, 32)
+		if err != nil {
+			return err
+		}
+		number, err := strconv.ParseInt(pid, 10, 32)
+		if err != nil {
+			return err
+		}
+		w.relation, w.pid, w.age = uint32(oid), int32(number), seconds(age)
+		holders[w.relation] = append(holders[w.relation], w)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the transactions that write to the tables: %w", err)
+	}
+	return holders, nil
+}
+
+// A transaction that is prepared keeps its virtual ID (since the minor releases of November 2021; before, and after a
+// restart of the server, it is -1/xid, which cannot be traced back to the ID it had: so any such transaction with a write
+// lock on the same relation counts, which has to be waited for anyway).
+const sqlStillOpen = `
+SELECT w.ordinality::text
+FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS w (vxid, relation)
+WHERE NOT pg_is_in_recovery() AND EXISTS (
+	SELECT FROM pg_locks l
+	WHERE l.virtualtransaction = w.vxid
+		OR l.virtualtransaction LIKE '-1/%' AND l.locktype = 'relation' AND l.relation = w.relation
+			AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND l.granted AND l.mode IN ` + writeLocks + `)
+ORDER BY w.ordinality`
+
+// stillOpen returns those of the transactions that have not ended yet.
+func stillOpen(ctx context.Context, conn *pgx.Conn, writers []writer) ([]writer, error) {
+	if len(writers) == 0 {
+		return nil, nil
+	}
+	vxids := make([]string, len(writers))
+	oids := make([]uint32, len(writers))
+	for i, w := range writers {
+		vxids[i], oids[i] = w.virtualXID, w.relation
+	}
+	rows, err := conn.Query(ctx, sqlStillOpen, "{"+strings.Join(vxids, ",")+"}", oidArray(oids))
+	if err != nil {
+		return nil, fmt.Errorf("look for transactions that have not ended: %w", err)
+	}
+	var open []writer
+	var ordinal string
+	_, err = pgx.ForEachRow(rows, []any{&ordinal}, func() error {
+		n, err := strconv.Atoi(ordinal)
+		if err != nil {
+			return err
+		}
+		open = append(open, writers[n-1])
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for transactions that have not ended: %w", err)
+	}
+	return open, nil
+}
+
+// oidArray is the text form of an oid[].
+func oidArray(oids []uint32) string {
+	b := []byte{'{'}
+	for i, oid := range oids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(b, uint64(oid), 10)
+	}
+	return string(append(b, '}'))
+}
+
+// literal quotes a text for a statement that a person is to run.
+func literal(text string) string { return strings.TrimPrefix(quoteLiteral(text), " ") }
+
+// serverReason is the server's own words for an error, with its SQLSTATE.
+func serverReason(err error) string {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) {
+		return err.Error()
+	}
+	reason := fmt.Sprintf("%s (SQLSTATE %s)", server.Message, server.Code)
+	if server.Detail != "" {
+		reason += ", " + strings.TrimSuffix(server.Detail, ".")
+	}
+	return reason
+}
