@@ -1,7 +1,24 @@
 package main
 
+// datatypes.go owns what a PostgreSQL type means in JSON: which schema a column of it has and which encoder writes its
+// values. Invariant: what encoder(t) writes is valid under schema(t), for every type, known or not.
+//
+// The encoders are in datatypes_values.go (numbers, times, networks, ranges, arrays) and datatypes_text.go (strings,
+// bytea, json), the built-in types in datatypes_builtin.go. spec/incumbent.md §5 is the contract, spec/decisions.md
+// #10 to #16 its changes.
+
+import (
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
 // valueEncoder appends the JSON of one non-NULL value, given in PostgreSQL's text format, to dst. It keeps nothing of
-// text and allocates nothing in steady state. An error names what is wrong with the text, not the column.
+// text and allocates nothing in steady state. An error names what is wrong with the text, not the column; the returned
+// slice is then dst with a part of the value behind it, to be cut off by the caller.
+//
+// The text is that of a session with DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1 and
+// client_encoding UTF8.
 type valueEncoder func(dst, text []byte) ([]byte, error)
 
 // dataType is one row of pg_type, as far as values and schemas depend on it.
@@ -11,7 +28,7 @@ type dataType struct {
 	name      string // typname
 	kind      byte   // typtype: b base, c composite, d domain, e enum, r range, m multirange, p pseudo
 	delimiter byte   // typdelim
-	element   uint32 // element type of a true array (typcategory A, typelem), else 0
+	element   uint32 // element type of a true array (typoutput is array_out), else 0
 	base      uint32 // domain: its base type, which may be a domain
 	baseMod   int32  // domain: typtypmod
 	subtype   uint32 // range: rngsubtype; multirange: its range type
@@ -23,40 +40,388 @@ type encodeOptions struct {
 	dateAsDate       bool
 	timeAsTime       bool
 	flattenArrays    bool
-	multidimensional bool
+	multidimensional bool // wins over flattenArrays
 	floatAsString    bool // the column is part of the collection key
+	limit            int  // bytes of a value, or array element, beyond which it is truncated; 0 is truncateAt
 }
 
-// typeCatalog knows types by OID: the built-in ones from the start, others as they are added.
+// truncateAt is the size from which the incumbent truncates values, 8 MiB.
+const truncateAt = 8 << 20
+
+// form is what a base type is in JSON: its schema and its encoder.
+type form byte
+
+const (
+	formOpaque form = iota // catch-all, written as the text form
+	formBool
+	formInteger
+	formFloat4
+	formFloat8
+	formNumeric
+	formText
+	formVarchar
+	formBpchar
+	formByte // "char": catch-all, the number of its byte
+	formBytea
+	formJSON
+	formJSONB
+	formUUID
+	formDate
+	formTimestamp
+	formTimestamptz
+	formTime
+	formTimetz
+	formInterval
+	formGeometry
+	formInet
+	formXID // catch-all, a number
+	formTID // catch-all, an object
+)
+
+// builtinForms has the forms of the built-in base types that are not opaque.
+var builtinForms = map[uint32]form{
+	pgtype.BoolOID:        formBool,
+	pgtype.Int2OID:        formInteger,
+	pgtype.Int4OID:        formInteger,
+	pgtype.Int8OID:        formInteger,
+	pgtype.OIDOID:         formInteger,
+	pgtype.Float4OID:      formFloat4,
+	pgtype.Float8OID:      formFloat8,
+	pgtype.NumericOID:     formNumeric,
+	pgtype.TextOID:        formText,
+	pgtype.VarcharOID:     formVarchar,
+	pgtype.BPCharOID:      formBpchar,
+	pgtype.QCharOID:       formByte,
+	pgtype.ByteaOID:       formBytea,
+	pgtype.JSONOID:        formJSON,
+	pgtype.JSONBOID:       formJSONB,
+	pgtype.UUIDOID:        formUUID,
+	pgtype.DateOID:        formDate,
+	pgtype.TimestampOID:   formTimestamp,
+	pgtype.TimestamptzOID: formTimestamptz,
+	pgtype.TimeOID:        formTime,
+	pgtype.TimetzOID:      formTimetz,
+	pgtype.IntervalOID:    formInterval,
+	pgtype.PointOID:       formGeometry,
+	pgtype.LineOID:        formGeometry,
+	pgtype.LsegOID:        formGeometry,
+	pgtype.BoxOID:         formGeometry,
+	pgtype.PathOID:        formGeometry,
+	pgtype.PolygonOID:     formGeometry,
+	pgtype.CircleOID:      formGeometry,
+	pgtype.InetOID:        formInet,
+	pgtype.CIDROID:        formInet,
+	pgtype.XIDOID:         formXID,
+	pgtype.TIDOID:         formTID,
+	pgtype.BitOID:         formText,
+	pgtype.VarbitOID:      formText,
+	pgtype.XMLOID:         formText,
+	pgtype.JSONPathOID:    formText,
+	pgtype.MacaddrOID:     formText,
+	macaddr8OID:           formText,
+	moneyOID:              formText,
+	tsvectorOID:           formText,
+	tsqueryOID:            formText,
+}
+
+// OIDs of pg_type.dat that pgx has no name for.
+const (
+	macaddr8OID = 774
+	moneyOID    = 790
+	tsvectorOID = 3614
+	tsqueryOID  = 3615
+)
+
+// typeCatalog knows types by OID: the built-in ones from the start, others as they are added. It is not safe for
+// concurrent use while types are added.
 type typeCatalog struct {
 	types map[uint32]*dataType
 }
 
-func newTypeCatalog() *typeCatalog { panic("stub") }
+func newTypeCatalog() *typeCatalog {
+	types := make([]dataType, len(builtinTypes))
+	c := &typeCatalog{types: make(map[uint32]*dataType, len(types))}
+	for i, t := range builtinTypes {
+		types[i] = dataType{
+			oid: t.oid, schema: "pg_catalog", name: t.name, kind: t.kind,
+			delimiter: t.delimiter, element: t.element, baseMod: -1, subtype: t.subtype,
+		}
+		c.types[t.oid] = &types[i]
+	}
+	return c
+}
 
-func (c *typeCatalog) add(t dataType) { panic("stub") }
+// builtin reports whether an OID is one of those fixed in PostgreSQL's source (FirstGenbkiObjectId, access/transam.h).
+func builtin(oid uint32) bool { return oid < 10000 }
 
-func (c *typeCatalog) lookup(oid uint32) *dataType { panic("stub") } // nil when unknown
+// add makes a type known, or replaces what was known of it. Built-in types stay as they are.
+func (c *typeCatalog) add(t dataType) {
+	if builtin(t.oid) && c.types[t.oid] != nil {
+		return
+	}
+	c.types[t.oid] = &t
+}
 
-// unknown appends to dst the OIDs that encoder(oid) would need and that the catalog does not know.
-func (c *typeCatalog) unknown(dst []uint32, oid uint32) []uint32 { panic("stub") }
+// lookup returns a type, or nil when it is unknown.
+func (c *typeCatalog) lookup(oid uint32) *dataType { return c.types[oid] }
+
+// unknown appends to dst the OIDs that encoder(oid) would need and that the catalog does not know, each once. Adding
+// those can show others: the caller repeats until nothing is appended.
+func (c *typeCatalog) unknown(dst []uint32, oid uint32) []uint32 {
+	for oid != 0 {
+		t := c.types[oid]
+		if t == nil {
+			if !slices.Contains(dst, oid) {
+				dst = append(dst, oid)
+			}
+			return dst
+		}
+		switch {
+		case t.kind == 'd':
+			oid = t.base
+		case t.kind == 'r' || t.kind == 'm':
+			oid = t.subtype
+		default:
+			oid = t.element
+		}
+	}
+	return dst
+}
 
 // base resolves domains to the innermost type and the type modifier in force.
-func (c *typeCatalog) base(oid uint32, typmod int32) (uint32, int32) { panic("stub") }
+func (c *typeCatalog) base(oid uint32, typmod int32) (uint32, int32) {
+	for {
+		t := c.types[oid]
+		if t == nil || t.kind != 'd' {
+			return oid, typmod
+		}
+		oid, typmod = t.base, t.baseMod
+	}
+}
+
+// formOf returns the form of a type that is neither domain nor array, enum, range or multirange.
+func formOf(t *dataType) form {
+	switch {
+	case t == nil:
+		return formOpaque
+	case builtin(t.oid):
+		return builtinForms[t.oid]
+	case t.kind == 'b' && t.name == "citext":
+		return formText
+	}
+	return formOpaque
+}
 
 // encoder returns the encoder of a type; of an unknown one, that of its text form as a JSON string.
 func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valueEncoder {
-	panic("stub")
+	oid, _ = c.base(oid, typmod)
+	t := c.types[oid]
+	limit := opts.limit
+	if limit <= 0 {
+		limit = truncateAt
+	}
+	switch {
+	case t == nil:
+		return textEncoder(limit)
+	case t.element != 0:
+		return c.arrayEncoder(t, opts)
+	case t.kind == 'r':
+		return rangeEncoder(oid, limit)
+	case t.kind == 'm':
+		return rangeEncoder(t.subtype, limit)
+	}
+	switch formOf(t) {
+	case formBool:
+		return encodeBool
+	case formInteger, formXID:
+		return encodeInteger
+	case formFloat4:
+		if opts.floatAsString {
+			return encodeFloat4Key
+		}
+		return encodeFloat4
+	case formFloat8:
+		if opts.floatAsString {
+			return encodeFloat8Key
+		}
+		return encodeFloat8
+	case formNumeric:
+		return encodeNumeric
+	case formByte:
+		return encodeByte
+	case formBytea:
+		return byteaEncoder(limit)
+	case formJSON, formJSONB:
+		return jsonEncoder(limit)
+	case formDate:
+		if opts.dateAsDate {
+			return quoted(appendDate)
+		}
+		return quoted(appendDateAsTimestamp)
+	case formTimestamp:
+		return quoted(appendTimestamp)
+	case formTimestamptz:
+		return quoted(appendTimestamptz)
+	case formTime:
+		if opts.timeAsTime {
+			return quoted(appendTime)
+		}
+		return encodeTimeAsInteger
+	case formTimetz:
+		return quoted(appendTimetz)
+	case formInterval:
+		return quoted(appendInterval)
+	case formGeometry:
+		return quotedUpTo(limit, appendGeometry)
+	case formInet:
+		return quoted(appendInet)
+	case formTID:
+		return encodeTID
+	}
+	return textEncoder(limit)
+}
+
+func (c *typeCatalog) arrayEncoder(t *dataType, opts encodeOptions) valueEncoder {
+	shape := arrayLegacy
+	switch {
+	case opts.multidimensional:
+		shape = arrayNested
+	case opts.flattenArrays:
+		shape = arrayFlat
+	}
+	opts.floatAsString = false
+	a := &arrayEncoder{element: c.encoder(t.element, -1, opts), delimiter: t.delimiter, shape: shape}
+	// The delimiter between elements is that of the element type: array_out, arrayfuncs.c.
+	if e := c.types[t.element]; e != nil {
+		a.delimiter = e.delimiter
+	}
+	if a.delimiter == 0 {
+		a.delimiter = ','
+	}
+	return a.encode
 }
 
 // schema returns the JSON schema keywords of a type without description and without "null": "type" is a []string,
-// absent for catch-all. catchAll is set when the type is not translatable (spec/incumbent.md §5.2).
+// absent for catch-all. catchAll is set when the type is not translatable (spec/incumbent.md §5.2). The map is the
+// caller's own.
+//
+// Length limits are those of the column's own type modifier: domains and array elements have none, as in the incumbent.
 func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keywords map[string]any, catchAll bool) {
-	panic("stub")
+	baseOID, _ := c.base(oid, typmod)
+	if baseOID != oid {
+		typmod = -1
+	}
+	t := c.types[baseOID]
+	switch {
+	case t == nil:
+		return map[string]any{}, true
+	case t.element != 0:
+		return c.arraySchema(t, opts)
+	case t.kind == 'c':
+		return map[string]any{}, false
+	case t.kind == 'e' || t.kind == 'r' || t.kind == 'm':
+		return map[string]any{"type": []string{"string"}}, false
+	}
+	switch formOf(t) {
+	case formOpaque, formByte, formXID, formTID:
+		return map[string]any{}, true
+	case formBool:
+		return map[string]any{"type": []string{"boolean"}}, false
+	case formInteger:
+		return map[string]any{"type": []string{"integer"}}, false
+	case formFloat4, formFloat8:
+		if opts.floatAsString {
+			return stringSchema("format", "number"), false
+		}
+		return map[string]any{"type": []string{"number", "string"}, "format": "number"}, false
+	case formNumeric:
+		return stringSchema("format", "number"), false
+	case formBytea:
+		return stringSchema("contentEncoding", "base64"), false
+	case formJSON:
+		return map[string]any{"contentMediaType": "application/json"}, false
+	case formJSONB:
+		return map[string]any{"contentMediaType": "application/vnd.estuary.postgresql.jsonb+json"}, false
+	case formUUID:
+		return stringSchema("format", "uuid"), false
+	case formDate:
+		if opts.dateAsDate {
+			return stringSchema("format", "date"), false
+		}
+		return stringSchema("format", "date-time"), false
+	case formTimestamp, formTimestamptz:
+		return stringSchema("format", "date-time"), false
+	case formTime:
+		if opts.timeAsTime {
+			return stringSchema("format", "time"), false
+		}
+		return map[string]any{"type": []string{"integer"}}, false
+	case formTimetz:
+		return stringSchema("format", "time"), false
+	}
+	keywords = map[string]any{"type": []string{"string"}}
+	// The modifier of varchar(n) and char(n) is n plus VARHDRSZ, which is 4: anychar_typmodin, varchar.c.
+	if n := int(typmod) - 4; n > 0 {
+		switch formOf(t) {
+		case formVarchar:
+			keywords["maxLength"] = n
+		case formBpchar:
+			keywords["minLength"], keywords["maxLength"] = n, n
+		}
+	}
+	return keywords, false
 }
 
-// sourceName is the type's name in a column's description: udt_name, or enum, range, multirange, composite.
-func (c *typeCatalog) sourceName(oid uint32) string { panic("stub") }
+func stringSchema(keyword, value string) map[string]any {
+	return map[string]any{"type": []string{"string"}, keyword: value}
+}
 
-// appendJSONString appends s as a JSON string: valid UTF-8 as is, invalid bytes as U+FFFD, no HTML escaping.
-func appendJSONString(dst, s []byte) []byte { panic("stub") }
+// arraySchema returns the schema of an array. Built-in arrays of built-in ranges and of catch-all types keep the
+// incumbent's catch-all schema; what the incumbent wrote as one string has an array's (spec/decisions.md #10, #11).
+func (c *typeCatalog) arraySchema(t *dataType, opts encodeOptions) (keywords map[string]any, catchAll bool) {
+	opts.floatAsString = false
+	items, opaque := c.schema(t.element, -1, opts)
+	element := c.types[t.element]
+	if builtin(t.oid) && (opaque || element.kind == 'r') {
+		return map[string]any{}, true
+	}
+	if types, ok := items["type"].([]string); ok {
+		items["type"] = append(types, "null")
+	}
+	switch {
+	case opts.multidimensional:
+		return map[string]any{"type": []string{"array"}}, false
+	case opts.flattenArrays:
+		return map[string]any{"type": []string{"array"}, "items": items}, false
+	}
+	return map[string]any{
+		"type": []string{"object"},
+		"properties": map[string]any{
+			"dimensions": map[string]any{"type": "array", "items": map[string]any{"type": "integer"}},
+			"elements":   map[string]any{"type": "array", "items": items},
+		},
+		"required":             []string{"dimensions", "elements"},
+		"additionalProperties": false,
+	}, false
+}
+
+// sourceName is the type's name in a column's description: udt_name, or enum, range, multirange, composite. A domain
+// has the name of its innermost type.
+func (c *typeCatalog) sourceName(oid uint32) string {
+	oid, _ = c.base(oid, -1)
+	t := c.types[oid]
+	if t == nil {
+		return "unknown"
+	}
+	switch t.kind {
+	case 'e':
+		return "enum"
+	case 'r':
+		return "range"
+	case 'm':
+		return "multirange"
+	case 'c':
+		return "composite"
+	}
+	return t.name
+}

@@ -1,0 +1,627 @@
+package main
+
+// datatypes_values.go writes numbers, dates and times, intervals, network addresses, geometry, ranges and arrays.
+// Invariant: the JSON value is the incumbent's wherever that loses nothing (spec/incumbent.md §5.2).
+//
+// Functions named append… leave out the quotes of the JSON string, for use inside ranges; their output is ASCII that
+// needs no escaping. Functions named encode… are whole encoders.
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+	"time"
+)
+
+// quoted makes a JSON string of what write appends.
+func quoted(write valueEncoder) valueEncoder {
+	return quotedUpTo(math.MaxInt, write)
+}
+
+// quotedUpTo makes a JSON string of the first limit bytes of what write appends.
+func quotedUpTo(limit int, write valueEncoder) valueEncoder {
+	return func(dst, text []byte) ([]byte, error) {
+		dst = append(dst, '"')
+		start := len(dst)
+		dst, err := write(dst, text)
+		if err != nil {
+			return dst, err
+		}
+		if len(dst)-start > limit {
+			dst = dst[:start+limit]
+		}
+		return append(dst, '"'), nil
+	}
+}
+
+func encodeBool(dst, text []byte) ([]byte, error) {
+	switch string(text) {
+	case "t":
+		return append(dst, "true"...), nil
+	case "f":
+		return append(dst, "false"...), nil
+	}
+	return dst, badText("bool as t or f", text)
+}
+
+func encodeInteger(dst, text []byte) ([]byte, error) {
+	digits := text
+	if len(digits) > 0 && digits[0] == '-' {
+		digits = digits[1:]
+	}
+	if !allDigits(digits) || digits[0] == '0' && len(digits) > 1 {
+		return dst, badText("integer", text)
+	}
+	return append(dst, text...), nil
+}
+
+// encodeByte writes the number of a "char". Byte zero is the empty text, and from PostgreSQL 16 on bytes beyond ASCII
+// are an escape of three octal digits: charout, char.c.
+func encodeByte(dst, text []byte) ([]byte, error) {
+	switch {
+	case len(text) == 0:
+		return append(dst, '0'), nil
+	case len(text) == 1:
+		return strconv.AppendUint(dst, uint64(text[0]), 10), nil
+	case len(text) == 4 && text[0] == '\\' && text[1]|3 == '3' && text[2]|7 == '7' && text[3]|7 == '7':
+		return strconv.AppendUint(dst, uint64(text[1]&3)<<6|uint64(text[2]&7)<<3|uint64(text[3]&7), 10), nil
+	}
+	return dst, badText(`"char" as one byte or \ooo`, text)
+}
+
+func encodeNumeric(dst, text []byte) ([]byte, error) {
+	return appendJSONString(dst, text), nil
+}
+
+func encodeFloat4(dst, text []byte) ([]byte, error) { return encodeFloat(dst, text, 32) }
+func encodeFloat8(dst, text []byte) ([]byte, error) { return encodeFloat(dst, text, 64) }
+
+// encodeFloat writes a number as JavaScript does: the shortest decimal that reads back as the same float, with an
+// exponent below 1e-6 and from 1e21 on; NaN and the infinities are strings.
+func encodeFloat(dst, text []byte, size int) ([]byte, error) {
+	if shortestAlready(text, size) {
+		return append(dst, text...), nil
+	}
+	f, err := strconv.ParseFloat(string(text), size)
+	if err != nil {
+		return dst, badText("floating point number", text)
+	}
+	if word := floatWord(f); word != "" {
+		return append(append(append(dst, '"'), word...), '"'), nil
+	}
+	abs := math.Abs(f)
+	if abs == 0 || size == 64 && abs >= 1e-6 && abs < 1e21 ||
+		size == 32 && float32(abs) >= 1e-6 && float32(abs) < 1e21 {
+		return strconv.AppendFloat(dst, f, 'f', -1, size), nil
+	}
+	dst = strconv.AppendFloat(dst, f, 'e', -1, size)
+	if n := len(dst); dst[n-4] == 'e' && dst[n-3] == '-' && dst[n-2] == '0' {
+		dst[n-2] = dst[n-1] // e-09 is e-9
+		dst = dst[:n-1]
+	}
+	return dst, nil
+}
+
+func floatWord(f float64) string {
+	switch {
+	case math.IsNaN(f):
+		return "NaN"
+	case math.IsInf(f, 1):
+		return "Infinity"
+	case math.IsInf(f, -1):
+		return "-Infinity"
+	}
+	return ""
+}
+
+func encodeFloat4Key(dst, text []byte) ([]byte, error) { return encodeFloatKey(dst, text, 32) }
+func encodeFloat8Key(dst, text []byte) ([]byte, error) { return encodeFloatKey(dst, text, 64) }
+
+// encodeFloatKey writes a float as a string that is a plain decimal or NaN, Infinity, -Infinity.
+func encodeFloatKey(dst, text []byte, size int) ([]byte, error) {
+	dst = append(dst, '"')
+	if shortestAlready(text, size) {
+		dst = append(dst, text...)
+		return append(dst, '"'), nil
+	}
+	f, err := strconv.ParseFloat(string(text), size)
+	if err != nil {
+		return dst, badText("floating point number", text)
+	}
+	if word := floatWord(f); word != "" {
+		dst = append(dst, word...)
+	} else {
+		dst = strconv.AppendFloat(dst, f, 'f', -1, size)
+	}
+	return append(dst, '"'), nil
+}
+
+// shortestAlready reports whether text is a plain decimal that is the shortest for its float of size bits. Decimals of
+// up to 15 digits (6 for float4) are, as no two of them read as one float: DBL_DIG and FLT_DIG of float.h. The server
+// writes others with a digit more than needed now and then (d2s.c accepts no bounds), so those are parsed.
+func shortestAlready(text []byte, size int) bool {
+	limit := 15
+	if size == 32 {
+		limit = 6
+	}
+	if len(text) > 0 && text[0] == '-' {
+		text = text[1:]
+	}
+	point := skipDigits(text, 0)
+	if point == 0 || point > limit || text[0] == '0' && point > 1 {
+		return false
+	}
+	if point == len(text) {
+		return true
+	}
+	digits := point + skipDigits(text[point+1:], 0)
+	if text[point] != '.' || digits+1 != len(text) || digits == point || text[digits] == '0' {
+		return false
+	}
+	// Below 1e-6 there is an exponent, and the server writes one below 1e-4 already.
+	return digits <= limit && !bytes.HasPrefix(text, []byte("0.0000"))
+}
+
+// allDigits reports whether b is one or more decimal digits.
+func allDigits(b []byte) bool {
+	return len(b) > 0 && skipDigits(b, 0) == len(b)
+}
+
+// decimal returns the number that up to 18 decimal digits stand for, or -1.
+func decimal(b []byte) int64 {
+	if len(b) > 18 || !allDigits(b) {
+		return -1
+	}
+	var n int64
+	for _, c := range b {
+		n = n*10 + int64(c-'0')
+	}
+	return n
+}
+
+// moment is the text of a date, timestamp or timestamptz taken apart.
+type moment struct {
+	side     int    // -1 before the year 0000, +1 after the year 9999, with nothing else set; else 0
+	year     int    // astronomical, as in RFC 3339: 1 BC is 0
+	monthDay []byte // -MM-DD
+	clock    []byte // HH:MM:SS with up to six more digits, or empty
+	offset   []byte // a sign and HH, HH:MM or HH:MM:SS, or empty
+}
+
+// splitMoment reads what EncodeDateOnly and EncodeDateTime (datetime.c) write under DateStyle ISO.
+func splitMoment(text []byte) (m moment, ok bool) {
+	switch string(text) {
+	case "infinity":
+		return moment{side: 1}, true
+	case "-infinity":
+		return moment{side: -1}, true
+	}
+	rest := text
+	era := bytes.HasSuffix(rest, []byte(" BC"))
+	if era {
+		rest = rest[:len(rest)-3]
+	}
+	n := skipDigits(rest, 0)
+	if n < 4 || n > 7 || len(rest) < n+6 || rest[n] != '-' || rest[n+3] != '-' ||
+		!allDigits(rest[n+1:n+3]) || !allDigits(rest[n+4:n+6]) {
+		return moment{}, false
+	}
+	m.year = int(decimal(rest[:n]))
+	m.monthDay = rest[n : n+6]
+	if rest = rest[n+6:]; len(rest) > 0 {
+		if rest[0] != ' ' {
+			return moment{}, false
+		}
+		if m.clock, m.offset, ok = splitClock(rest[1:]); !ok {
+			return moment{}, false
+		}
+	}
+	if era {
+		m.year = 1 - m.year
+	}
+	if m.year < 0 {
+		m.side = -1
+	} else if m.year > 9999 {
+		m.side = 1
+	}
+	return m, true
+}
+
+// splitClock separates HH:MM:SS.ffffff from the offset behind it, either of the three forms or empty.
+func splitClock(text []byte) (clock, offset []byte, ok bool) {
+	if len(text) < 8 || text[2] != ':' || text[5] != ':' ||
+		!allDigits(text[:2]) || !allDigits(text[3:5]) || !allDigits(text[6:8]) {
+		return nil, nil, false
+	}
+	n := 8
+	if len(text) > 8 && text[8] == '.' {
+		n = skipDigits(text, 9)
+		if n == 9 || n > 15 {
+			return nil, nil, false
+		}
+	}
+	clock, offset = text[:n], text[n:]
+	switch len(offset) {
+	case 0:
+		return clock, offset, true
+	case 9:
+		ok = offset[6] == ':' && allDigits(offset[7:9]) && offset[3] == ':' && allDigits(offset[4:6])
+	case 6:
+		ok = offset[3] == ':' && allDigits(offset[4:6])
+	case 3:
+		ok = true
+	}
+	return clock, offset, ok && (offset[0] == '+' || offset[0] == '-') && allDigits(offset[1:3])
+}
+
+// The incumbent's stand-ins for what RFC 3339 cannot hold.
+const (
+	dateBelow, dateAbove     = "0000-01-01", "9999-12-31"
+	momentBelow, momentAbove = "0000-01-01T00:00:00Z", "9999-12-31T23:59:59Z"
+)
+
+func appendDay(dst []byte, m moment) []byte {
+	y := m.year
+	dst = append(dst, byte('0'+y/1000), byte('0'+y/100%10), byte('0'+y/10%10), byte('0'+y%10))
+	return append(dst, m.monthDay...)
+}
+
+func appendDate(dst, text []byte) ([]byte, error) {
+	m, ok := splitMoment(text)
+	switch {
+	case !ok || len(m.clock) > 0:
+		return dst, badText("date", text)
+	case m.side < 0:
+		return append(dst, dateBelow...), nil
+	case m.side > 0:
+		return append(dst, dateAbove...), nil
+	}
+	return appendDay(dst, m), nil
+}
+
+func appendDateAsTimestamp(dst, text []byte) ([]byte, error) {
+	m, ok := splitMoment(text)
+	switch {
+	case !ok || len(m.clock) > 0:
+		return dst, badText("date", text)
+	case m.side < 0:
+		return append(dst, momentBelow...), nil
+	case m.side > 0:
+		return append(dst, momentAbove...), nil
+	}
+	return append(appendDay(dst, m), "T00:00:00Z"...), nil
+}
+
+func appendTimestamp(dst, text []byte) ([]byte, error) {
+	m, ok := splitMoment(text)
+	switch {
+	case !ok || len(m.offset) > 0 || m.side == 0 && len(m.clock) == 0:
+		return dst, badText("timestamp", text)
+	case m.side < 0:
+		return append(dst, momentBelow...), nil
+	case m.side > 0:
+		return append(dst, momentAbove...), nil
+	}
+	dst = append(appendDay(dst, m), 'T')
+	return append(append(dst, m.clock...), 'Z'), nil
+}
+
+// appendTimestamptz keeps the offset of the session's time zone, except one with seconds, which RFC 3339 has not.
+func appendTimestamptz(dst, text []byte) ([]byte, error) {
+	m, ok := splitMoment(text)
+	switch {
+	case !ok || m.side == 0 && len(m.offset) == 0:
+		return dst, badText("timestamp with time zone", text)
+	case m.side < 0:
+		return append(dst, momentBelow...), nil
+	case m.side > 0:
+		return append(dst, momentAbove...), nil
+	case len(m.offset) == 9 && string(m.offset[7:]) != "00":
+		return appendUTC(dst, m), nil
+	}
+	dst = append(appendDay(dst, m), 'T')
+	return appendOffset(append(dst, m.clock...), m.offset), nil
+}
+
+func appendUTC(dst []byte, m moment) []byte {
+	t := time.Date(m.year, time.Month(decimal(m.monthDay[1:3])), int(decimal(m.monthDay[4:6])), 0, 0, 0, 0, time.UTC)
+	t = t.Add(time.Duration(clockMicros(m.clock)-1_000_000*offsetSeconds(m.offset)) * time.Microsecond)
+	switch {
+	case t.Year() < 0:
+		return append(dst, momentBelow...)
+	case t.Year() > 9999:
+		return append(dst, momentAbove...)
+	}
+	return t.AppendFormat(dst, time.RFC3339Nano)
+}
+
+// appendOffset appends an offset's hours and minutes, Z for zero.
+func appendOffset(dst, offset []byte) []byte {
+	minutes := []byte("00")
+	if len(offset) > 3 {
+		minutes = offset[4:6]
+	}
+	if string(offset[1:3]) == "00" && string(minutes) == "00" {
+		return append(dst, 'Z')
+	}
+	dst = append(dst, offset[:3]...)
+	return append(append(dst, ':'), minutes...)
+}
+
+// clockMicros returns the microseconds from midnight to HH:MM:SS.ffffff.
+func clockMicros(clock []byte) int64 {
+	n := (decimal(clock[:2])*60+decimal(clock[3:5]))*60 + decimal(clock[6:8])
+	n *= 1_000_000
+	unit := int64(100_000)
+	for i := 9; i < len(clock); i++ {
+		n += int64(clock[i]-'0') * unit
+		unit /= 10
+	}
+	return n
+}
+
+func offsetSeconds(offset []byte) int64 {
+	n := decimal(offset[1:3]) * 3600
+	if len(offset) >= 6 {
+		n += decimal(offset[4:6]) * 60
+	}
+	if len(offset) >= 9 {
+		n += decimal(offset[7:9])
+	}
+	if offset[0] == '-' {
+		return -n
+	}
+	return n
+}
+
+// lastMoment stands for 24:00:00, which PostgreSQL has and RFC 3339 has not.
+const lastMoment = "23:59:59.999999"
+
+func appendTime(dst, text []byte) ([]byte, error) {
+	clock, offset, ok := splitClock(text)
+	if !ok || len(offset) > 0 {
+		return dst, badText("time", text)
+	}
+	if string(clock[:2]) == "24" {
+		return append(dst, lastMoment+"Z"...), nil
+	}
+	return append(append(dst, clock...), 'Z'), nil
+}
+
+func encodeTimeAsInteger(dst, text []byte) ([]byte, error) {
+	clock, offset, ok := splitClock(text)
+	if !ok || len(offset) > 0 {
+		return dst, badText("time", text)
+	}
+	return strconv.AppendInt(dst, clockMicros(clock), 10), nil
+}
+
+func appendTimetz(dst, text []byte) ([]byte, error) {
+	clock, offset, ok := splitClock(text)
+	if !ok || len(offset) == 0 {
+		return dst, badText("time with time zone", text)
+	}
+	if string(clock[:2]) == "24" {
+		clock = []byte(lastMoment)
+	}
+	if len(offset) == 9 && string(offset[7:]) != "00" {
+		return appendTimetzWithSeconds(dst, clock, offset), nil
+	}
+	return appendOffset(append(dst, clock...), offset), nil
+}
+
+// appendTimetzWithSeconds writes the same instant with an offset of whole minutes: the one nearer to zero, or where
+// the clock would leave the day for that, the next one.
+func appendTimetzWithSeconds(dst, clock, offset []byte) []byte {
+	const day = 24 * time.Hour
+	seconds := offsetSeconds(offset)
+	whole := seconds / 60 * 60
+	t := time.Duration(clockMicros(clock))*time.Microsecond + time.Duration(whole-seconds)*time.Second
+	if t < 0 {
+		t, whole = t+time.Minute, whole+60
+	} else if t >= day {
+		t, whole = t-time.Minute, whole-60
+	}
+	dst = time.Unix(0, int64(t)).UTC().AppendFormat(dst, "15:04:05.999999")
+	if whole == 0 {
+		return append(dst, 'Z')
+	}
+	sign := byte('+')
+	if whole < 0 {
+		sign, whole = '-', -whole
+	}
+	hours, minutes := whole/3600, whole/60%60
+	return append(dst, sign, byte('0'+hours/10), byte('0'+hours%10), ':', byte('0'+minutes/10), byte('0'+minutes%10))
+}
+
+// appendInterval writes months, days and time, each where it is not zero: "14 mon 3 day 04:05:06.789000". It reads what
+// EncodeInterval (datetime.c) writes under IntervalStyle postgres.
+func appendInterval(dst, text []byte) ([]byte, error) {
+	if string(text) == "infinity" || string(text) == "-infinity" {
+		return append(dst, text...), nil
+	}
+	start := len(dst)
+	var months, days int64
+	rest := text
+	for len(rest) > 0 && !bytes.Contains(head(rest), []byte(":")) {
+		count, after, found := bytes.Cut(rest, []byte(" "))
+		unit := head(after)
+		if !found {
+			return dst, badText("interval", text)
+		}
+		negative := count[:min(1, len(count))]
+		if string(negative) == "-" || string(negative) == "+" {
+			count = count[1:]
+		}
+		n := decimal(count)
+		if n < 0 || n > math.MaxInt32 {
+			return dst, badText("interval", text)
+		}
+		if string(negative) == "-" {
+			n = -n
+		}
+		switch string(unit) {
+		case "year", "years":
+			months += 12 * n
+		case "mon", "mons":
+			months += n
+		case "day", "days":
+			days += n
+		default:
+			return dst, badText("interval", text)
+		}
+		rest = after[len(unit):]
+		if len(rest) > 0 {
+			rest = rest[1:]
+		}
+	}
+	if months != 0 {
+		dst = append(strconv.AppendInt(dst, months, 10), " mon"...)
+	}
+	if days != 0 {
+		if len(dst) > start {
+			dst = append(dst, ' ')
+		}
+		dst = append(strconv.AppendInt(dst, days, 10), " day"...)
+	}
+	if len(rest) > 0 {
+		clock := rest
+		if clock[0] == '+' || clock[0] == '-' {
+			clock = clock[1:]
+		}
+		colon := bytes.IndexByte(clock, ':')
+		// The part from the last two digits of the hours on has the form of a time of day.
+		if colon < 2 || !allDigits(clock[:colon]) {
+			return dst, badText("interval", text)
+		}
+		of, offset, ok := splitClock(clock[colon-2:])
+		if !ok || len(offset) > 0 {
+			return dst, badText("interval", text)
+		}
+		if len(bytes.Trim(clock, "0:.")) > 0 {
+			if len(dst) > start {
+				dst = append(dst, ' ')
+			}
+			if rest[0] == '-' {
+				dst = append(dst, '-')
+			}
+			dst = append(dst, clock...)
+			if len(of) > 8 {
+				dst = append(dst, "00000"[:15-len(of)]...)
+			}
+		}
+	}
+	if len(dst) == start {
+		dst = append(dst, "00:00:00"...)
+	}
+	return dst, nil
+}
+
+// head returns text up to its first blank.
+func head(text []byte) []byte {
+	if i := bytes.IndexByte(text, ' '); i >= 0 {
+		return text[:i]
+	}
+	return text
+}
+
+// appendInet writes inet and cidr, always with the prefix length. IPv6 addresses that end in an IPv4 address are
+// written so only below ::ffff:0:0/96, as Go's net/netip does; the server writes all that begin with 96 zero bits so.
+func appendInet(dst, text []byte) ([]byte, error) {
+	wide, dotted := false, false
+	for _, c := range text {
+		switch {
+		case c == ':':
+			wide = true
+		case c == '.':
+			dotted = true
+		case hexValue[c] > 15 && c != '/':
+			return dst, badText("network address", text)
+		}
+	}
+	address, prefix, _ := bytes.Cut(text, []byte("/"))
+	if wide && dotted && bytes.HasPrefix(address, []byte("::")) && !bytes.HasPrefix(address, []byte("::ffff:")) {
+		high, low, ok := splitIPv4(address[2:])
+		if !ok {
+			return dst, badText("network address", text)
+		}
+		dst = append(dst, "::"...)
+		if high != 0 {
+			dst = append(strconv.AppendUint(dst, high, 16), ':')
+		}
+		dst = strconv.AppendUint(dst, low, 16)
+	} else {
+		dst = append(dst, address...)
+	}
+	switch {
+	case len(prefix) > 0:
+		return append(append(dst, '/'), prefix...), nil
+	case wide:
+		return append(dst, "/128"...), nil
+	}
+	return append(dst, "/32"...), nil
+}
+
+// splitIPv4 returns the halves of a dotted address.
+func splitIPv4(text []byte) (high, low uint64, ok bool) {
+	var n uint64
+	for i := range 4 {
+		part, rest, more := bytes.Cut(text, []byte("."))
+		v := decimal(part)
+		if v < 0 || v > 255 || more == (i == 3) {
+			return 0, 0, false
+		}
+		n = n<<8 | uint64(v)
+		text = rest
+	}
+	return n >> 16, n & 0xffff, true
+}
+
+// encodeTID writes a ctid as the incumbent's driver does, which has no text form of its own for it.
+func encodeTID(dst, text []byte) ([]byte, error) {
+	block, offset, ok := bytes.Cut(text, []byte(","))
+	if !ok || len(block) < 2 || len(offset) < 2 || block[0] != '(' || offset[len(offset)-1] != ')' {
+		return dst, badText("tid", text)
+	}
+	b, o := decimal(block[1:]), decimal(offset[:len(offset)-1])
+	if b < 0 || o < 0 {
+		return dst, badText("tid", text)
+	}
+	dst = strconv.AppendInt(append(dst, `{"BlockNumber":`...), b, 10)
+	dst = strconv.AppendInt(append(dst, `,"OffsetNumber":`...), o, 10)
+	return append(dst, `,"Valid":true}`...), nil
+}
+
+// appendGeometry copies the brackets and commas of a geometric value and writes its numbers as plain decimals, and
+// infinities as +Inf and -Inf, as the incumbent's driver does.
+func appendGeometry(dst, text []byte) ([]byte, error) {
+	for i := 0; i < len(text); {
+		end := i
+		for end < len(text) && !geometryMark(text[end]) {
+			end++
+		}
+		switch number := text[i:end]; {
+		case end == i:
+			dst = append(dst, text[i])
+			end++
+		case shortestAlready(number, 64):
+			dst = append(dst, number...)
+		default:
+			f, err := strconv.ParseFloat(string(number), 64)
+			if err != nil {
+				return dst, badText("geometric value", text)
+			}
+			dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
+		}
+		i = end
+	}
+	return dst, nil
+}
+
+func geometryMark(c byte) bool {
+	switch c {
+	case '(', ')', '[', ']', '{', '}', '<', '>', ',':
+		return true
+	}
+	return false
+}
