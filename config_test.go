@@ -67,21 +67,21 @@ func defaultSettings() settings {
 	}
 }
 
-type changes = map[string]any
+type configChanges = map[string]any
 
 func TestParseConfig(t *testing.T) {
 	certificate, key := testCertificate(t)
 	for name, test := range map[string]struct {
-		config changes
+		config configChanges
 		want   func(*settings)
 	}{
 		"defaults": {nil, func(*settings) {}},
 		"null is absent": {
-			changes{"advanced": json.RawMessage("null"), "discoveryFilters": json.RawMessage(`{"include_schemas":null}`)},
+			configChanges{"advanced": json.RawMessage("null"), "discoveryFilters": json.RawMessage(`{"include_schemas":null}`)},
 			func(*settings) {},
 		},
 		"empty texts are absent": {
-			changes{
+			configChanges{
 				"database": "", "advanced.slotName": "", "advanced.publicationName": "", "advanced.watermarksTable": "",
 				"advanced.sslmode": "", "advanced.rediscovery_interval": "", "advanced.statement_timeout": "",
 				"advanced.min_backfill_xid": "", "advanced.skip_backfills": " ", "advanced.on_slot_loss": "",
@@ -89,21 +89,21 @@ func TestParseConfig(t *testing.T) {
 			},
 			func(s *settings) { s.database = "postgres" },
 		},
-		"database defaults":   {changes{"database": nil}, func(s *settings) { s.database = "postgres" }},
-		"port":                {changes{"address": " db:6543 "}, func(s *settings) { s.host, s.port = "db", 6543 }},
-		"IPv4":                {changes{"address": "10.0.0.1:1"}, func(s *settings) { s.host, s.port = "10.0.0.1", 1 }},
-		"IPv6":                {changes{"address": "::1"}, func(s *settings) { s.host = "::1" }},
-		"IPv6 in brackets":    {changes{"address": "[::1]"}, func(s *settings) { s.host = "::1" }},
-		"IPv6 with port":      {changes{"address": "[fe80::1%eth0]:65535"}, func(s *settings) { s.host, s.port = "fe80::1%eth0", 65535 }},
-		"Supabase, direct":    {changes{"address": "db.abc.supabase.co"}, func(s *settings) { s.host = "db.abc.supabase.co" }},
-		"legacy password":     {changes{"credentials": nil, "password": "old"}, func(s *settings) { s.password = "old" }},
-		"two passwords":       {changes{"password": "old"}, func(*settings) {}},
-		"no auth_type":        {changes{"credentials": changes{"password": " x "}}, func(s *settings) { s.password = " x " }},
-		"left-over IAM":       {changes{"credentials.aws_region": "eu", "credentials.gcp_access_token": "t"}, func(*settings) {}},
-		"empty tunnel":        {changes{"networkTunnel": changes{}}, func(*settings) {}},
-		"empty tunnel inside": {changes{"networkTunnel.sshForwarding": changes{"sshEndpoint": ""}}, func(*settings) {}},
+		"database defaults":   {configChanges{"database": nil}, func(s *settings) { s.database = "postgres" }},
+		"port":                {configChanges{"address": " db:6543 "}, func(s *settings) { s.host, s.port = "db", 6543 }},
+		"IPv4":                {configChanges{"address": "10.0.0.1:1"}, func(s *settings) { s.host, s.port = "10.0.0.1", 1 }},
+		"IPv6":                {configChanges{"address": "::1"}, func(s *settings) { s.host = "::1" }},
+		"IPv6 in brackets":    {configChanges{"address": "[::1]"}, func(s *settings) { s.host = "::1" }},
+		"IPv6 with port":      {configChanges{"address": "[fe80::1%eth0]:65535"}, func(s *settings) { s.host, s.port = "fe80::1%eth0", 65535 }},
+		"Supabase, direct":    {configChanges{"address": "db.abc.supabase.co"}, func(s *settings) { s.host = "db.abc.supabase.co" }},
+		"legacy password":     {configChanges{"credentials": nil, "password": "old"}, func(s *settings) { s.password = "old" }},
+		"two passwords":       {configChanges{"password": "old"}, func(*settings) {}},
+		"no auth_type":        {configChanges{"credentials": configChanges{"password": " x "}}, func(s *settings) { s.password = " x " }},
+		"left-over IAM":       {configChanges{"credentials.aws_region": "eu", "credentials.gcp_access_token": "t"}, func(*settings) {}},
+		"empty tunnel":        {configChanges{"networkTunnel": configChanges{}}, func(*settings) {}},
+		"empty tunnel inside": {configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": ""}}, func(*settings) {}},
 		"names": {
-			changes{
+			configChanges{
 				"historyMode": true, "advanced.publicationName": "Pub 1", "advanced.slotName": "slot_9",
 				"advanced.source_tag": "tag", "advanced.read_only_capture": true, "advanced.capture_as_partitions": true,
 				"advanced.discover_only_published": true,
@@ -114,7 +114,7 @@ func TestParseConfig(t *testing.T) {
 			},
 		},
 		"discovery": {
-			changes{
+			configChanges{
 				"discoveryFilters.include_schemas": []string{"a", "b"}, "advanced.discover_schemas": []string{"b", "C"},
 				"discoveryFilters.exclude_schemas": []string{"x", ""}, "discoveryFilters.discover_unpublished_tables": true,
 			},
@@ -123,14 +123,14 @@ func TestParseConfig(t *testing.T) {
 				s.discoverUnpublished = true
 			},
 		},
-		"unpublished, advanced": {changes{"advanced.discover_unpublished_tables": true}, func(s *settings) { s.discoverUnpublished = true }},
-		"watermarks":            {changes{"advanced.watermarksTable": "Ops.marks.v2"}, func(s *settings) { s.watermarks = tableName{"Ops", "marks.v2"} }},
-		"watermarks, quoted":    {changes{"advanced.watermarksTable": `"a.""b".marks`}, func(s *settings) { s.watermarks = tableName{`a."b`, "marks"} }},
+		"unpublished, advanced": {configChanges{"advanced.discover_unpublished_tables": true}, func(s *settings) { s.discoverUnpublished = true }},
+		"watermarks":            {configChanges{"advanced.watermarksTable": "Ops.marks.v2"}, func(s *settings) { s.watermarks = tableName{"Ops", "marks.v2"} }},
+		"watermarks, quoted":    {configChanges{"advanced.watermarksTable": `"a.""b".marks`}, func(s *settings) { s.watermarks = tableName{`a."b`, "marks"} }},
 		"watermarks, quoted name": {
-			changes{"advanced.watermarksTable": `ops."Marks"`}, func(s *settings) { s.watermarks = tableName{"ops", "Marks"} },
+			configChanges{"advanced.watermarksTable": `ops."Marks"`}, func(s *settings) { s.watermarks = tableName{"ops", "Marks"} },
 		},
 		"backfill": {
-			changes{
+			configChanges{
 				"advanced.skip_backfills": "public.A, sales.orders,x.y.z", "advanced.backfill_chunk_size": 10,
 				"advanced.min_backfill_xid": "04294967295",
 			},
@@ -139,24 +139,24 @@ func TestParseConfig(t *testing.T) {
 				s.chunkRows, s.minBackfillXID = 10, "4294967295"
 			},
 		},
-		"skip all":           {changes{"advanced.skip_backfills": "*.*"}, func(s *settings) { s.skipAll = true }},
-		"chunk size 0":       {changes{"advanced.backfill_chunk_size": 0}, func(*settings) {}},
-		"chunk size below 0": {changes{"advanced.backfill_chunk_size": -5}, func(*settings) {}},
-		"chunk size, float":  {changes{"advanced.backfill_chunk_size": json.RawMessage("1.0e3")}, func(s *settings) { s.chunkRows = 1000 }},
+		"skip all":           {configChanges{"advanced.skip_backfills": "*.*"}, func(s *settings) { s.skipAll = true }},
+		"chunk size 0":       {configChanges{"advanced.backfill_chunk_size": 0}, func(*settings) {}},
+		"chunk size below 0": {configChanges{"advanced.backfill_chunk_size": -5}, func(*settings) {}},
+		"chunk size, float":  {configChanges{"advanced.backfill_chunk_size": json.RawMessage("1.0e3")}, func(s *settings) { s.chunkRows = 1000 }},
 		"times": {
-			changes{"advanced.rediscovery_interval": "1m", "advanced.statement_timeout": "7s"},
+			configChanges{"advanced.rediscovery_interval": "1m", "advanced.statement_timeout": "7s"},
 			func(s *settings) { s.rediscoveryInterval, s.statementTimeout = time.Minute, 7*time.Second },
 		},
 		"times at the ends": {
-			changes{"advanced.rediscovery_interval": "8760h", "advanced.statement_timeout": "0"},
+			configChanges{"advanced.rediscovery_interval": "8760h", "advanced.statement_timeout": "0"},
 			func(s *settings) { s.rediscoveryInterval, s.statementTimeout = 365*24*time.Hour, 0 },
 		},
 		"policies": {
-			changes{"advanced.on_slot_loss": "backfill", "advanced.on_truncate": "backfill", "advanced.failover_slot": false},
+			configChanges{"advanced.on_slot_loss": "backfill", "advanced.on_truncate": "backfill", "advanced.failover_slot": false},
 			func(s *settings) { s.onSlotLoss, s.onTruncate = "backfill", "backfill" },
 		},
 		"TLS": {
-			changes{
+			configChanges{
 				"advanced.sslmode": "verify-full", "advanced.ssl_root_cert": certificate,
 				"advanced.ssl_client_cert": certificate, "advanced.ssl_client_key": key,
 			},
@@ -165,24 +165,24 @@ func TestParseConfig(t *testing.T) {
 			},
 		},
 		"TLS, require with a root": {
-			changes{"advanced.sslmode": "require", "advanced.ssl_root_cert": certificate},
+			configChanges{"advanced.sslmode": "require", "advanced.ssl_root_cert": certificate},
 			func(s *settings) { s.sslmode, s.sslRootCert = "verify-ca", certificate },
 		},
 		"flags": {
-			changes{"advanced.feature_flags": " no_date_as_date,no_time_as_time , no_flatten_arrays,multidimensional_arrays,no_use_schema_inference," +
+			configChanges{"advanced.feature_flags": " no_date_as_date,no_time_as_time , no_flatten_arrays,multidimensional_arrays,no_use_schema_inference," +
 				"no_emit_sourced_schemas,no_create_replication_slot,skip_prerequisites,skip_table_prerequisites,,no_new_thing,x=1"},
 			func(s *settings) {
 				s.flags = featureFlags{multidimensionalArrays: true, skipPrerequisites: true, skipTablePrerequisites: true}
 				s.unknownFlags = []string{"no_new_thing", "x=1"}
 			},
 		},
-		"flags, last word": {changes{"advanced.feature_flags": "no_date_as_date,date_as_date"}, func(*settings) {}},
+		"flags, last word": {configChanges{"advanced.feature_flags": "no_date_as_date,date_as_date"}, func(*settings) {}},
 		"flags, cursors": {
-			changes{"advanced.feature_flags": "initial_backfill_cursor=16/b374D848,force_reset_cursor = 0/1"},
+			configChanges{"advanced.feature_flags": "initial_backfill_cursor=16/b374D848,force_reset_cursor = 0/1"},
 			func(s *settings) { s.flags.initialBackfillCursor, s.flags.forceResetCursor = 0x16B374D848, 1 },
 		},
 		"flags, cursor off": {
-			changes{"advanced.feature_flags": "force_reset_cursor=0/1,no_force_reset_cursor=0/1"}, func(*settings) {},
+			configChanges{"advanced.feature_flags": "force_reset_cursor=0/1,no_force_reset_cursor=0/1"}, func(*settings) {},
 		},
 	} {
 		got, err := parseConfig(configWith(t, test.config))
@@ -205,98 +205,98 @@ func TestParseConfigFaults(t *testing.T) {
 	otherCertificate, _ := testCertificate(t)
 	const addressRemedy = ": set it to host or host:port, such as db.example.com:5432"
 	for name, test := range map[string]struct {
-		config changes
+		config configChanges
 		want   string
 	}{
-		"address missing":  {changes{"address": nil}, "address is missing" + addressRemedy},
-		"address empty":    {changes{"address": ""}, "address is missing" + addressRemedy},
-		"address blank":    {changes{"address": " "}, `address "" cannot be split into host and port` + addressRemedy},
-		"address number":   {changes{"address": 5}, "address must be a string, but is a number"},
-		"address URL":      {changes{"address": "postgres://u:s3cr3t@h/db"}, "address is not a host name but something longer, such as a URL or a list" + addressRemedy},
-		"address list":     {changes{"address": "a,b"}, "address is not a host name but something longer, such as a URL or a list" + addressRemedy},
-		"address colons":   {changes{"address": "a:b:5"}, `address "a:b:5" cannot be split into host and port` + addressRemedy},
-		"address no host":  {changes{"address": ":5432"}, `address ":5432" cannot be split into host and port` + addressRemedy},
-		"address brackets": {changes{"address": "[db]:5432"}, `address "[db]:5432" cannot be split into host and port` + addressRemedy},
-		"address bracket":  {changes{"address": "[::1"}, `address "[::1" cannot be split into host and port` + addressRemedy},
-		"port 0":           {changes{"address": "db:0"}, `address "db:0" has no valid port: it must be a number from 1 to 65535`},
-		"port large":       {changes{"address": "db:65536"}, `address "db:65536" has no valid port: it must be a number from 1 to 65535`},
-		"port empty":       {changes{"address": "[::1]:"}, `address "[::1]:" has no valid port: it must be a number from 1 to 65535`},
+		"address missing":  {configChanges{"address": nil}, "address is missing" + addressRemedy},
+		"address empty":    {configChanges{"address": ""}, "address is missing" + addressRemedy},
+		"address blank":    {configChanges{"address": " "}, `address "" cannot be split into host and port` + addressRemedy},
+		"address number":   {configChanges{"address": 5}, "address must be a string, but is a number"},
+		"address URL":      {configChanges{"address": "postgres://u:s3cr3t@h/db"}, "address is not a host name but something longer, such as a URL or a list" + addressRemedy},
+		"address list":     {configChanges{"address": "a,b"}, "address is not a host name but something longer, such as a URL or a list" + addressRemedy},
+		"address colons":   {configChanges{"address": "a:b:5"}, `address "a:b:5" cannot be split into host and port` + addressRemedy},
+		"address no host":  {configChanges{"address": ":5432"}, `address ":5432" cannot be split into host and port` + addressRemedy},
+		"address brackets": {configChanges{"address": "[db]:5432"}, `address "[db]:5432" cannot be split into host and port` + addressRemedy},
+		"address bracket":  {configChanges{"address": "[::1"}, `address "[::1" cannot be split into host and port` + addressRemedy},
+		"port 0":           {configChanges{"address": "db:0"}, `address "db:0" has no valid port: it must be a number from 1 to 65535`},
+		"port large":       {configChanges{"address": "db:65536"}, `address "db:65536" has no valid port: it must be a number from 1 to 65535`},
+		"port empty":       {configChanges{"address": "[::1]:"}, `address "[::1]:" has no valid port: it must be a number from 1 to 65535`},
 		"pooler": {
-			changes{"address": "aws-0-eu.Pooler.supabase.com:6543"},
+			configChanges{"address": "aws-0-eu.Pooler.supabase.com:6543"},
 			`address "aws-0-eu.Pooler.supabase.com:6543" is a connection pooler, through which no replication is possible: set it to the direct address of the database, such as db.<project>.supabase.co:5432`,
 		},
-		"user":             {changes{"user": nil}, "user is missing: set it to the database role that captures, such as flow_capture"},
-		"no credentials":   {changes{"credentials": nil}, "credentials are missing: set credentials.auth_type to UserPassword and credentials.password to the role's password"},
-		"no password":      {changes{"credentials.password": ""}, "credentials.password is missing: set it to the role's password"},
-		"password number":  {changes{"credentials.password": 12345}, "credentials.password must be a string, but is a number"},
-		"credentials text": {changes{"credentials": "s3cr3t"}, "credentials must be an object, but is a string"},
-		"AWS":              {changes{"credentials": changes{"auth_type": "AWSIAM", "aws_region": "r", "aws_role_arn": "a"}}, "credentials.auth_type AWSIAM is not supported by this version: set it to UserPassword and give credentials.password"},
-		"GCP":              {changes{"credentials.auth_type": "GCPIAM"}, "credentials.auth_type GCPIAM is not supported by this version: set it to UserPassword and give credentials.password"},
-		"Azure":            {changes{"credentials.auth_type": "AzureIAM"}, "credentials.auth_type AzureIAM is not supported by this version: set it to UserPassword and give credentials.password"},
+		"user":             {configChanges{"user": nil}, "user is missing: set it to the database role that captures, such as flow_capture"},
+		"no credentials":   {configChanges{"credentials": nil}, "credentials are missing: set credentials.auth_type to UserPassword and credentials.password to the role's password"},
+		"no password":      {configChanges{"credentials.password": ""}, "credentials.password is missing: set it to the role's password"},
+		"password number":  {configChanges{"credentials.password": 12345}, "credentials.password must be a string, but is a number"},
+		"credentials text": {configChanges{"credentials": "s3cr3t"}, "credentials must be an object, but is a string"},
+		"AWS":              {configChanges{"credentials": configChanges{"auth_type": "AWSIAM", "aws_region": "r", "aws_role_arn": "a"}}, "credentials.auth_type AWSIAM is not supported by this version: set it to UserPassword and give credentials.password"},
+		"GCP":              {configChanges{"credentials.auth_type": "GCPIAM"}, "credentials.auth_type GCPIAM is not supported by this version: set it to UserPassword and give credentials.password"},
+		"Azure":            {configChanges{"credentials.auth_type": "AzureIAM"}, "credentials.auth_type AzureIAM is not supported by this version: set it to UserPassword and give credentials.password"},
 		"other credentials": {
-			changes{"credentials.auth_type": "s3cr3t"}, "credentials.auth_type is none of UserPassword, AWSIAM, GCPIAM, AzureIAM: set it to UserPassword",
+			configChanges{"credentials.auth_type": "s3cr3t"}, "credentials.auth_type is none of UserPassword, AWSIAM, GCPIAM, AzureIAM: set it to UserPassword",
 		},
-		"unknown credential": {changes{"credentials.pass_word": "s3cr3t"}, "credentials.pass_word is not a known property: did you mean credentials.password?"},
-		"unknown at root":    {changes{"Address": "x"}, "Address is not a known property: did you mean address?"},
-		"unknown, advanced":  {changes{"advanced.slot_name": "x"}, "advanced.slot_name is not a known property: did you mean advanced.slotName?"},
-		"unknown, filters":   {changes{"discoveryFilters.x": 1}, "discoveryFilters.x is not a known property: remove it"},
-		"unknown, tunnel":    {changes{"networkTunnel.x": 1}, "networkTunnel.x is not a known property: remove it"},
-		"unknown, SSH":       {changes{"networkTunnel.sshForwarding.x": 1}, "networkTunnel.sshForwarding.x is not a known property: remove it"},
+		"unknown credential": {configChanges{"credentials.pass_word": "s3cr3t"}, "credentials.pass_word is not a known property: did you mean credentials.password?"},
+		"unknown at root":    {configChanges{"Address": "x"}, "Address is not a known property: did you mean address?"},
+		"unknown, advanced":  {configChanges{"advanced.slot_name": "x"}, "advanced.slot_name is not a known property: did you mean advanced.slotName?"},
+		"unknown, filters":   {configChanges{"discoveryFilters.x": 1}, "discoveryFilters.x is not a known property: remove it"},
+		"unknown, tunnel":    {configChanges{"networkTunnel.x": 1}, "networkTunnel.x is not a known property: remove it"},
+		"unknown, SSH":       {configChanges{"networkTunnel.sshForwarding.x": 1}, "networkTunnel.sshForwarding.x is not a known property: remove it"},
 		"tunnel": {
-			changes{"networkTunnel.sshForwarding": changes{"sshEndpoint": "ssh://a@b", "privateKey": "s3cr3t", "hostKey": ""}},
+			configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": "ssh://a@b", "privateKey": "s3cr3t", "hostKey": ""}},
 			"networkTunnel.sshForwarding is not supported by this version: remove networkTunnel and set address to one that can be reached directly",
 		},
-		"failover slot": {changes{"advanced.failover_slot": true}, "advanced.failover_slot is not supported by this version: remove it or set it to false"},
-		"history":       {changes{"historyMode": "yes"}, "historyMode must be true or false, but is a string"},
+		"failover slot": {configChanges{"advanced.failover_slot": true}, "advanced.failover_slot is not supported by this version: remove it or set it to false"},
+		"history":       {configChanges{"historyMode": "yes"}, "historyMode must be true or false, but is a string"},
 		"slot": {
-			changes{"advanced.slotName": "Slot-1"},
+			configChanges{"advanced.slotName": "Slot-1"},
 			`advanced.slotName "Slot-1" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore`,
 		},
 		"slot length": {
-			changes{"advanced.slotName": strings.Repeat("x", 64)},
+			configChanges{"advanced.slotName": strings.Repeat("x", 64)},
 			`advanced.slotName "` + strings.Repeat("x", 64) + `" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore`,
 		},
-		"publication":        {changes{"advanced.publicationName": strings.Repeat("ü", 32)}, "advanced.publicationName has 64 bytes: the server's names have at most 63"},
-		"watermarks":         {changes{"advanced.watermarksTable": "marks"}, `advanced.watermarksTable "marks" is not of the form schema.table, such as public.flow_watermarks`},
-		"watermarks, empty":  {changes{"advanced.watermarksTable": "a."}, `advanced.watermarksTable "a." is not of the form schema.table, such as public.flow_watermarks`},
-		"watermarks, quoted": {changes{"advanced.watermarksTable": `"a".b"`}, `advanced.watermarksTable "\"a\".b\"" is not of the form schema.table, such as public.flow_watermarks`},
-		"watermarks, open":   {changes{"advanced.watermarksTable": `"a.b`}, `advanced.watermarksTable "\"a.b" is not of the form schema.table, such as public.flow_watermarks`},
-		"watermarks, tail":   {changes{"advanced.watermarksTable": `a."b"c`}, `advanced.watermarksTable "a.\"b\"c" is not of the form schema.table, such as public.flow_watermarks`},
-		"watermarks, middle": {changes{"advanced.watermarksTable": `"a"b.c`}, `advanced.watermarksTable "\"a\"b.c" is not of the form schema.table, such as public.flow_watermarks`},
+		"publication":        {configChanges{"advanced.publicationName": strings.Repeat("ü", 32)}, "advanced.publicationName has 64 bytes: the server's names have at most 63"},
+		"watermarks":         {configChanges{"advanced.watermarksTable": "marks"}, `advanced.watermarksTable "marks" is not of the form schema.table, such as public.flow_watermarks`},
+		"watermarks, empty":  {configChanges{"advanced.watermarksTable": "a."}, `advanced.watermarksTable "a." is not of the form schema.table, such as public.flow_watermarks`},
+		"watermarks, quoted": {configChanges{"advanced.watermarksTable": `"a".b"`}, `advanced.watermarksTable "\"a\".b\"" is not of the form schema.table, such as public.flow_watermarks`},
+		"watermarks, open":   {configChanges{"advanced.watermarksTable": `"a.b`}, `advanced.watermarksTable "\"a.b" is not of the form schema.table, such as public.flow_watermarks`},
+		"watermarks, tail":   {configChanges{"advanced.watermarksTable": `a."b"c`}, `advanced.watermarksTable "a.\"b\"c" is not of the form schema.table, such as public.flow_watermarks`},
+		"watermarks, middle": {configChanges{"advanced.watermarksTable": `"a"b.c`}, `advanced.watermarksTable "\"a\"b.c" is not of the form schema.table, such as public.flow_watermarks`},
 		"skip": {
-			changes{"advanced.skip_backfills": "a.b, orders"},
+			configChanges{"advanced.skip_backfills": "a.b, orders"},
 			`advanced.skip_backfills has the entry "orders", which is not of the form schema.table: write tables as public.orders, with commas between them, or *.* for all`,
 		},
-		"chunk size":        {changes{"advanced.backfill_chunk_size": 1.5}, "advanced.backfill_chunk_size must be a whole number, but is a number"},
-		"chunk size text":   {changes{"advanced.backfill_chunk_size": "5"}, "advanced.backfill_chunk_size must be a whole number, but is a string"},
-		"XID":               {changes{"advanced.min_backfill_xid": "4294967296"}, `advanced.min_backfill_xid "4294967296" is no transaction ID: it must be digits only and at most 4294967295`},
-		"XID sign":          {changes{"advanced.min_backfill_xid": "+1"}, `advanced.min_backfill_xid "+1" is no transaction ID: it must be digits only and at most 4294967295`},
-		"sslmode":           {changes{"advanced.sslmode": "on"}, `advanced.sslmode is "on", but must be one of "prefer", "disable", "allow", "require", "verify-ca", "verify-full"`},
-		"root, no PEM":      {changes{"advanced.sslmode": "verify-ca", "advanced.ssl_root_cert": "x"}, "advanced.ssl_root_cert holds no certificate: paste the PEM text, from BEGIN CERTIFICATE to END CERTIFICATE"},
-		"root without use":  {changes{"advanced.ssl_root_cert": certificate}, "advanced.ssl_root_cert is of no effect with advanced.sslmode prefer: set that to verify-full or verify-ca, or remove the certificate"},
-		"key alone":         {changes{"advanced.ssl_client_key": key}, "advanced.ssl_client_cert and advanced.ssl_client_key go together: set both or neither"},
-		"client, disabled":  {changes{"advanced.sslmode": "disable", "advanced.ssl_client_cert": certificate, "advanced.ssl_client_key": key}, "advanced.ssl_client_cert is of no effect with advanced.sslmode disable: choose another mode or remove the certificate"},
-		"client, no pair":   {changes{"advanced.ssl_client_cert": otherCertificate, "advanced.ssl_client_key": key}, "advanced.ssl_client_cert and advanced.ssl_client_key are no pair of certificate and key in PEM form (tls: private key does not match public key): paste both whole, the key without a passphrase"},
-		"client, no key":    {changes{"advanced.ssl_client_cert": certificate, "advanced.ssl_client_key": "s3cr3t"}, "advanced.ssl_client_cert and advanced.ssl_client_key are no pair of certificate and key in PEM form (tls: failed to find any PEM data in key input): paste both whole, the key without a passphrase"},
-		"rediscovery short": {changes{"advanced.rediscovery_interval": "59s"}, `advanced.rediscovery_interval "59s" is no time between 1m and 8760h (365 days): write it as 15m or 2h`},
-		"rediscovery long":  {changes{"advanced.rediscovery_interval": "8761h"}, `advanced.rediscovery_interval "8761h" is no time between 1m and 8760h (365 days): write it as 15m or 2h`},
-		"rediscovery text":  {changes{"advanced.rediscovery_interval": "daily"}, `advanced.rediscovery_interval "daily" is no time between 1m and 8760h (365 days): write it as 15m or 2h`},
-		"timeout text":      {changes{"advanced.statement_timeout": "5"}, `advanced.statement_timeout "5" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
-		"timeout short":     {changes{"advanced.statement_timeout": "999us"}, `advanced.statement_timeout "999us" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
-		"timeout below 0":   {changes{"advanced.statement_timeout": "-5s"}, `advanced.statement_timeout "-5s" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
-		"timeout long":      {changes{"advanced.statement_timeout": "600h"}, `advanced.statement_timeout "600h" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
-		"slot loss":         {changes{"advanced.on_slot_loss": "ignore"}, `advanced.on_slot_loss is "ignore", but must be one of "fail", "backfill"`},
-		"truncate":          {changes{"advanced.on_truncate": "fail"}, `advanced.on_truncate is "fail", but must be one of "ignore", "backfill"`},
-		"flags, no LSN":     {changes{"advanced.feature_flags": "force_reset_cursor=16-4"}, `advanced.feature_flags sets force_reset_cursor to "16-4", which is no log position: write it as force_reset_cursor=16/B374D848`},
-		"flags, zero":       {changes{"advanced.feature_flags": "initial_backfill_cursor=0/0"}, `advanced.feature_flags sets initial_backfill_cursor to "0/0", which is no log position: write it as initial_backfill_cursor=16/B374D848`},
-		"include, blank":    {changes{"discoveryFilters.include_schemas": []string{"a", " "}}, "discoveryFilters.include_schemas[1] is blank: remove it, or name a schema"},
-		"schemas, blank":    {changes{"advanced.discover_schemas": []string{""}}, "advanced.discover_schemas[0] is blank: remove it, or name a schema"},
-		"list of numbers":   {changes{"discoveryFilters.exclude_schemas": []any{"a", 1}}, "discoveryFilters.exclude_schemas must be a list of strings, but is a list"},
-		"list of nulls":     {changes{"discoveryFilters.exclude_schemas": []any{nil}}, "discoveryFilters.exclude_schemas must be a list of strings, but is a list"},
-		"pattern":           {changes{"discoveryFilters.table_patterns": []string{"a", "a.b.c"}}, `discoveryFilters.table_patterns[1] "a.b.c" has more than one dot: write schema.table, and \. for a dot inside a name`},
-		"filters list":      {changes{"discoveryFilters": []any{}}, "discoveryFilters must be an object, but is a list"},
+		"chunk size":        {configChanges{"advanced.backfill_chunk_size": 1.5}, "advanced.backfill_chunk_size must be a whole number, but is a number"},
+		"chunk size text":   {configChanges{"advanced.backfill_chunk_size": "5"}, "advanced.backfill_chunk_size must be a whole number, but is a string"},
+		"XID":               {configChanges{"advanced.min_backfill_xid": "4294967296"}, `advanced.min_backfill_xid "4294967296" is no transaction ID: it must be digits only and at most 4294967295`},
+		"XID sign":          {configChanges{"advanced.min_backfill_xid": "+1"}, `advanced.min_backfill_xid "+1" is no transaction ID: it must be digits only and at most 4294967295`},
+		"sslmode":           {configChanges{"advanced.sslmode": "on"}, `advanced.sslmode is "on", but must be one of "prefer", "disable", "allow", "require", "verify-ca", "verify-full"`},
+		"root, no PEM":      {configChanges{"advanced.sslmode": "verify-ca", "advanced.ssl_root_cert": "x"}, "advanced.ssl_root_cert holds no certificate: paste the PEM text, from BEGIN CERTIFICATE to END CERTIFICATE"},
+		"root without use":  {configChanges{"advanced.ssl_root_cert": certificate}, "advanced.ssl_root_cert is of no effect with advanced.sslmode prefer: set that to verify-full or verify-ca, or remove the certificate"},
+		"key alone":         {configChanges{"advanced.ssl_client_key": key}, "advanced.ssl_client_cert and advanced.ssl_client_key go together: set both or neither"},
+		"client, disabled":  {configChanges{"advanced.sslmode": "disable", "advanced.ssl_client_cert": certificate, "advanced.ssl_client_key": key}, "advanced.ssl_client_cert is of no effect with advanced.sslmode disable: choose another mode or remove the certificate"},
+		"client, no pair":   {configChanges{"advanced.ssl_client_cert": otherCertificate, "advanced.ssl_client_key": key}, "advanced.ssl_client_cert and advanced.ssl_client_key are no pair of certificate and key in PEM form (tls: private key does not match public key): paste both whole, the key without a passphrase"},
+		"client, no key":    {configChanges{"advanced.ssl_client_cert": certificate, "advanced.ssl_client_key": "s3cr3t"}, "advanced.ssl_client_cert and advanced.ssl_client_key are no pair of certificate and key in PEM form (tls: failed to find any PEM data in key input): paste both whole, the key without a passphrase"},
+		"rediscovery short": {configChanges{"advanced.rediscovery_interval": "59s"}, `advanced.rediscovery_interval "59s" is no time between 1m and 8760h (365 days): write it as 15m or 2h`},
+		"rediscovery long":  {configChanges{"advanced.rediscovery_interval": "8761h"}, `advanced.rediscovery_interval "8761h" is no time between 1m and 8760h (365 days): write it as 15m or 2h`},
+		"rediscovery text":  {configChanges{"advanced.rediscovery_interval": "daily"}, `advanced.rediscovery_interval "daily" is no time between 1m and 8760h (365 days): write it as 15m or 2h`},
+		"timeout text":      {configChanges{"advanced.statement_timeout": "5"}, `advanced.statement_timeout "5" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
+		"timeout short":     {configChanges{"advanced.statement_timeout": "999us"}, `advanced.statement_timeout "999us" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
+		"timeout below 0":   {configChanges{"advanced.statement_timeout": "-5s"}, `advanced.statement_timeout "-5s" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
+		"timeout long":      {configChanges{"advanced.statement_timeout": "600h"}, `advanced.statement_timeout "600h" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
+		"slot loss":         {configChanges{"advanced.on_slot_loss": "ignore"}, `advanced.on_slot_loss is "ignore", but must be one of "fail", "backfill"`},
+		"truncate":          {configChanges{"advanced.on_truncate": "fail"}, `advanced.on_truncate is "fail", but must be one of "ignore", "backfill"`},
+		"flags, no LSN":     {configChanges{"advanced.feature_flags": "force_reset_cursor=16-4"}, `advanced.feature_flags sets force_reset_cursor to "16-4", which is no log position: write it as force_reset_cursor=16/B374D848`},
+		"flags, zero":       {configChanges{"advanced.feature_flags": "initial_backfill_cursor=0/0"}, `advanced.feature_flags sets initial_backfill_cursor to "0/0", which is no log position: write it as initial_backfill_cursor=16/B374D848`},
+		"include, blank":    {configChanges{"discoveryFilters.include_schemas": []string{"a", " "}}, "discoveryFilters.include_schemas[1] is blank: remove it, or name a schema"},
+		"schemas, blank":    {configChanges{"advanced.discover_schemas": []string{""}}, "advanced.discover_schemas[0] is blank: remove it, or name a schema"},
+		"list of numbers":   {configChanges{"discoveryFilters.exclude_schemas": []any{"a", 1}}, "discoveryFilters.exclude_schemas must be a list of strings, but is a list"},
+		"list of nulls":     {configChanges{"discoveryFilters.exclude_schemas": []any{nil}}, "discoveryFilters.exclude_schemas must be a list of strings, but is a list"},
+		"pattern":           {configChanges{"discoveryFilters.table_patterns": []string{"a", "a.b.c"}}, `discoveryFilters.table_patterns[1] "a.b.c" has more than one dot: write schema.table, and \. for a dot inside a name`},
+		"filters list":      {configChanges{"discoveryFilters": []any{}}, "discoveryFilters must be an object, but is a list"},
 		"several": {
-			changes{"address": nil, "credentials.password": nil, "advanced.slotName": "X", "advanced.zzz": 1, "advanced.failover_slot": true, "extra": "s3cr3t"},
+			configChanges{"address": nil, "credentials.password": nil, "advanced.slotName": "X", "advanced.zzz": 1, "advanced.failover_slot": true, "extra": "s3cr3t"},
 			"6 faults\n" +
 				"address is missing" + addressRemedy + "\n" +
 				"credentials.password is missing: set it to the role's password\n" +
@@ -339,7 +339,7 @@ func TestParseConfigNoObject(t *testing.T) {
 
 func TestSettingsHideSecrets(t *testing.T) {
 	certificate, key := testCertificate(t)
-	s, err := parseConfig(configWith(t, changes{
+	s, err := parseConfig(configWith(t, configChanges{
 		"advanced.ssl_client_cert": certificate, "advanced.ssl_client_key": key, "address": "[::1]:5433",
 	}))
 	if err != nil {
@@ -358,7 +358,7 @@ func TestSettingsHideSecrets(t *testing.T) {
 
 func TestSkipsBackfill(t *testing.T) {
 	parse := func(list string) *settings {
-		s, err := parseConfig(configWith(t, changes{"advanced.skip_backfills": list}))
+		s, err := parseConfig(configWith(t, configChanges{"advanced.skip_backfills": list}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -382,7 +382,7 @@ func TestSkipsBackfill(t *testing.T) {
 }
 
 func TestEncodeOptions(t *testing.T) {
-	s, err := parseConfig(configWith(t, changes{"advanced.feature_flags": "no_time_as_time,multidimensional_arrays"}))
+	s, err := parseConfig(configWith(t, configChanges{"advanced.feature_flags": "no_time_as_time,multidimensional_arrays"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -664,7 +664,7 @@ user {"default":"flow_capture","order":1,"type":"string"}`
 
 func FuzzParseConfig(f *testing.F) {
 	f.Add(`{"address":"[::1]:5432","user":"u","credentials":{"password":"p"}}`)
-	f.Add(string(configWith(f, changes{
+	f.Add(string(configWith(f, configChanges{
 		"advanced.watermarksTable": `"a"."b"`, "advanced.feature_flags": "no_x,force_reset_cursor=1/2", "advanced.statement_timeout": "1m",
 		"discoveryFilters.table_patterns": []string{`a\.*.?`}, "advanced.skip_backfills": "a.b",
 	})))

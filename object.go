@@ -49,7 +49,7 @@ type object struct {
 
 func parseObject(raw json.RawMessage, path string, found *faults) *object {
 	o := &object{path: path, found: found, faulty: map[string]bool{}}
-	if kindOf(raw) == "null" && path != "" {
+	if jsonKind(raw) == "null" && path != "" {
 		return o
 	}
 	if err := json.Unmarshal(raw, &o.props); err != nil || o.props == nil {
@@ -60,7 +60,7 @@ func parseObject(raw json.RawMessage, path string, found *faults) *object {
 		case errors.As(err, &syntax):
 			found.add("%s is not valid JSON at byte %d of %d", cmp.Or(name, "the text"), syntax.Offset, len(raw))
 		default:
-			found.add("%s must be an object, but is %s", cmp.Or(name, "it"), kindOf(raw))
+			found.add("%s must be an object, but is %s", cmp.Or(name, "it"), jsonKind(raw))
 		}
 	}
 	return o
@@ -70,7 +70,7 @@ func parseObject(raw json.RawMessage, path string, found *faults) *object {
 func (o *object) take(name string) json.RawMessage {
 	o.known = append(o.known, name)
 	raw := o.props[name]
-	if kindOf(raw) == "null" {
+	if jsonKind(raw) == "null" {
 		return nil
 	}
 	return raw
@@ -79,7 +79,7 @@ func (o *object) take(name string) json.RawMessage {
 // wrongType adds the fault of a property that is not what it must be. It does not show the value.
 func (o *object) wrongType(name, want string, raw json.RawMessage) {
 	o.faulty[name] = true
-	o.found.add("%s%s must be %s, but is %s", o.path, name, want, kindOf(raw))
+	o.found.add("%s%s must be %s, but is %s", o.path, name, want, jsonKind(raw))
 }
 
 func (o *object) text(name string) (text string) {
@@ -186,8 +186,8 @@ func plainName(name string) string {
 	return strings.ToLower(strings.NewReplacer("_", "", "-", "", " ", "").Replace(name))
 }
 
-// kindOf names the kind of a JSON value by its first byte.
-func kindOf(raw json.RawMessage) string {
+// jsonKind names the kind of a JSON value by its first byte.
+func jsonKind(raw json.RawMessage) string {
 	raw = bytes.TrimLeft(raw, " \t\r\n")
 	if len(raw) == 0 {
 		return "nothing"

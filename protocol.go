@@ -200,7 +200,7 @@ func checkRequest(r *pc.Request) error {
 		kinds = append(kinds, "spec")
 	}
 	if r.Discover != nil {
-		kinds, err = append(kinds, "discover"), checkPresent(field{"config", len(r.Discover.ConfigJson)})
+		kinds, err = append(kinds, "discover"), checkPresent(requestField{"config", len(r.Discover.ConfigJson)})
 	}
 	if r.Validate != nil {
 		kinds, err = append(kinds, "validate"), checkValidate(r.Validate)
@@ -226,7 +226,7 @@ func checkRequest(r *pc.Request) error {
 }
 
 func checkValidate(v *pc.Request_Validate) error {
-	if err := checkPresent(field{"name", len(v.Name)}, field{"config", len(v.ConfigJson)}); err != nil {
+	if err := checkPresent(requestField{"name", len(v.Name)}, requestField{"config", len(v.ConfigJson)}); err != nil {
 		return err
 	}
 	for i, b := range v.Bindings {
@@ -244,14 +244,14 @@ func checkCapture(c *pf.CaptureSpec) error {
 	if c == nil {
 		return errors.New("capture is missing")
 	}
-	if err := checkPresent(field{"name", len(c.Name)}, field{"config", len(c.ConfigJson)}); err != nil {
+	if err := checkPresent(requestField{"name", len(c.Name)}, requestField{"config", len(c.ConfigJson)}); err != nil {
 		return fmt.Errorf("capture: %w", err)
 	}
 	for i, b := range c.Bindings {
 		if b == nil {
 			return fmt.Errorf("capture.bindings[%d] is null", i)
 		}
-		fields := append(bindingFields(b.ResourceConfigJson, &b.Collection), field{"stateKey", len(b.StateKey)})
+		fields := append(bindingFields(b.ResourceConfigJson, &b.Collection), requestField{"stateKey", len(b.StateKey)})
 		if err := checkPresent(fields...); err != nil {
 			return fmt.Errorf("capture.bindings[%d]: %w", i, err)
 		}
@@ -259,21 +259,21 @@ func checkCapture(c *pf.CaptureSpec) error {
 	return nil
 }
 
-func bindingFields(resourceConfig json.RawMessage, c *pf.CollectionSpec) []field {
-	return []field{
+func bindingFields(resourceConfig json.RawMessage, c *pf.CollectionSpec) []requestField {
+	return []requestField{
 		{"resourceConfig", len(resourceConfig)},
 		{"collection.name", len(c.Name)},
 		{"collection.key", len(c.Key)},
 	}
 }
 
-// field is a name of the protocol's and the length of what it holds.
-type field struct {
+// requestField is a name of the protocol's and the length of what it holds.
+type requestField struct {
 	name   string
 	length int
 }
 
-func checkPresent(fields ...field) error {
+func checkPresent(fields ...requestField) error {
 	var missing []string
 	for _, f := range fields {
 		if f.length == 0 {
@@ -334,7 +334,7 @@ const (
 // maxHeader is the size of the largest document header: length, then captured, binding and doc with a varint each.
 const maxHeader = frameLength + 3*(1+binary.MaxVarintLen32)
 
-var blank [maxHeader]byte
+var blankHeader [maxHeader]byte
 
 // respond writes one rare response (everything but documents and checkpoints) and flushes.
 func (o *output) respond(r *pc.Response) error {
@@ -379,7 +379,7 @@ func (o *output) encode(r *pc.Response) error {
 func (o *output) begin(binding uint32) []byte {
 	o.start, o.binding = len(o.buf), binding
 	if o.codec == codecProto {
-		o.buf = append(o.buf, blank[:o.header]...)
+		o.buf = append(o.buf, blankHeader[:o.header]...)
 	} else if binding == 0 {
 		o.buf = append(o.buf, `{"captured":{"doc":`...)
 	} else {
@@ -424,7 +424,7 @@ func (o *output) closeMessage(dst []byte, doc int) []byte {
 	header := appendDocumentHeader(scratch[:0], o.binding, doc)
 	if shift := len(header) - o.header; shift != 0 {
 		if shift > 0 {
-			dst = append(dst, blank[:shift]...)
+			dst = append(dst, blankHeader[:shift]...)
 		}
 		copy(dst[o.body+shift:], dst[o.body:o.body+doc])
 		dst = dst[:o.body+shift+doc]

@@ -45,15 +45,8 @@ func TestParseCodec(t *testing.T) {
 	}
 }
 
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
-// frame is a request or response as a peer sends it.
-func frame(t testing.TB, c codec, message libraryMessage) []byte {
+// peerFrame is a request or response as a peer sends it.
+func peerFrame(t testing.TB, c codec, message libraryMessage) []byte {
 	t.Helper()
 	if c == codecJSON {
 		text, err := (&jsonpb.Marshaler{}).MarshalToString(message)
@@ -97,7 +90,7 @@ func openRequest() *pc.Request {
 	}}
 }
 
-func requests() []*pc.Request {
+func sampleRequests() []*pc.Request {
 	resource, collection := json.RawMessage(`{"namespace":"s"}`), pf.CollectionSpec{Name: "acmeCo/t", Key: []string{"/id"}}
 	return []*pc.Request{
 		{Spec: &pc.Request_Spec{ConnectorType: pf.CaptureSpec_IMAGE, ConfigJson: json.RawMessage(`{}`)}},
@@ -118,8 +111,8 @@ func requests() []*pc.Request {
 func TestRequestReader(t *testing.T) {
 	for _, c := range codecs {
 		var input []byte
-		for _, request := range requests() {
-			input = append(input, frame(t, c, request)...)
+		for _, request := range sampleRequests() {
+			input = append(input, peerFrame(t, c, request)...)
 		}
 		for name, in := range map[string]io.Reader{
 			"whole":    bytes.NewReader(input),
@@ -128,12 +121,12 @@ func TestRequestReader(t *testing.T) {
 			"data+err": iotest.DataErrReader(bytes.NewReader(input)),
 		} {
 			r := newRequestReader(in, c)
-			for i, want := range requests() {
+			for i, want := range sampleRequests() {
 				got, err := r.next()
 				if err != nil {
 					t.Fatalf("%v, %s, request %d: %v", c, name, i, err)
 				}
-				if g, w := frame(t, c, got), frame(t, c, want); !bytes.Equal(g, w) {
+				if g, w := peerFrame(t, c, got), peerFrame(t, c, want); !bytes.Equal(g, w) {
 					t.Errorf("%v, %s, request %d: got %q, want %q", c, name, i, g, w)
 				}
 			}
@@ -152,16 +145,16 @@ func TestRequestsAreCopies(t *testing.T) {
 		first, second := openRequest(), openRequest()
 		second.Open.Capture.ConfigJson = json.RawMessage(`{"address":"XXX"}`)
 		second.Open.Capture.Name = "zzzzzz/zzzzzzz"
-		r := newRequestReader(bytes.NewReader(append(frame(t, c, first), frame(t, c, second)...)), c)
+		r := newRequestReader(bytes.NewReader(append(peerFrame(t, c, first), peerFrame(t, c, second)...)), c)
 		got, err := r.next()
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := frame(t, c, got)
+		before := peerFrame(t, c, got)
 		if _, err := r.next(); err != nil {
 			t.Fatal(err)
 		}
-		if after := frame(t, c, got); !bytes.Equal(before, after) {
+		if after := peerFrame(t, c, got); !bytes.Equal(before, after) {
 			t.Errorf("%v: the first request changed from %q to %q", c, before, after)
 		}
 	}
@@ -184,7 +177,7 @@ func TestRequestReaderJSONTolerance(t *testing.T) {
 }
 
 func TestRequestReaderErrors(t *testing.T) {
-	ack := frame(t, codecProto, &pc.Request{Acknowledge: &pc.Request_Acknowledge{Checkpoints: 1}})
+	ack := peerFrame(t, codecProto, &pc.Request{Acknowledge: &pc.Request_Acknowledge{Checkpoints: 1}})
 	for _, test := range []struct {
 		name  string
 		codec codec
@@ -245,7 +238,7 @@ func TestRequestReaderErrors(t *testing.T) {
 func TestRequestReaderReportsReadErrors(t *testing.T) {
 	broken := errors.New("broken")
 	for _, c := range codecs {
-		whole := frame(t, c, openRequest())
+		whole := peerFrame(t, c, openRequest())
 		for _, n := range []int{0, 3, len(whole) / 2} {
 			r := newRequestReader(io.MultiReader(bytes.NewReader(whole[:n]), iotest.ErrReader(broken)), c)
 			want := fmt.Sprintf("request 1: reading the input at offset %d: broken", n)
@@ -261,8 +254,8 @@ func TestRequestReaderSizes(t *testing.T) {
 	large := openRequest()
 	large.Open.StateJson = json.RawMessage(`"` + strings.Repeat("x", 3<<20) + `"`)
 	for _, c := range codecs {
-		whole := frame(t, c, large)
-		r := newRequestReader(bytes.NewReader(append(whole, frame(t, c, &pc.Request{Spec: &pc.Request_Spec{}})...)), c)
+		whole := peerFrame(t, c, large)
+		r := newRequestReader(bytes.NewReader(append(whole, peerFrame(t, c, &pc.Request{Spec: &pc.Request_Spec{}})...)), c)
 		if got, err := r.next(); err != nil || !bytes.Equal(got.Open.StateJson, large.Open.StateJson) {
 			t.Errorf("%v: a large request: %v", c, err)
 		}
@@ -288,9 +281,9 @@ func TestRequestReaderSizes(t *testing.T) {
 func FuzzRequestReader(f *testing.F) {
 	for _, c := range codecs {
 		var all []byte
-		for _, request := range requests() {
-			all = append(all, frame(f, c, request)...)
-			f.Add(c == codecJSON, frame(f, c, request))
+		for _, request := range sampleRequests() {
+			all = append(all, peerFrame(f, c, request)...)
+			f.Add(c == codecJSON, peerFrame(f, c, request))
 		}
 		f.Add(c == codecJSON, all)
 	}
@@ -324,8 +317,8 @@ func FuzzRequestReader(f *testing.F) {
 	})
 }
 
-// responses decodes what was written, with the library's decoder.
-func responses(t testing.TB, c codec, written []byte) (all []*pc.Response) {
+// decodeResponses decodes what was written, with the library's decoder.
+func decodeResponses(t testing.TB, c codec, written []byte) (all []*pc.Response) {
 	t.Helper()
 	for len(written) > 0 {
 		response := &pc.Response{}
@@ -350,7 +343,7 @@ func responses(t testing.TB, c codec, written []byte) (all []*pc.Response) {
 	return all
 }
 
-func emit(o *output, binding uint32, doc string) error {
+func emitDocument(o *output, binding uint32, doc string) error {
 	return o.end(append(o.begin(binding), doc...))
 }
 
@@ -367,22 +360,22 @@ func TestOutputAgreesWithLibrary(t *testing.T) {
 					continue // no new sum of lengths
 				}
 				doc := `"` + strings.Repeat("x", size-2) + `"`
-				if err := emit(o, binding, doc); err != nil {
+				if err := emitDocument(o, binding, doc); err != nil {
 					t.Fatal(err)
 				}
-				want.Write(frame(t, c, &pc.Response{Captured: &pc.Response_Captured{Binding: binding, DocJson: json.RawMessage(doc)}}))
+				want.Write(peerFrame(t, c, &pc.Response{Captured: &pc.Response_Captured{Binding: binding, DocJson: json.RawMessage(doc)}}))
 			}
 			schema := json.RawMessage(`{"type":"object"}`)
 			if err := o.sourcedSchema(binding, schema); err != nil {
 				t.Fatal(err)
 			}
-			want.Write(frame(t, c, &pc.Response{SourcedSchema: &pc.Response_SourcedSchema{Binding: binding, SchemaJson: schema}}))
+			want.Write(peerFrame(t, c, &pc.Response{SourcedSchema: &pc.Response_SourcedSchema{Binding: binding, SchemaJson: schema}}))
 			for _, size := range sizes[:14] {
 				patch := `{"cursor":"` + strings.Repeat("x", size) + `"}`
 				if err := o.checkpoint([]byte(patch)); err != nil {
 					t.Fatal(err)
 				}
-				want.Write(frame(t, c, &pc.Response{Checkpoint: &pc.Response_Checkpoint{State: &pf.ConnectorState{
+				want.Write(peerFrame(t, c, &pc.Response{Checkpoint: &pc.Response_Checkpoint{State: &pf.ConnectorState{
 					UpdatedJson: json.RawMessage(patch), MergePatch: true,
 				}}}))
 			}
@@ -391,7 +384,7 @@ func TestOutputAgreesWithLibrary(t *testing.T) {
 		if err := o.respond(opened); err != nil {
 			t.Fatal(err)
 		}
-		want.Write(frame(t, c, opened))
+		want.Write(peerFrame(t, c, opened))
 		// The library orders JSON fields by their numbers, as we do, and these texts need none of its escapes.
 		if !bytes.Equal(got.Bytes(), want.Bytes()) {
 			t.Errorf("%v: our %d bytes differ from the library's %d", c, got.Len(), want.Len())
@@ -405,8 +398,8 @@ func TestOutputExamples(t *testing.T) {
 		o := newOutput(&w, c)
 		for _, err := range []error{
 			o.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}),
-			emit(o, 0, `{"a":"<é>"}`),
-			emit(o, 1, "{\n\"a\":\n1}"),
+			emitDocument(o, 0, `{"a":"<é>"}`),
+			emitDocument(o, 1, "{\n\"a\":\n1}"),
 			o.sourcedSchema(2, json.RawMessage(`{"type":"object"}`)),
 			o.checkpoint([]byte("{\"a\":\n1}")),
 		} {
@@ -446,15 +439,15 @@ func TestOutputDiscard(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		check(emit(o, 1, `"a"`))
+		check(emitDocument(o, 1, `"a"`))
 		_ = append(o.begin(2), strings.Repeat("x", 2<<20)...)
 		o.discard()
 		if err := o.end(o.begin(3)); errorText(err) != "an empty document for binding 3" {
 			t.Errorf("%v: an empty document: %v", c, err)
 		}
-		check(emit(o, 4, `"b"`))
+		check(emitDocument(o, 4, `"b"`))
 		check(o.checkpoint([]byte(`{}`)))
-		all := responses(t, c, w.Bytes())
+		all := decodeResponses(t, c, w.Bytes())
 		if len(all) != 3 || string(all[0].Captured.DocJson) != `"a"` || all[1].Captured.Binding != 4 || all[2].Checkpoint == nil {
 			t.Errorf("%v: got %v", c, all)
 		}
@@ -472,9 +465,9 @@ func TestOutputRefusesGiants(t *testing.T) {
 			err  error
 			want string
 		}{
-			{emit(o, 0, `1`), ""},
-			{emit(o, 7, giant), "a document of 1002 bytes for binding 7, more than a frame holds"},
-			{emit(o, 0, `2`), ""},
+			{emitDocument(o, 0, `1`), ""},
+			{emitDocument(o, 7, giant), "a document of 1002 bytes for binding 7, more than a frame holds"},
+			{emitDocument(o, 0, `2`), ""},
 			{o.checkpoint([]byte(giant)), "a checkpoint's patch of 1002 bytes, more than a frame holds"},
 			{o.checkpoint(nil), "an empty patch for a checkpoint"},
 			{o.checkpoint([]byte(`{}`)), ""},
@@ -486,7 +479,7 @@ func TestOutputRefusesGiants(t *testing.T) {
 		if err := o.respond(&pc.Response{Applied: &pc.Response_Applied{ActionDescription: giant}}); err == nil {
 			t.Errorf("%v: a giant response is taken", c)
 		}
-		if all := responses(t, c, w.Bytes()); len(all) != 3 || string(all[1].Captured.DocJson) != "2" {
+		if all := decodeResponses(t, c, w.Bytes()); len(all) != 3 || string(all[1].Captured.DocJson) != "2" {
 			t.Errorf("%v: got %v", c, all)
 		}
 	}
@@ -498,7 +491,7 @@ func TestOutputFlushes(t *testing.T) {
 		o := newOutput(&w, c)
 		doc := `"` + strings.Repeat("x", 1000) + `"`
 		for len(o.buf)+2*len(doc) < outputFlush {
-			if err := emit(o, 0, doc); err != nil {
+			if err := emitDocument(o, 0, doc); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -506,16 +499,16 @@ func TestOutputFlushes(t *testing.T) {
 			t.Errorf("%v: %d bytes written before the buffer was full", c, w.Len())
 		}
 		for range 3 {
-			_ = emit(o, 0, doc)
+			_ = emitDocument(o, 0, doc)
 		}
 		if w.Len() < outputFlush {
 			t.Errorf("%v: %d bytes written when the buffer was full", c, w.Len())
 		}
-		_ = emit(o, 0, `"`+strings.Repeat("x", 5<<20)+`"`)
+		_ = emitDocument(o, 0, `"`+strings.Repeat("x", 5<<20)+`"`)
 		if cap(o.buf) != outputSize || len(o.buf) != 0 {
 			t.Errorf("%v: after an outlier: %d of %d bytes", c, len(o.buf), cap(o.buf))
 		}
-		responses(t, c, w.Bytes())
+		decodeResponses(t, c, w.Bytes())
 	}
 }
 
@@ -546,14 +539,14 @@ func TestOutputFailsOnce(t *testing.T) {
 				func() error {
 					return o.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}})
 				},
-				func() error { return emit(o, 1, `{"a":1}`) },
+				func() error { return emitDocument(o, 1, `{"a":1}`) },
 				o.flush,
 				func() error { return o.checkpoint([]byte(`{"b":1}`)) },
 				func() error { return o.sourcedSchema(1, json.RawMessage(`{}`)) },
 				o.flush,
-				func() error { return emit(o, 2, `{"c":1}`) },
+				func() error { return emitDocument(o, 2, `{"c":1}`) },
 				func() error { return o.checkpoint([]byte(`{"d":1}`)) },
-				func() error { return emit(o, 3, `{"dropped":1}`) },
+				func() error { return emitDocument(o, 3, `{"dropped":1}`) },
 			} {
 				err := call()
 				settled, errs = append(settled, o.settled()), append(errs, err)
@@ -567,8 +560,8 @@ func TestOutputFailsOnce(t *testing.T) {
 		}
 		var boundaries []int // ends of opened and of the checkpoints
 		at := 0
-		for _, response := range responses(t, c, whole.Bytes()) {
-			if at += len(frame(t, c, response)); response.Checkpoint != nil || response.Opened != nil {
+		for _, response := range decodeResponses(t, c, whole.Bytes()) {
+			if at += len(peerFrame(t, c, response)); response.Checkpoint != nil || response.Opened != nil {
 				boundaries = append(boundaries, at)
 			}
 		}
@@ -663,7 +656,7 @@ func FuzzOutput(f *testing.F) {
 					}})
 					continue
 				}
-				if err := emit(o, binding, text); err != nil {
+				if err := emitDocument(o, binding, text); err != nil {
 					t.Fatal(err)
 				}
 				want = append(want, &pc.Response{Captured: &pc.Response_Captured{Binding: binding, DocJson: json.RawMessage(text)}})
@@ -671,12 +664,12 @@ func FuzzOutput(f *testing.F) {
 			if err := o.flush(); err != nil {
 				t.Fatal(err)
 			}
-			got := responses(t, c, w.Bytes())
+			got := decodeResponses(t, c, w.Bytes())
 			if len(got) != len(want) {
 				t.Fatalf("%v: %d responses, want %d", c, len(got), len(want))
 			}
 			for i := range got {
-				if compact(t, got[i]) != compact(t, want[i]) {
+				if compactResponse(t, got[i]) != compactResponse(t, want[i]) {
 					t.Errorf("%v: response %d is %v, want %v", c, i, got[i], want[i])
 				}
 			}
@@ -684,8 +677,8 @@ func FuzzOutput(f *testing.F) {
 	})
 }
 
-// compact is a response with its JSON parts free of whitespace.
-func compact(t *testing.T, r *pc.Response) string {
+// compactResponse is a response with its JSON parts free of whitespace.
+func compactResponse(t *testing.T, r *pc.Response) string {
 	t.Helper()
 	raw, kind := json.RawMessage(nil), "checkpoint"
 	if r.Captured != nil {
