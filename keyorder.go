@@ -1,0 +1,664 @@
+// keyorder.go turns one key value, in PostgreSQL's text form, into bytes that compare as the server compares the value.
+//
+// Invariant: for every kind but keyOpaque, bytes.Compare of two forms has the sign of the type's btree comparison, zero
+// included; no form is a proper prefix of another of its kind, so forms can be strung together. The text is what a
+// session with DateStyle ISO, IntervalStyle postgres, bytea_output hex and client_encoding UTF8 sends.
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"net/netip"
+	"strconv"
+	"unsafe"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// keyKind is how the values of a key column compare.
+type keyKind byte
+
+const (
+	keyOpaque keyKind = iota // only the server knows the order; the form is the exact text
+	keyBytes                 // text under a collation that sorts as bytes do
+	keyPadded                // the same, trailing blanks ignored
+	keyChar                  // "char": one byte, unsigned
+	keyBits
+	keyBool
+	keySigned
+	keyUnsigned
+	keyLSN
+	keyFloat4
+	keyFloat8
+	keyNumeric
+	keyDate
+	keyTime
+	keyTimeTZ
+	keyTimestamp
+	keyTimestampTZ
+	keyInterval
+	keyBytea
+	keyUUID
+	keyMAC
+	keyMAC8
+	keyAddress
+)
+
+// keyNouns names what a value of each kind is, for errors.
+var keyNouns = [...]string{
+	keyOpaque: "text", keyBytes: "text", keyPadded: "text", keyChar: `"char"`, keyBits: "bit string", keyBool: "boolean",
+	keySigned: "integer", keyUnsigned: "unsigned integer", keyLSN: "LSN", keyFloat4: "real", keyFloat8: "double precision",
+	keyNumeric: "numeric", keyDate: "ISO date", keyTime: "time", keyTimeTZ: "time with an offset",
+	keyTimestamp: "ISO timestamp", keyTimestampTZ: "ISO timestamp with an offset",
+	keyInterval: "interval in style postgres", keyBytea: "bytea in hex", keyUUID: "uuid", keyMAC: "macaddr",
+	keyMAC8: "macaddr8", keyAddress: "network address",
+}
+
+// Type OIDs that pgtype has no name for.
+const (
+	pgLSNOID = 3220
+	xid8OID  = 5069
+)
+
+// kindOf returns how values of a built-in type compare. Whatever is not listed is opaque: enums, citext, arrays, ranges,
+// composites and extension types, and money, whose text follows the locale.
+func kindOf(typeOID uint32, byteOrder bool) keyKind {
+	switch typeOID {
+	case pgtype.TextOID, pgtype.VarcharOID, pgtype.NameOID:
+		if byteOrder {
+			return keyBytes
+		}
+	case pgtype.BPCharOID:
+		if byteOrder {
+			return keyPadded
+		}
+	case pgtype.QCharOID:
+		return keyChar
+	case pgtype.BitOID, pgtype.VarbitOID:
+		return keyBits
+	case pgtype.BoolOID:
+		return keyBool
+	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID:
+		return keySigned
+	case pgtype.OIDOID, xid8OID:
+		return keyUnsigned
+	case pgLSNOID:
+		return keyLSN
+	case pgtype.Float4OID:
+		return keyFloat4
+	case pgtype.Float8OID:
+		return keyFloat8
+	case pgtype.NumericOID:
+		return keyNumeric
+	case pgtype.DateOID:
+		return keyDate
+	case pgtype.TimeOID:
+		return keyTime
+	case pgtype.TimetzOID:
+		return keyTimeTZ
+	case pgtype.TimestampOID:
+		return keyTimestamp
+	case pgtype.TimestamptzOID:
+		return keyTimestampTZ
+	case pgtype.IntervalOID:
+		return keyInterval
+	case pgtype.ByteaOID:
+		return keyBytea
+	case pgtype.UUIDOID:
+		return keyUUID
+	case pgtype.MacaddrOID:
+		return keyMAC
+	case pgtype.Macaddr8OID:
+		return keyMAC8
+	case pgtype.InetOID, pgtype.CIDROID:
+		return keyAddress
+	}
+	return keyOpaque
+}
+
+// appendOrder appends the comparison form of text; ok is false if it is no value of the kind, and dst then holds
+// garbage behind its old length.
+func (kind keyKind) appendOrder(dst, text []byte) (form []byte, ok bool) {
+	switch kind {
+	case keyOpaque, keyBytes:
+		return appendTerminated(dst, text), true
+	case keyPadded:
+		return appendTerminated(dst, bytes.TrimRight(text, " ")), true
+	case keyChar:
+		return appendCharOrder(dst, text), true
+	case keyBits: // bit_cmp compares bits from the left, then lengths: as the digits' characters do
+		return appendTerminated(dst, text), len(bytes.Trim(text, "01")) == 0
+	case keyBool: // 'f' < 't'
+		return append(dst, text...), len(text) == 1 && (text[0] == 'f' || text[0] == 't')
+	case keySigned:
+		n, ok := parseSigned(text)
+		return appendSigned(dst, n), ok
+	case keyUnsigned:
+		n, ok := parseUnsigned(text)
+		return binary.BigEndian.AppendUint64(dst, n), ok
+	case keyLSN:
+		return appendLSNOrder(dst, text)
+	case keyFloat4:
+		return appendFloatOrder(dst, text, 32)
+	case keyFloat8:
+		return appendFloatOrder(dst, text, 64)
+	case keyNumeric:
+		return appendNumericOrder(dst, text)
+	case keyDate:
+		if infinity := infiniteSign(text); infinity != 0 {
+			return appendInfinite(dst, infinity), true
+		}
+		m, ok := parseMoment(text, momentDate)
+		return appendSigned(dst, m.day), ok
+	case keyTime:
+		m, ok := parseMoment(text, momentClock)
+		return appendSigned(dst, m.clock), ok
+	case keyTimeTZ: // timetz_cmp: the instant, then the zone, counted westwards
+		m, ok := parseMoment(text, momentClock|momentZone)
+		return appendSigned(appendSigned(dst, m.clock-m.east*second), -m.east), ok
+	case keyTimestamp, keyTimestampTZ:
+		if infinity := infiniteSign(text); infinity != 0 {
+			return appendInfinite(dst, infinity), true
+		}
+		parts := momentDate | momentClock
+		if kind == keyTimestampTZ {
+			parts |= momentZone
+		}
+		m, ok := parseMoment(text, parts)
+		return appendSigned(dst, m.day*day+m.clock-m.east*second), ok
+	case keyInterval:
+		return appendIntervalOrder(dst, text)
+	case keyBytea:
+		return appendByteaTerminated(dst, text)
+	case keyUUID:
+		return appendHex(dst, text, '-', 16)
+	case keyMAC:
+		return appendHex(dst, text, ':', 6)
+	case keyMAC8:
+		return appendHex(dst, text, ':', 8)
+	case keyAddress:
+		return appendAddressOrder(dst, text)
+	}
+	return dst, false
+}
+
+// appendTerminated appends text and a zero byte; a zero byte inside becomes 00 ff. What may follow the terminator, in
+// either form of a key, is less than ff, so the order of the bytes is kept.
+func appendTerminated(dst, text []byte) []byte {
+	for {
+		i := bytes.IndexByte(text, 0)
+		if i < 0 {
+			return append(append(dst, text...), 0)
+		}
+		dst = append(append(dst, text[:i]...), 0, 0xff)
+		text = text[i+1:]
+	}
+}
+
+// appendByteaTerminated is appendTerminated of the bytes that \x… spells.
+func appendByteaTerminated(dst, text []byte) ([]byte, bool) {
+	digits, ok := bytes.CutPrefix(text, []byte(`\x`))
+	if !ok || len(digits)%2 != 0 {
+		return dst, false
+	}
+	for ; len(digits) > 0; digits = digits[2:] {
+		b, ok := hexByte(digits)
+		if !ok {
+			return dst, false
+		}
+		if dst = append(dst, b); b == 0 {
+			dst = append(dst, 0xff)
+		}
+	}
+	return append(dst, 0), true
+}
+
+// appendCharOrder takes the forms of charout: nothing for a zero byte, \ooo for a byte beyond ASCII (server 16 and
+// newer), else the byte itself.
+func appendCharOrder(dst, text []byte) []byte {
+	if len(text) == 4 && text[0] == '\\' {
+		return append(dst, (text[1]-'0')<<6|(text[2]-'0')<<3|(text[3]-'0'), 0)
+	}
+	return appendTerminated(dst, text)
+}
+
+func appendSigned(dst []byte, n int64) []byte {
+	return binary.BigEndian.AppendUint64(dst, uint64(n)^1<<63)
+}
+
+func appendInfinite(dst []byte, sign int) []byte {
+	if sign < 0 {
+		return appendSigned(dst, math.MinInt64)
+	}
+	return appendSigned(dst, math.MaxInt64)
+}
+
+// infiniteSign is 1 for infinity, -1 for -infinity, 0 for all else.
+func infiniteSign(text []byte) int {
+	switch string(text) {
+	case "infinity":
+		return 1
+	case "-infinity":
+		return -1
+	}
+	return 0
+}
+
+func parseUnsigned(text []byte) (n uint64, ok bool) {
+	if len(text) == 0 {
+		return 0, false
+	}
+	for _, c := range text {
+		d := uint64(c - '0')
+		if d > 9 || n > (math.MaxUint64-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	return n, true
+}
+
+func parseSigned(text []byte) (int64, bool) {
+	digits, negative := bytes.CutPrefix(text, []byte("-"))
+	n, ok := parseUnsigned(digits)
+	if negative {
+		return -int64(n), ok && n <= 1<<63
+	}
+	return int64(n), ok && n < 1<<63
+}
+
+func appendLSNOrder(dst, text []byte) ([]byte, bool) {
+	high, low, ok := bytes.Cut(text, []byte("/"))
+	if !ok {
+		return dst, false
+	}
+	for _, half := range [2][]byte{high, low} {
+		n, err := strconv.ParseUint(string(half), 16, 32)
+		if err != nil {
+			return dst, false
+		}
+		dst = binary.BigEndian.AppendUint32(dst, uint32(n))
+	}
+	return dst, true
+}
+
+// appendFloatOrder: float8_cmp_internal puts NaN above all and equal to itself, and has one zero.
+func appendFloatOrder(dst, text []byte, bitSize int) ([]byte, bool) {
+	f, err := strconv.ParseFloat(string(text), bitSize)
+	if f == 0 {
+		f = 0 // of either sign
+	}
+	bits := math.Float64bits(f)
+	if f != f {
+		bits = 0x7FF8_0000_0000_0000
+	}
+	return binary.BigEndian.AppendUint64(dst, sortableFloat(bits, 1<<63)), err == nil
+}
+
+// sortableFloat maps IEEE bits to integers in the order of the numbers: negative ones inverted, the others with the
+// sign bit set. It is the tuple layer's transformation too.
+func sortableFloat(bits, sign uint64) uint64 {
+	if bits&sign != 0 {
+		return ^bits
+	}
+	return bits | sign
+}
+
+// A numeric's first byte ranks it; a finite one other than zero goes on with its exponent and digits.
+const (
+	numericMinusInfinity = 1 + iota
+	numericNegative
+	numericZero
+	numericPositive
+	numericInfinity
+	numericNaN // numeric_cmp: above all, equal to itself
+)
+
+func appendNumericOrder(dst, text []byte) ([]byte, bool) {
+	switch string(text) {
+	case "NaN":
+		return append(dst, numericNaN), true
+	case "Infinity":
+		return append(dst, numericInfinity), true
+	case "-Infinity":
+		return append(dst, numericMinusInfinity), true
+	}
+	d, ok := parseDecimal(text)
+	if !ok {
+		return dst, false
+	}
+	exponent, digits := d.normal()
+	if exponent == 0 && len(digits[0])+len(digits[1]) == 0 {
+		return append(dst, numericZero), true
+	}
+
+	rank := byte(numericPositive)
+	if d.negative {
+		rank = numericNegative
+	}
+	dst = append(dst, rank)
+	start := len(dst)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(exponent)^1<<31)
+	pair, odd := byte(0), false // two digits a byte, 1 to 100, so that the terminator is less than any
+	for _, part := range digits {
+		for _, c := range part {
+			if odd = !odd; odd {
+				pair = (c - '0') * 10
+			} else {
+				dst = append(dst, pair+(c-'0')+1)
+			}
+		}
+	}
+	if odd {
+		dst = append(dst, pair+1)
+	}
+	dst = append(dst, 0)
+	if d.negative {
+		for i := start; i < len(dst); i++ {
+			dst[i] = ^dst[i]
+		}
+	}
+	return dst, true
+}
+
+// decimal is a finite numeric as numeric_out writes it: no exponent, as many fraction digits as its scale.
+type decimal struct {
+	negative bool
+	whole    []byte // without leading zeros
+	fraction []byte
+}
+
+func parseDecimal(text []byte) (d decimal, ok bool) {
+	digits, negative := bytes.CutPrefix(text, []byte("-"))
+	whole, fraction, point := bytes.Cut(digits, []byte("."))
+	for _, part := range [2][]byte{whole, fraction} {
+		for _, c := range part {
+			if c < '0' || c > '9' {
+				return d, false
+			}
+		}
+	}
+	return decimal{negative, bytes.TrimLeft(whole, "0"), fraction}, len(whole) > 0 && point == (len(fraction) > 0)
+}
+
+// normal returns the digits of 0.ddd…·10^exponent, in two pieces, without zeros at either end. Zero has none.
+func (d *decimal) normal() (exponent int, digits [2][]byte) {
+	whole, fraction := d.whole, bytes.TrimRight(d.fraction, "0")
+	exponent = len(whole)
+	if len(whole) == 0 {
+		significant := bytes.TrimLeft(fraction, "0")
+		exponent = len(significant) - len(fraction)
+		fraction = significant
+	}
+	if len(fraction) == 0 {
+		whole = bytes.TrimRight(whole, "0")
+	}
+	return exponent, [2][]byte{whole, fraction}
+}
+
+const (
+	second = 1_000_000 // in microseconds
+	hour   = 3600 * second
+	day    = 24 * hour
+)
+
+// moment is what a date, time or timestamp says.
+type moment struct {
+	year  int   // 0 is 1 BC
+	day   int64 // since 2000-01-01
+	clock int64 // microseconds since midnight
+	east  int64 // the offset, in seconds
+}
+
+type momentParts byte
+
+const (
+	momentDate  momentParts = 1 << iota // YYYY-MM-DD
+	momentClock                         // HH:MM:SS[.f…]
+	momentZone                          // ±HH[:MM[:SS]]
+)
+
+// parseMoment reads the given parts in ISO style, with a blank between date and clock and BC at the end if it is so.
+func parseMoment(text []byte, parts momentParts) (m moment, ok bool) {
+	ok = true
+	if parts&momentDate != 0 {
+		body, beforeChrist := bytes.CutSuffix(text, []byte(" BC"))
+		if m.year, m.day, text, ok = cutDate(body, beforeChrist); !ok {
+			return m, false
+		}
+		if parts&momentClock != 0 {
+			if text, ok = bytes.CutPrefix(text, []byte(" ")); !ok {
+				return m, false
+			}
+		}
+	}
+	if parts&momentClock != 0 {
+		var hours uint64
+		if len(text) < 8 || text[2] != ':' {
+			return m, false
+		}
+		if hours, ok = parseUnsigned(text[:2]); !ok {
+			return m, false
+		}
+		var rest uint64
+		if rest, text, ok = cutMinutes(text[2:]); !ok {
+			return m, false
+		}
+		if m.clock = int64(hours*hour + rest); m.clock > day {
+			return m, false
+		}
+	}
+	if parts&momentZone != 0 {
+		m.east, text, ok = cutZone(text)
+	}
+	return m, ok && len(text) == 0
+}
+
+func cutDate(text []byte, beforeChrist bool) (year int, days int64, rest []byte, ok bool) {
+	const maxYearDigits = 7 // date ends with 5874897
+	n := bytes.IndexByte(text, '-')
+	if n < 4 || n > maxYearDigits || len(text) < n+6 || text[n+3] != '-' {
+		return 0, 0, nil, false
+	}
+	y, yearOK := parseUnsigned(text[:n])
+	m, monthOK := parseUnsigned(text[n+1 : n+3])
+	d, dayOK := parseUnsigned(text[n+4 : n+6])
+	if !yearOK || !monthOK || !dayOK || y == 0 || m < 1 || m > 12 || d < 1 || d > 31 {
+		return 0, 0, nil, false
+	}
+	year = int(y)
+	if beforeChrist {
+		year = 1 - year
+	}
+	return year, dayNumber(year, int(m), int(d)) - dayNumber(2000, 1, 1), text[n+6:], true
+}
+
+// dayNumber counts the days of the Gregorian calendar, extended backwards. It takes years to begin in March, where the
+// leap day comes last, and adds twenty cycles of 400 years so that no division meets a negative year.
+func dayNumber(year, month, dayOfMonth int) int64 {
+	y, m := int64(year)+8000, int64(month)-3
+	if m < 0 {
+		y, m = y-1, m+12
+	}
+	return y*365 + y/4 - y/100 + y/400 + (m*153+2)/5 + int64(dayOfMonth)
+}
+
+// cutMinutes reads :MM:SS[.f…] and returns its microseconds.
+func cutMinutes(text []byte) (micros uint64, rest []byte, ok bool) {
+	if len(text) < 6 || text[0] != ':' || text[3] != ':' {
+		return 0, nil, false
+	}
+	minutes, minutesOK := parseUnsigned(text[1:3])
+	seconds, secondsOK := parseUnsigned(text[4:6])
+	if !minutesOK || !secondsOK || minutes > 59 || seconds > 59 {
+		return 0, nil, false
+	}
+	micros = (minutes*60 + seconds) * second
+	text = text[6:]
+	if len(text) == 0 || text[0] != '.' {
+		return micros, text, true
+	}
+	unit, n := uint64(second), 1
+	for n < len(text) && '0' <= text[n] && text[n] <= '9' {
+		if unit /= 10; unit == 0 {
+			return 0, nil, false
+		}
+		micros += uint64(text[n]-'0') * unit
+		n++
+	}
+	return micros, text[n:], n > 1
+}
+
+func cutZone(text []byte) (east int64, rest []byte, ok bool) {
+	if len(text) < 3 || text[0] != '+' && text[0] != '-' {
+		return 0, nil, false
+	}
+	west := text[0] == '-'
+	text = text[1:]
+	for unit := int64(3600); unit > 0; unit /= 60 {
+		n, ok := parseUnsigned(text[:2])
+		if !ok || n > 59 {
+			return 0, nil, false
+		}
+		east += int64(n) * unit
+		if text = text[2:]; len(text) < 3 || text[0] != ':' {
+			break
+		}
+		if unit > 1 {
+			text = text[1:]
+		}
+	}
+	if west {
+		east = -east
+	}
+	return east, text, true
+}
+
+// appendIntervalOrder: interval_cmp_value takes a month for 30 days and a day for 24 hours, in 128 bits; days and the
+// rest of a day say the same in two integers.
+func appendIntervalOrder(dst, text []byte) ([]byte, bool) {
+	if infinity := infiniteSign(text); infinity != 0 {
+		return appendInfinite(appendInfinite(dst, infinity), infinity), true
+	}
+	var days, clock int64
+	for rest := text; ; {
+		negative := len(rest) > 0 && rest[0] == '-'
+		if len(rest) > 0 && (rest[0] == '-' || rest[0] == '+') {
+			rest = rest[1:]
+		}
+		n := 0
+		for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
+			n++
+		}
+		count, ok := parseUnsigned(rest[:n])
+		if !ok || count > math.MaxUint32 { // fields are 32 bits wide, and hours of 64 bits of microseconds fewer
+			return dst, false
+		}
+		rest = rest[n:]
+		var word []byte
+		if len(rest) > 0 && rest[0] == ':' {
+			var micros uint64
+			const maxHours = 1 << 63 / hour
+			if micros, rest, ok = cutMinutes(rest); !ok || count > maxHours || len(rest) > 0 {
+				return dst, false
+			}
+			micros += count * hour
+			if clock = int64(micros); negative {
+				clock = -clock
+			}
+			if micros > 0 && clock < 0 != negative {
+				return dst, false
+			}
+			break
+		}
+		if rest, ok = bytes.CutPrefix(rest, []byte(" ")); !ok {
+			return dst, false
+		}
+		word, rest, ok = bytes.Cut(rest, []byte(" "))
+		unit := int64(1)
+		switch string(word) {
+		case "year", "years":
+			unit = 360
+		case "mon", "mons":
+			unit = 30
+		case "day", "days":
+		default:
+			return dst, false
+		}
+		if negative {
+			unit = -unit
+		}
+		days += int64(count) * unit
+		if !ok {
+			break
+		}
+	}
+	days += clock / day
+	if clock %= day; clock < 0 {
+		days, clock = days-1, clock+day
+	}
+	return appendSigned(appendSigned(dst, days), clock), true
+}
+
+// appendHex appends the size bytes that text spells in hexadecimal, separators left out.
+func appendHex(dst, text []byte, separator byte, size int) ([]byte, bool) {
+	for ; len(text) > 0; size-- {
+		if text[0] == separator {
+			text = text[1:]
+		}
+		b, ok := hexByte(text)
+		if !ok {
+			return dst, false
+		}
+		dst, text = append(dst, b), text[2:]
+	}
+	return dst, size == 0
+}
+
+// hexByte reads the two digits text starts with.
+func hexByte(text []byte) (b byte, ok bool) {
+	if len(text) < 2 {
+		return 0, false
+	}
+	for _, c := range text[:2] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return 0, false
+		}
+		b = b<<4 | c
+	}
+	return b, true
+}
+
+// appendAddressOrder: network_cmp_internal compares family, then as many network bits as both have, then the numbers of
+// network bits, then whole addresses. A network padded with zeros sorts before all longer ones it is a prefix of, or
+// equals them up to the number of bits; so family, padded network, number of bits, address compare alike.
+func appendAddressOrder(dst, text []byte) ([]byte, bool) {
+	text, mask, masked := bytes.Cut(text, []byte("/"))
+	address, err := netip.ParseAddr(unsafe.String(unsafe.SliceData(text), len(text))) // its error would keep a string
+	if err != nil || address.Zone() != "" {
+		return dst, false
+	}
+	bits := uint64(address.BitLen())
+	if masked {
+		var ok bool
+		if bits, ok = parseUnsigned(mask); !ok || bits > uint64(address.BitLen()) {
+			return dst, false
+		}
+	}
+	network, err := address.Prefix(int(bits))
+	if err != nil {
+		return dst, false
+	}
+	if address.Is4() {
+		n, a := network.Addr().As4(), address.As4()
+		return append(append(append(append(dst, 4), n[:]...), byte(bits)), a[:]...), true
+	}
+	n, a := network.Addr().As16(), address.As16()
+	return append(append(append(append(dst, 6), n[:]...), byte(bits)), a[:]...), true
+}
