@@ -362,14 +362,14 @@ func appendNumericOrder(dst, text []byte) ([]byte, bool) {
 	return dst, true
 }
 
-// decimal is a finite numeric as numeric_out writes it: no exponent, as many fraction digits as its scale.
-type decimal struct {
+// keyDecimal is a finite numeric as numeric_out writes it: no exponent, as many fraction digits as its scale.
+type keyDecimal struct {
 	negative bool
 	whole    []byte // without leading zeros
 	fraction []byte
 }
 
-func parseDecimal(text []byte) (d decimal, ok bool) {
+func parseDecimal(text []byte) (d keyDecimal, ok bool) {
 	digits, negative := bytes.CutPrefix(text, []byte("-"))
 	whole, fraction, point := bytes.Cut(digits, []byte("."))
 	for _, part := range [2][]byte{whole, fraction} {
@@ -379,11 +379,11 @@ func parseDecimal(text []byte) (d decimal, ok bool) {
 			}
 		}
 	}
-	return decimal{negative, bytes.TrimLeft(whole, "0"), fraction}, len(whole) > 0 && point == (len(fraction) > 0)
+	return keyDecimal{negative, bytes.TrimLeft(whole, "0"), fraction}, len(whole) > 0 && point == (len(fraction) > 0)
 }
 
 // normal returns the digits of 0.ddd…·10^exponent, in two pieces, without zeros at either end. Zero has none.
-func (d *decimal) normal() (exponent int, digits [2][]byte) {
+func (d *keyDecimal) normal() (exponent int, digits [2][]byte) {
 	whole, fraction := d.whole, bytes.TrimRight(d.fraction, "0")
 	exponent = len(whole)
 	if len(whole) == 0 {
@@ -403,8 +403,8 @@ const (
 	day    = 24 * hour
 )
 
-// moment is what a date, time or timestamp says.
-type moment struct {
+// keyMoment is what a date, time or timestamp says.
+type keyMoment struct {
 	year  int   // 0 is 1 BC
 	day   int64 // since 2000-01-01
 	clock int64 // microseconds since midnight
@@ -420,7 +420,7 @@ const (
 )
 
 // parseMoment reads the given parts in ISO style, with a blank between date and clock and BC at the end if it is so.
-func parseMoment(text []byte, parts momentParts) (m moment, ok bool) {
+func parseMoment(text []byte, parts momentParts) (m keyMoment, ok bool) {
 	ok = true
 	if parts&momentDate != 0 {
 		body, beforeChrist := bytes.CutSuffix(text, []byte(" BC"))

@@ -208,7 +208,7 @@ const (
 	negativeEnd      = ':'   // after '9', so that -1.2 follows -1.23
 )
 
-func appendTupleNumeric(dst []byte, d decimal) []byte {
+func appendTupleNumeric(dst []byte, d keyDecimal) []byte {
 	dst = append(dst, tupleNested)
 	dst = appendTerminated(append(dst, tupleText), []byte(tupleNumericName))
 
@@ -250,7 +250,7 @@ const (
 // binaryNumeric writes d as pgx does from a pgtype.Numeric, since the incumbent compares these bytes: with a fraction,
 // all of its digits down to the scale are there, zeros too; without one, trailing zeros are left out; zero has no
 // digits, weight -1 and no scale.
-func binaryNumeric(d decimal) []byte {
+func binaryNumeric(d keyDecimal) []byte {
 	whole, fraction, negative := d.whole, d.fraction, d.negative
 	if len(bytes.Trim(fraction, "0")) == 0 && len(whole) == 0 {
 		fraction, negative = nil, false

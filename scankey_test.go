@@ -27,7 +27,7 @@ type keyType struct {
 	keyColumn
 }
 
-func builtin(sql string, oid uint32) keyType {
+func builtinKey(sql string, oid uint32) keyType {
 	return keyType{sql, keyColumn{name: "k", typeOID: oid, typeKind: 'b', typeName: sql, byteOrder: true}}
 }
 
@@ -49,38 +49,38 @@ func texts(values ...string) []value {
 }
 
 var (
-	boolKey        = builtin("boolean", pgtype.BoolOID)
-	int2Key        = builtin("smallint", pgtype.Int2OID)
-	int4Key        = builtin("integer", pgtype.Int4OID)
-	int8Key        = builtin("bigint", pgtype.Int8OID)
-	oidKey         = builtin("oid", pgtype.OIDOID)
-	float4Key      = builtin("real", pgtype.Float4OID)
-	float8Key      = builtin("double precision", pgtype.Float8OID)
-	numericKey     = builtin("numeric", pgtype.NumericOID)
-	textKey        = builtin(`text COLLATE "C"`, pgtype.TextOID)
-	varcharKey     = builtin(`varchar COLLATE "C"`, pgtype.VarcharOID)
-	bpcharKey      = builtin(`bpchar COLLATE "C"`, pgtype.BPCharOID)
-	nameKey        = builtin("name", pgtype.NameOID)
-	charKey        = builtin(`"char"`, pgtype.QCharOID)
-	byteaKey       = builtin("bytea", pgtype.ByteaOID)
-	uuidKey        = builtin("uuid", pgtype.UUIDOID)
-	macKey         = builtin("macaddr", pgtype.MacaddrOID)
-	mac8Key        = builtin("macaddr8", pgtype.Macaddr8OID)
-	inetKey        = builtin("inet", pgtype.InetOID)
-	cidrKey        = builtin("cidr", pgtype.CIDROID)
-	bitKey         = builtin("bit(12)", pgtype.BitOID)
-	varbitKey      = builtin("varbit", pgtype.VarbitOID)
-	dateKey        = builtin("date", pgtype.DateOID)
-	timeKey        = builtin("time", pgtype.TimeOID)
-	timetzKey      = builtin("timetz", pgtype.TimetzOID)
-	timestampKey   = builtin("timestamp", pgtype.TimestampOID)
-	timestamptzKey = builtin("timestamptz", pgtype.TimestamptzOID)
-	intervalKey    = builtin("interval", pgtype.IntervalOID)
-	lsnKey         = builtin("pg_lsn", pgLSNOID)
-	xid8Key        = builtin("xid8", xid8OID)
-	moneyKey       = builtin("money", 790)
-	jsonbKey       = builtin("jsonb", pgtype.JSONBOID)
-	intArrayKey    = builtin("integer[]", pgtype.Int4ArrayOID)
+	boolKey        = builtinKey("boolean", pgtype.BoolOID)
+	int2Key        = builtinKey("smallint", pgtype.Int2OID)
+	int4Key        = builtinKey("integer", pgtype.Int4OID)
+	int8Key        = builtinKey("bigint", pgtype.Int8OID)
+	oidKey         = builtinKey("oid", pgtype.OIDOID)
+	float4Key      = builtinKey("real", pgtype.Float4OID)
+	float8Key      = builtinKey("double precision", pgtype.Float8OID)
+	numericKey     = builtinKey("numeric", pgtype.NumericOID)
+	textKey        = builtinKey(`text COLLATE "C"`, pgtype.TextOID)
+	varcharKey     = builtinKey(`varchar COLLATE "C"`, pgtype.VarcharOID)
+	bpcharKey      = builtinKey(`bpchar COLLATE "C"`, pgtype.BPCharOID)
+	nameKey        = builtinKey("name", pgtype.NameOID)
+	charKey        = builtinKey(`"char"`, pgtype.QCharOID)
+	byteaKey       = builtinKey("bytea", pgtype.ByteaOID)
+	uuidKey        = builtinKey("uuid", pgtype.UUIDOID)
+	macKey         = builtinKey("macaddr", pgtype.MacaddrOID)
+	mac8Key        = builtinKey("macaddr8", pgtype.Macaddr8OID)
+	inetKey        = builtinKey("inet", pgtype.InetOID)
+	cidrKey        = builtinKey("cidr", pgtype.CIDROID)
+	bitKey         = builtinKey("bit(12)", pgtype.BitOID)
+	varbitKey      = builtinKey("varbit", pgtype.VarbitOID)
+	dateKey        = builtinKey("date", pgtype.DateOID)
+	timeKey        = builtinKey("time", pgtype.TimeOID)
+	timetzKey      = builtinKey("timetz", pgtype.TimetzOID)
+	timestampKey   = builtinKey("timestamp", pgtype.TimestampOID)
+	timestamptzKey = builtinKey("timestamptz", pgtype.TimestamptzOID)
+	intervalKey    = builtinKey("interval", pgtype.IntervalOID)
+	lsnKey         = builtinKey("pg_lsn", pgLSNOID)
+	xid8Key        = builtinKey("xid8", xid8OID)
+	moneyKey       = builtinKey("money", 790)
+	jsonbKey       = builtinKey("jsonb", pgtype.JSONBOID)
+	intArrayKey    = builtinKey("integer[]", pgtype.Int4ArrayOID)
 	rangeKey       = keyType{"int4range", keyColumn{typeOID: pgtype.Int4rangeOID, typeKind: 'r', typeName: "int4range", byteOrder: true}}
 	enumKey        = keyType{"key_mood", keyColumn{typeOID: 90001, typeKind: 'e', typeName: "key_mood", byteOrder: true}}
 	citextKey      = keyType{"citext", keyColumn{typeOID: 90002, typeKind: 'b', typeName: "citext"}}
@@ -823,8 +823,8 @@ func TestUnpackOpaqueAgainstServer(t *testing.T) {
 		{jsonbKey, []string{"null", `{"a": [1, "é\n"]}`, `""`}},
 		{moneyKey, []string{"$1.00", "-$92,233,720,368,547,758.08"}},
 		{linguisticKey, []string{"", "a", "Ä", "ß"}},
-		{builtin("tsvector", pgtype.TSVectorOID), []string{"", "'a':1 'b''c':2"}},
-		{builtin("tid", pgtype.TIDOID), []string{"(0,1)", "(4294967295,65535)"}},
+		{builtinKey("tsvector", pgtype.TSVectorOID), []string{"", "'a':1 'b''c':2"}},
+		{builtinKey("tid", pgtype.TIDOID), []string{"(0,1)", "(4294967295,65535)"}},
 	} {
 		if keyOf(test.key).ordered() {
 			t.Errorf("%s is ordered", test.key.sql)
