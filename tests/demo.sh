@@ -3,7 +3,7 @@
 # them, killed with SIGKILL in the backfill and again in the streaming, resumed each time, and at the end the
 # captured documents are replayed and compared with the tables. About a minute, nobody needed, nothing left.
 #
-# SCALE (1) is pgbench's scale, 100,000 accounts each; LOAD_SECONDS (15) is how long pgbench writes.
+# SCALE (1) is pgbench's scale, 100,000 accounts each; LOAD_SECONDS (15) is how long pgbench writes at least.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
@@ -54,21 +54,36 @@ kill_capture() {
 	capture=
 }
 
-captured() { wc -l <"$work/documents.jsonl" 2>/dev/null || echo 0; }
+captured() { wc -l <"$work/documents.jsonl"; }
 
-# wait_for WHAT COMMAND... waits, for a minute at most, until the command succeeds while the capture runs.
+# wait_for WHAT COMMAND... waits until the command succeeds, as long as the capture runs and captures.
 wait_for() {
-	local what=$1 begin=$SECONDS
+	local what=$1 progress='' since=$SECONDS
 	shift
 	until "$@"; do
-		kill -0 "$capture" 2>/dev/null || die "the capture ended while waiting until $what, its last lines follow"
-		[ $((SECONDS - begin)) -lt 60 ] || die "a minute has passed without $what, the capture's last lines follow"
+		kill -0 "$capture" 2>/dev/null || die "the capture ended before $what, its last lines follow"
+		if [ "$(captured)" != "$progress" ]; then
+			progress=$(captured)
+			since=$SECONDS
+		fi
+		[ $((SECONDS - since)) -lt 60 ] || die "nothing captured for a minute, before $what; its last lines follow"
 		sleep 0.05
 	done
 }
 
 at_least() { [ "$(captured)" -ge "$1" ]; }
-live_change() { tail -c +"$1" "$work/documents.jsonl" | grep -v -m 1 '"snapshot":true' >/dev/null; }
+
+# live_changes SIZE COUNT prints up to COUNT of the changes captured behind the first SIZE bytes; fails for none.
+live_changes() { grep -v -m "$2" '"snapshot":true' < <(tail -c +$(($1 + 1)) "$work/documents.jsonl" 2>/dev/null); }
+live_change() { live_changes "$1" 1 >/dev/null; }
+
+# write_load has pgbench write for $seconds, and for as long as the capture is not yet where it will be killed last.
+write_load() {
+	local begin=$SECONDS
+	until [ -e "$work/enough" ] && [ $((SECONDS - begin)) -ge "$seconds" ]; do
+		tests/postgres.sh exec --name "$server" pgbench -n -c 4 -T 5 >>"$work/pgbench.log" 2>&1 || return
+	done
+}
 
 title "1. Build, and a throwaway PostgreSQL with pgbench's tables at scale $scale"
 CGO_ENABLED=0 go build -tags nozstd -buildvcs=false -o "$work/source-postgres" .
@@ -89,17 +104,18 @@ user: flow_capture
 database: postgres
 historyMode: false
 credentials: {auth_type: UserPassword, password: secret1234}
-advanced: {backfill_chunk_size: 5000}
+advanced: {backfill_chunk_size: 1000}
 CONFIG
+: >"$work/documents.jsonl"
 
-title "2. pgbench writes for $seconds seconds with 4 clients; the backfill runs beside it"
-tests/postgres.sh exec --name "$server" pgbench -n -c 4 -T "$seconds" >"$work/pgbench.log" 2>&1 &
+title "2. pgbench writes with 4 clients; the backfill runs beside it"
+write_load &
 load=$!
 load_begin=$SECONDS
 start_capture
 step=$((rows / 8))
 for part in 1 2 3 4; do
-	wait_for "part of the backfill is captured" at_least $((step * part))
+	wait_for "a part of the backfill" at_least $((step * part))
 	echo "$(captured) documents captured"
 done
 
@@ -108,18 +124,19 @@ kill_capture
 echo "killed after $(captured) documents"
 start_capture
 for part in 6 8; do
-	wait_for "the rest of the backfill is captured" at_least $((step * part))
+	wait_for "the rest of the backfill" at_least $((step * part))
 	echo "$(captured) documents captured"
 done
 
 title "4. Live changes, kill -9 in the middle of them, and resume"
 size=$(wc -c <"$work/documents.jsonl")
-wait_for "a live change is captured" live_change "$size"
-tail -n 3 "$work/documents.jsonl" | cut -c 1-150
+wait_for "a live change" live_change "$size"
+live_changes "$size" 3 | cut -c 1-200
 sleep 1
 kill_capture
 echo "killed after $(captured) documents"
 start_capture
+: >"$work/enough"
 while kill -0 "$load" 2>/dev/null; do
 	sleep 2
 	kill -0 "$capture" 2>/dev/null || die "the capture ended, its last lines follow"
@@ -127,7 +144,7 @@ while kill -0 "$load" 2>/dev/null; do
 done
 wait "$load" || die "pgbench failed: $(tail -n 5 "$work/pgbench.log")"
 load=
-grep -E 'transactions actually|^tps' "$work/pgbench.log" || true
+awk '/transactions actually/ {n += $NF} END {print n " transactions written"}' "$work/pgbench.log"
 
 title "5. Drain what is left, and stop"
 kill -TERM "$capture"
