@@ -8,6 +8,7 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"math"
 	"net/netip"
 	"strconv"
@@ -199,17 +200,26 @@ func appendTerminated(dst, text []byte) []byte {
 // appendByteaTerminated is appendTerminated of the bytes that \x… spells.
 func appendByteaTerminated(dst, text []byte) ([]byte, bool) {
 	digits, ok := bytes.CutPrefix(text, []byte(`\x`))
-	if !ok || len(digits)%2 != 0 {
+	if !ok {
 		return dst, false
 	}
-	for ; len(digits) > 0; digits = digits[2:] {
-		b, ok := hexByte(digits)
-		if !ok {
-			return dst, false
+	start := len(dst)
+	dst, err := hex.AppendDecode(dst, digits)
+	if err != nil {
+		return dst, false
+	}
+	from := len(dst)
+	for range bytes.Count(dst[start:], []byte{0}) {
+		dst = append(dst, 0)
+	}
+	for to := len(dst); from < to; { // from the back, until no zero is left to widen
+		from--
+		if dst[from] == 0 {
+			to--
+			dst[to] = 0xff
 		}
-		if dst = append(dst, b); b == 0 {
-			dst = append(dst, 0xff)
-		}
+		to--
+		dst[to] = dst[from]
 	}
 	return append(dst, 0), true
 }
@@ -603,36 +613,22 @@ func appendIntervalOrder(dst, text []byte) ([]byte, bool) {
 
 // appendHex appends the size bytes that text spells in hexadecimal, separators left out.
 func appendHex(dst, text []byte, separator byte, size int) ([]byte, bool) {
-	for ; len(text) > 0; size-- {
-		if text[0] == separator {
-			text = text[1:]
+	end := len(dst) + size
+	for {
+		part, rest := text, []byte(nil)
+		i := bytes.IndexByte(text, separator)
+		if i >= 0 {
+			part, rest = text[:i], text[i+1:]
 		}
-		b, ok := hexByte(text)
-		if !ok {
+		var err error
+		if dst, err = hex.AppendDecode(dst, part); err != nil {
 			return dst, false
 		}
-		dst, text = append(dst, b), text[2:]
-	}
-	return dst, size == 0
-}
-
-// hexByte reads the two digits text starts with.
-func hexByte(text []byte) (b byte, ok bool) {
-	if len(text) < 2 {
-		return 0, false
-	}
-	for _, c := range text[:2] {
-		switch {
-		case '0' <= c && c <= '9':
-			c -= '0'
-		case 'a' <= c && c <= 'f':
-			c -= 'a' - 10
-		default:
-			return 0, false
+		if i < 0 {
+			return dst, len(dst) == end
 		}
-		b = b<<4 | c
+		text = rest
 	}
-	return b, true
 }
 
 // appendAddressOrder: network_cmp_internal compares family, then as many network bits as both have, then the numbers of

@@ -100,15 +100,18 @@ func (e *malformedError) Error() string {
 }
 
 func short(what string, offset, want, have int) *malformedError {
-	unit := " more bytes, have "
-	if want == 1 {
-		unit = " more byte, have "
-	}
-	return &malformedError{what, offset, "want " + strconv.Itoa(want) + unit + strconv.Itoa(have)}
+	return &malformedError{what, offset, "want " + moreBytes(want) + ", have " + strconv.Itoa(have)}
 }
 
 func trailing(what string, offset, count int) *malformedError {
-	return &malformedError{what, offset, strconv.Itoa(count) + " bytes after the end of the message"}
+	return &malformedError{what, offset, "want the end, have " + moreBytes(count)}
+}
+
+func moreBytes(n int) string {
+	if n == 1 {
+		return "1 more byte"
+	}
+	return strconv.Itoa(n) + " more bytes"
 }
 
 func wrongByte(what string, offset int, name, want string, have byte) *malformedError {

@@ -112,12 +112,12 @@ func TestDecodeErrors(t *testing.T) {
 	id := u32(16384)
 	for _, test := range []struct{ name, msg, want string }{
 		{"begin cut", "B" + u64(1) + u64(2) + "abc", "begin: at byte 17: want 4 more bytes, have 3"},
-		{"begin trailing", goodMessages["begin"] + "\x00", "begin: at byte 21: 1 bytes after the end of the message"},
+		{"begin trailing", goodMessages["begin"] + "\x00", "begin: at byte 21: want the end, have 1 more byte"},
 		{"commit cut", "C", "commit: at byte 1: want 1 more byte, have 0"},
 		{"relation name", "R" + id + "public\x00ord", "relation: at byte 12: string without an end"},
 		{"relation columns", "R" + id + "s\x00t\x00d" + u16(3) + "\x01id\x00" + id + id, "relation: at byte 12: want 30 more bytes, have 12"},
 		{"relation negative", "R" + id + "s\x00t\x00d" + u16(0xffff), "relation: at byte 12: count -1 is negative"},
-		{"type trailing", goodMessages["type"] + "xx", "type: at byte 17: 2 bytes after the end of the message"},
+		{"type trailing", goodMessages["type"] + "xx", "type: at byte 17: want the end, have 2 more bytes"},
 		{"truncate count", "T" + u32(1<<30) + "\x00", "truncate: at byte 6: want 4294967296 more bytes, have 0"},
 		{"truncate negative", "T" + u32(1<<31) + "\x00", "truncate: at byte 6: count -2147483648 is negative"},
 		{"other kind", "M", "change: at byte 0: want kind 'I', 'U' or 'D', have 'M'"},
@@ -131,7 +131,7 @@ func TestDecodeErrors(t *testing.T) {
 		{"insert length negative", "I" + id + "N" + u16(1) + "t" + u32(math.MaxUint32), "insert: new tuple: at byte 9: value length -1 is negative"},
 		{"insert value cut", "I" + id + "N" + u16(1) + "t" + u32(10) + "a", "insert: new tuple: at byte 13: want 10 more bytes, have 1"},
 		{"insert value kind", "I" + id + "N" + u16(1) + "x", "insert: new tuple: at byte 8: want value kind 'n', 'u', 't' or 'b', have 'x'"},
-		{"insert trailing", goodMessages["insert"] + "N", "insert: at byte 28: 1 bytes after the end of the message"},
+		{"insert trailing", goodMessages["insert"] + "N", "insert: at byte 28: want the end, have 1 more byte"},
 		{"update mark", "U" + id + "X", "update: at byte 5: want tuple mark 'K', 'O' or 'N', have 'X'"},
 		{"update no new", "U" + id + "K" + rawTuple("n"), "update: at byte 9: want 1 more byte, have 0"},
 		{"update two old", "U" + id + "K" + rawTuple("n") + "K" + rawTuple("n"), "update: at byte 9: want tuple mark 'N', have 'K'"},

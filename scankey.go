@@ -175,10 +175,11 @@ func (k *scanKey) appendPackedValue(dst []byte, i int, text []byte) ([]byte, boo
 		return appendByteaTerminated(append(dst, tupleBytes), text)
 	case keyDate, keyTimestamp, keyTimestampTZ:
 		if rfc := tupleMoment(k.kinds[i], text); rfc != nil {
-			text = rfc
+			return appendTerminated(append(dst, tupleText), rfc), true
 		}
 	}
-	return appendTerminated(append(dst, tupleText), text), true
+	_, ok := k.kinds[i].appendOrder(nil, text) // so that unpack accepts it
+	return appendTerminated(append(dst, tupleText), text), ok
 }
 
 func appendTupleInt(dst []byte, n int64) []byte {
@@ -467,7 +468,7 @@ func (k *scanKey) elementText(i int, e element) ([]byte, error) {
 	case e.code == tupleNested && kind == keyNumeric:
 		return tupleNumericText(e.data)
 	}
-	return nil, fmt.Errorf("type code %#02x is not one of a %s", e.code, keyNouns[kind])
+	return nil, fmt.Errorf("type code %#02x, which no %s has", e.code, keyNouns[kind])
 }
 
 func floatText(f float64, bitSize int) []byte {
@@ -513,7 +514,7 @@ func (e *element) isInt() bool { return tupleZero-8 <= e.code && e.code <= tuple
 // cutElement reads the element that src starts with. depth counts the tuples around it.
 func cutElement(src []byte, depth int) (e element, rest []byte, err error) {
 	if len(src) == 0 {
-		return e, nil, errors.New("want 1 more byte, have 0")
+		return e, nil, fmt.Errorf("want %s, have 0", moreBytes(1))
 	}
 	e.code, rest = src[0], src[1:]
 	size := 0
@@ -541,7 +542,7 @@ func cutElement(src []byte, depth int) (e element, rest []byte, err error) {
 		return e, nil, fmt.Errorf("unknown type code %#02x", e.code)
 	}
 	if len(rest) < size {
-		return e, nil, fmt.Errorf("want %d more bytes, have %d", size, len(rest))
+		return e, nil, fmt.Errorf("want %s, have %d", moreBytes(size), len(rest))
 	}
 	for _, b := range rest[:size] {
 		e.bits = e.bits<<8 | uint64(b)

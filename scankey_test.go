@@ -272,6 +272,10 @@ func TestScanKeyErrors(t *testing.T) {
 		if err == nil || err.Error() != test.want || string(form) != "kept" {
 			t.Errorf("%s: have %q, error %v, want %s", test.name, form, err, test.want)
 		}
+		packed, err := test.key.appendPacked(dst, test.values)
+		if err == nil || err.Error() != test.want || string(packed) != "kept" {
+			t.Errorf("%s packed: have %q, error %v, want %s", test.name, packed, err, test.want)
+		}
 	}
 }
 
@@ -444,10 +448,10 @@ func TestUnpackErrors(t *testing.T) {
 	}{
 		{"empty", "", keyOf(int4Key), `stored scan key: column "k1": at byte 0: want 1 more byte, have 0`},
 		{"missing", "1504", keyOf(int4Key, int4Key), `stored scan key: column "k2": at byte 2: want 1 more byte, have 0`},
-		{"trailing", "1504 14", keyOf(int4Key), `stored scan key: at byte 2: 1 bytes after the end of the message`},
+		{"trailing", "1504 14", keyOf(int4Key), `stored scan key: at byte 2: want the end, have 1 more byte`},
 		{"cut integer", "16 01", keyOf(int4Key), `stored scan key: column "k1": at byte 0: want 2 more bytes, have 1`},
 		{"cut text", "02 'a'", keyOf(textKey), `stored scan key: column "k1": at byte 0: text without an end`},
-		{"other type", "02 'a' 00", keyOf(int4Key), `stored scan key: column "k1": at byte 0: type code 0x02 is not one of a integer`},
+		{"other type", "02 'a' 00", keyOf(int4Key), `stored scan key: column "k1": at byte 0: type code 0x02, which no integer has`},
 		{"unknown code", "33", keyOf(int4Key), `stored scan key: column "k1": at byte 0: unknown type code 0x33`},
 		{"integer range", "1c ffffffffffffffff", keyOf(int8Key), `stored scan key: scan key column "k1": "18446744073709551615" is no integer`},
 		{"date", "02 '2024-02-29T01:00:00.000000000Z' 00", keyOf(dateKey), `stored scan key: scan key column "k1": "2024-02-29T01:00:00.000000000Z" is no ISO date`},
@@ -837,21 +841,27 @@ func TestUnpackOpaqueAgainstServer(t *testing.T) {
 	}
 }
 
-// What the incumbent sends as its resume argument is the packed text itself, so the server must parse that too.
+// What the incumbent sends as its resume argument is the packed text itself, so the server must parse that too, in zones
+// with offsets of minutes and, before standard time, of seconds.
 func TestPackedMomentsAgainstServer(t *testing.T) {
 	conn := scanKeyServer(t)
-	for _, key := range []keyType{dateKey, timestampKey, timestamptzKey} {
-		k := keyOf(key)
-		for _, row := range queryTexts(t, conn, fmt.Sprintf(
-			"SELECT (timestamptz '1800-01-01 00:00:00.25+00' + n * interval '1000 days 1 hour')::%s FROM generate_series(1, 100) n", key.sql)) {
-			packed, err := k.appendPacked(nil, row)
-			if err != nil {
-				t.Fatal(err)
-			}
-			stored := string(packed[1 : len(packed)-1])
-			same := queryTexts(t, conn, fmt.Sprintf("SELECT $1::text::%s = $2::text::%[1]s", key.sql), stored, string(row[0].data))
-			if string(same[0][0].data) != "t" {
-				t.Errorf("%s: %s is stored as %s", key.sql, row[0].data, stored)
+	for _, zone := range []string{"PST8PDT", "Asia/Kolkata", "America/Los_Angeles", "UTC"} {
+		queryTexts(t, conn, "SET TimeZone = '"+zone+"'")
+		for _, key := range []keyType{dateKey, timestampKey, timestamptzKey} {
+			k := keyOf(key)
+			rows := queryTexts(t, conn, fmt.Sprintf(`SELECT (timestamptz '1800-01-01 00:00:00.25+00' + n * interval '1000 days 1 hour')::%s
+				FROM generate_series(1, 100) n`, key.sql))
+			checkUnpackedEqual(t, conn, key, rows)
+			for _, row := range rows {
+				packed, err := k.appendPacked(nil, row)
+				if err != nil {
+					t.Fatal(err)
+				}
+				stored := string(packed[1 : len(packed)-1])
+				same := queryTexts(t, conn, fmt.Sprintf("SELECT $1::text::%s = $2::text::%[1]s", key.sql), stored, string(row[0].data))
+				if string(same[0][0].data) != "t" {
+					t.Errorf("%s in %s: %s is stored as %s", key.sql, zone, row[0].data, stored)
+				}
 			}
 		}
 	}
