@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
-	"sync"
 
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -174,9 +173,6 @@ func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// unescaped lends the room for an element without its backslashes.
-var unescaped = sync.Pool{New: func() any { return new([]byte) }}
-
 // appendElement writes the element that starts at body[i] and returns where its text ends, or -1 if it has no end.
 func (a *arrayEncoder) appendElement(dst, body []byte, i int) ([]byte, int, error) {
 	if i < len(body) && body[i] == '"' {
@@ -216,25 +212,31 @@ func (a *arrayEncoder) appendQuotedElement(dst, body []byte, i int) ([]byte, int
 	if end >= len(body) {
 		return dst, -1, nil
 	}
-	text := body[i:end]
 	if escaped {
-		room := unescaped.Get().(*[]byte)
-		defer unescaped.Put(room)
-		if cap(*room) > truncateAt {
-			*room = nil // an outlier's
-		}
-		*room = (*room)[:0]
-		for j := 0; j < len(text); j++ {
-			if text[j] == '\\' {
-				j++
-			}
-			*room = append(*room, text[j])
-		}
-		text = *room
+		dst, err := a.appendEscapedElement(dst, body[i:end])
+		return dst, end + 1, err
 	}
-	dst, err := a.element(dst, text)
+	dst, err := a.element(dst, body[i:end])
 	if err != nil {
 		err = fmt.Errorf("array element: %w", err)
 	}
 	return dst, end + 1, err
+}
+
+// appendEscapedElement puts the element without its backslashes at the end of dst, writes the JSON behind it and then
+// moves that to its place: the room is dst's own, so nothing is allocated or kept.
+func (a *arrayEncoder) appendEscapedElement(dst, escaped []byte) ([]byte, error) {
+	start := len(dst)
+	for j := 0; j < len(escaped); j++ {
+		if escaped[j] == '\\' {
+			j++
+		}
+		dst = append(dst, escaped[j])
+	}
+	end := len(dst)
+	dst, err := a.element(dst, dst[start:end:end])
+	if err != nil {
+		return dst, fmt.Errorf("array element: %w", err)
+	}
+	return append(dst[:start], dst[end:]...), nil
 }
