@@ -9,6 +9,7 @@ package main
 
 import (
 	"slices"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -366,7 +367,10 @@ func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keyw
 		case formVarchar:
 			keywords["maxLength"] = n
 		case formBpchar:
-			keywords["minLength"], keywords["maxLength"] = n, n
+			keywords["maxLength"] = n
+			if n <= truncateAt/utf8.UTFMax { // else truncation could leave fewer characters
+				keywords["minLength"] = n
+			}
 		}
 	}
 	return keywords, false

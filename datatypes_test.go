@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"reflect"
 	"slices"
@@ -593,6 +595,7 @@ func TestSchemas(t *testing.T) {
 		{noFlags, "varchar", 2004, `{"maxLength":2000,"type":["string"]}`, "varchar"},
 		{noFlags, "bpchar", 5, `{"maxLength":1,"minLength":1,"type":["string"]}`, "bpchar"},
 		{noFlags, "bpchar", -1, text, "bpchar"},
+		{noFlags, "bpchar", 10485764, `{"maxLength":10485760,"type":["string"]}`, "bpchar"},
 		{noFlags, "short", 14, text, "varchar"},
 		{noFlags, "bit", 3, text, "bit"},
 		{noFlags, "citext", -1, text, "citext"},
@@ -1002,7 +1005,10 @@ func FuzzJSON(f *testing.F) {
 
 // FuzzFloat: the encoder agrees with encoding/json on every float, whichever way the text is spelled.
 func FuzzFloat(f *testing.F) {
-	for _, s := range []string{"0.1", "1e+15", "123456.7", "0.0001", "1e-05", "5e-324", "-0", "1.0", "00", "0.30000000000000004"} {
+	for _, s := range []string{
+		"0.1", "1e+15", "123456.7", "0.0001", "1e-05", "5e-324", "-0", "1.0", "00", "0.30000000000000004",
+		"9007199254740993", "16777217", "0.00000012", "-0.00001", "9.999999999999999e+22",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -1046,22 +1052,26 @@ func TestValuesDoNotAllocate(t *testing.T) {
 	}
 }
 
+// pinnedSession connects to the test server with the settings that encoders rely on, and a time zone with a history.
+func pinnedSession(t *testing.T) (context.Context, *pgx.Conn) {
+	t.Helper()
+	if os.Getenv("TEST_DATABASE") != "yes" {
+		t.Skip("needs a test server: set TEST_DATABASE=yes (and -db-address), or run make test")
+	}
+	ctx := context.Background()
+	conn := testConnect(t, *testControlUser, *testControlPassword)
+	if _, err := conn.Exec(ctx, `SET DateStyle = ISO; SET IntervalStyle = postgres; SET bytea_output = hex;
+		SET extra_float_digits = 1; SET client_encoding = UTF8; SET TimeZone = 'PST8PDT'; SET lc_monetary = 'C';
+		SET standard_conforming_strings = on`, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
+	return ctx, conn
+}
+
 // TestValuesOfServer asks a server for each value of the table as text: what the table says the server writes is what
 // it writes, so that TestValues speaks of the real thing. The sessions are pinned as the connector's own.
 func TestValuesOfServer(t *testing.T) {
-	if os.Getenv("TEST_DATABASE") != "yes" {
-		t.Skip("skipped: set TEST_DATABASE=yes and TEST_DATABASE_URL to run against a server")
-	}
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		url = "postgres://postgres:postgres@localhost:5432/postgres"
-	}
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
+	ctx, conn := pinnedSession(t)
 	run := func(sql string) [][]byte {
 		t.Helper()
 		results, err := conn.PgConn().Exec(ctx, sql).ReadAll()
@@ -1073,8 +1083,6 @@ func TestValuesOfServer(t *testing.T) {
 		}
 		return nil
 	}
-	run(`SET DateStyle = ISO; SET IntervalStyle = postgres; SET bytea_output = hex; SET extra_float_digits = 1;
-		SET client_encoding = UTF8; SET TimeZone = 'PST8PDT'; SET lc_monetary = 'C'; SET standard_conforming_strings = on`)
 	const schema = "datatypes_test"
 	run("BEGIN; CREATE SCHEMA " + schema + "; SET LOCAL search_path = " + schema + ", pg_catalog")
 	defer run("ROLLBACK")
@@ -1133,19 +1141,7 @@ func TestValuesOfServer(t *testing.T) {
 
 // TestBuiltinTypesOfServer compares the built-in table with the server's pg_type.
 func TestBuiltinTypesOfServer(t *testing.T) {
-	if os.Getenv("TEST_DATABASE") != "yes" {
-		t.Skip("skipped: set TEST_DATABASE=yes and TEST_DATABASE_URL to run against a server")
-	}
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		url = "postgres://postgres:postgres@localhost:5432/postgres"
-	}
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
+	ctx, conn := pinnedSession(t)
 	rows, err := conn.Query(ctx, `
 		SELECT t.oid, t.typname, t.typtype::text, t.typdelim::text,
 		       CASE WHEN t.typoutput = 'array_out'::regproc THEN t.typelem ELSE 0 END
@@ -1173,6 +1169,109 @@ func TestBuiltinTypesOfServer(t *testing.T) {
 	}
 	if rows.Err() != nil {
 		t.Fatal(rows.Err())
+	}
+}
+
+// TestValuesReturn: the server, given what became of a random value of its own, finds the value again.
+func TestValuesReturn(t *testing.T) {
+	ctx, conn := pinnedSession(t)
+	seed := rand.Int32()
+	t.Logf("seed %d", seed)
+	if _, err := conn.Exec(ctx, `SELECT setseed($1)`, float64(seed)/math.MaxInt32); err != nil {
+		t.Fatal(err)
+	}
+	const anyMoment = `'0001-01-02'::timestamp + random() * interval '9997 years' + random() * interval '1 day'`
+	const anyFloat = `(random() - 0.5) * pow(10::float8, floor(random() * 600 - 300))`
+	const anyText = `(SELECT string_agg(chr(1 + (random() * 200 + 0 * (i + j))::int), '') FROM generate_series(1, 12) AS j)`
+	c := newTypeCatalog()
+	for _, tc := range []struct {
+		typ, zone string
+		value     string // of a row i
+		back      string // what must be equal of the value and of the JSON's text, as x; empty for x itself
+	}{
+		{"int8", "", `(random() * 1e18)::int8 - 500000000000000000`, ""},
+		{"float8", "", anyFloat, ""},
+		{"float8", "", `round((random() * pow(10::float8, i % 16))::numeric, 3)::float8`, ""},
+		{"float4", "", `((random() - 0.5) * pow(10::float8, floor(random() * 70 - 35)))::float4`, ""},
+		{"numeric", "", `round((random() * pow(10::float8, i % 30))::numeric, i % 7)`, `x::text`},
+		{"text", "", anyText, ""},
+		{"bytea", "", `decode(left(md5(random()::text), 2 * (i % 17)), 'hex')`, `x`},
+		{"jsonb", "", `jsonb_build_object(` + anyText + `, ARRAY[random()::text, ` + anyText + `, NULL], 'n', random())`, ""},
+		{"date", "", `(` + anyMoment + `)::date`, ""},
+		{"time", "", `(` + anyMoment + `)::time`, ""},
+		{"timestamp", "", anyMoment, ""},
+		{"timestamptz", "America/Los_Angeles", `(` + anyMoment + `) AT TIME ZONE 'UTC'`, ""},
+		{"timestamptz", "Asia/Kathmandu", `(` + anyMoment + `) AT TIME ZONE 'UTC'`, ""},
+		{"timestamptz", "Africa/Monrovia", `(` + anyMoment + `) AT TIME ZONE 'UTC'`, ""},
+		{
+			"timetz", "", `((` + anyMoment + `)::time::text || to_char((random() * 57599 || ' s')::interval, ` +
+				`CASE WHEN random() < 0.5 THEN '+' ELSE '-' END || 'HH24:MI:SS'))::timetz`,
+			`(x AT TIME ZONE 'UTC')::time`,
+		},
+		{
+			"interval", "", `make_interval(months => (random() * 1000)::int * (i % 3) - 500, days => (random() * 1000)::int * (i % 2) - 300, ` +
+				`secs => (random() - 0.5) * 1e6 * (i % 5))`,
+			`extract(epoch FROM x)`,
+		},
+		{"inet", "", `((i % 255) || '.' || (random() * 255)::int || '.2.3/' || (i % 33))::inet`, ""},
+		{"inet", "", `('::'::inet + (random() * 2 ^ (i % 60))::int8)`, ""},
+		{"inet", "", `(regexp_replace(md5(random()::text), '(....)(?=.)', CASE WHEN random() < 0.5 THEN '0000:' ELSE '\1:' END, 'g'))::inet`, ""},
+		{"point", "", `point(` + anyFloat + `, ` + anyFloat + `)`, `x::text`},
+		{"tstzrange", "America/Los_Angeles", `tstzrange((` + anyMoment + `) AT TIME ZONE 'UTC', 'infinity'::timestamptz - interval '0')`, `lower(x)`},
+		{"daterange", "", `daterange((` + anyMoment + `)::date, NULL)`, `lower(x)`},
+		{"_text", "", `ARRAY[` + anyText + `, NULL, ` + anyText + `, '', 'NULL']`, `x`},
+	} {
+		t.Run(tc.typ+tc.zone, func(t *testing.T) {
+			zone := cmp.Or(tc.zone, "UTC")
+			if _, err := conn.Exec(ctx, `SELECT set_config('TimeZone', $1, false)`, zone); err != nil {
+				t.Fatal(err)
+			}
+			rows, err := conn.Query(ctx, `SELECT (`+tc.value+`)::`+tc.typ+`::text FROM generate_series(1, 300) AS i`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				t.Fatal(err)
+			}
+			oid := typeByName(t, c, tc.typ)
+			encode := c.encoder(oid, -1, defaultOptions)
+			keywords, _ := c.schema(oid, -1, defaultOptions)
+			documents := make([]string, len(texts))
+			for i, text := range texts {
+				out, err := encode(nil, []byte(text))
+				if err != nil {
+					t.Fatalf("%q: %v", text, err)
+				}
+				if err := validates(keywords, out); err != nil {
+					t.Errorf("%q: %s under its schema %v: %v", text, out, keywords, err)
+				}
+				documents[i] = `{"v":` + string(out) + `}`
+			}
+			back := cmp.Or(tc.back, "x")
+			value := `(document->>'v')`
+			switch tc.typ {
+			case "bytea":
+				value = `decode(document->>'v', 'base64')`
+			case "_text":
+				value = `ARRAY(SELECT json_array_elements_text(document->'v'))`
+			}
+			rows, err = conn.Query(ctx, `
+				SELECT original || ' became ' || document
+				  FROM unnest($1::text[], $2::json[]) AS u (original, document)
+				 WHERE (SELECT `+back+` FROM (SELECT original::`+tc.typ+` AS x) AS a)
+				       IS DISTINCT FROM (SELECT `+back+` FROM (SELECT `+value+`::`+tc.typ+` AS x) AS b)`, texts, documents)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrong, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(wrong) > 0 || len(texts) != 300 {
+				t.Errorf("%d of %d values differ, as %s", len(wrong), len(texts), wrong[:min(3, len(wrong))])
+			}
+		})
 	}
 }
 
