@@ -33,6 +33,7 @@ options of start and run:
 environment:
   PGBIN                 folder with initdb, pg_ctl and postgres; implies --backend local
   TEST_POSTGRES         default of --backend
+  TEST_POSTGRES_MAJOR   default of --major
   TEST_POSTGRES_DIR     where the data of a local server goes (default: $TMPDIR or /tmp)
   POSTGRES_INITDB_ARGS  more arguments for initdb
 
@@ -53,7 +54,7 @@ settings=(
 name=default
 port=
 backend=${TEST_POSTGRES:-auto}
-major=
+major=${TEST_POSTGRES_MAJOR:-}
 options=0 # how many options of start were given
 all=0
 rest=()
