@@ -1,0 +1,200 @@
+package main
+
+// driverspec.go owns the task as the stand-in runtime would have built it from a catalog: capture and collection specs
+// with every template filled, and the names of binding states.
+//
+// Invariant: what captureSpec and collectionSpec make passes the Validate of the protocol package.
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	pf "github.com/estuary/flow/go/protocols/flow"
+	pb "go.gazette.dev/core/broker/protocol"
+	consumer "go.gazette.dev/core/consumer/protocol"
+)
+
+// stateKey is the runtime's name for a binding's state.
+func stateKey(path []string, backfill uint32) string {
+	var key strings.Builder
+	for _, c := range strings.Join(path, "/") {
+		if unicode.IsLetter(c) || unicode.IsNumber(c) || strings.ContainsRune("-_+.=", c) {
+			key.WriteRune(c)
+			continue
+		}
+		for _, b := range []byte(string(c)) {
+			fmt.Fprintf(&key, "%%%02X", b)
+		}
+	}
+	if backfill != 0 {
+		fmt.Fprintf(&key, ".v%d", backfill)
+	}
+	return key.String()
+}
+
+// captureSpec is the task without bindings, templates filled as the runtime fills them.
+func (d *runtimeDriver) captureSpec() *pf.CaptureSpec {
+	shard := "capture/" + d.task + "/" + driverVersion
+	return &pf.CaptureSpec{
+		Name:            pf.Capture(d.task),
+		ConnectorType:   pf.CaptureSpec_LOCAL,
+		ConfigJson:      d.config,
+		IntervalSeconds: driverIntervalSecs,
+		ShardTemplate: &consumer.ShardSpec{
+			Id:                consumer.ShardID(shard),
+			RecoveryLogPrefix: "recovery",
+			HintPrefix:        "/estuary/flow/hints",
+			HintBackups:       2,
+			MaxTxnDuration:    time.Second,
+			RingBufferSize:    65536,
+			ReadChannelSize:   4096,
+			LabelSet: pb.MustLabelSet(
+				"app.gazette.dev/managed-by", "estuary.dev/flow",
+				"estuary.dev/build", driverVersion,
+				"estuary.dev/log-level", "info",
+				"estuary.dev/task-name", d.task,
+				"estuary.dev/task-type", "capture",
+			),
+		},
+		RecoveryLogTemplate: &pb.JournalSpec{
+			Name:        pb.Journal("recovery/" + shard),
+			Replication: 3,
+			LabelSet:    pb.MustLabelSet("app.gazette.dev/managed-by", "estuary.dev/flow"),
+			Fragment: pb.JournalSpec_Fragment{
+				Length: 1 << 28, CompressionCodec: pb.CompressionCodec_SNAPPY, RefreshInterval: 5 * time.Minute,
+			},
+			Flags: pb.JournalSpec_O_RDWR,
+		},
+	}
+}
+
+func (d *runtimeDriver) collectionSpec(b runtimeBinding) (pf.CollectionSpec, error) {
+	prefix := d.task[:strings.LastIndexByte(d.task, '/')+1]
+	name := prefix + b.collection
+	schema := b.schema
+	if len(schema) == 0 {
+		schema = json.RawMessage("{}")
+	}
+	projections, err := projectionsOf(schema, b.key)
+	if err != nil {
+		return pf.CollectionSpec{}, fmt.Errorf("collection %s: %w", name, err)
+	}
+	return pf.CollectionSpec{
+		Name:            pf.Collection(name),
+		Key:             b.key,
+		UuidPtr:         "/_meta/uuid",
+		Projections:     projections,
+		AckTemplateJson: fmt.Appendf(nil, `{"_meta":{"ack":true,"uuid":"%s"}}`, pf.DocumentUUIDPlaceholder),
+		WriteSchemaJson: schema,
+		PartitionTemplate: &pb.JournalSpec{
+			Name:        pb.Journal(name + "/" + driverVersion),
+			Replication: 3,
+			LabelSet: pb.MustLabelSet(
+				"app.gazette.dev/managed-by", "estuary.dev/flow",
+				"content-type", "application/x-ndjson",
+				"estuary.dev/build", driverVersion,
+				"estuary.dev/collection", name,
+			),
+			Fragment: pb.JournalSpec_Fragment{
+				Length:           1 << 29,
+				CompressionCodec: pb.CompressionCodec_GZIP,
+				FlushInterval:    24 * time.Hour,
+				RefreshInterval:  5 * time.Minute,
+			},
+			Flags:         pb.JournalSpec_O_RDWR,
+			MaxAppendRate: 4 << 20,
+		},
+	}, nil
+}
+
+// projectionsOf lists the projections of a collection: the runtime's own, the key and every location of the schema,
+// ascending by field.
+func projectionsOf(schema json.RawMessage, key []string) ([]pf.Projection, error) {
+	var root schemaNode
+	if err := json.Unmarshal(schema, &root); err != nil {
+		return nil, fmt.Errorf("schema: %w", err)
+	}
+	fields := map[string]pf.Projection{
+		"flow_document": {Field: "flow_document", Inference: pf.Inference{
+			Types: []string{"object"}, Exists: pf.Inference_MUST,
+		}},
+		"flow_published_at": {Field: "flow_published_at", Ptr: "/_meta/uuid", Inference: pf.Inference{
+			Types:   []string{"string"},
+			Exists:  pf.Inference_MUST,
+			String_: &pf.Inference_String{Format: "date-time", ContentEncoding: "uuid"},
+		}},
+		"_meta/flow_truncated": {Field: "_meta/flow_truncated", Ptr: "/_meta/flow_truncated", Inference: pf.Inference{
+			Types: []string{"boolean"}, Exists: pf.Inference_MUST,
+		}},
+	}
+	root.walk(&root, "", 12, func(pointer string, types []string) {
+		field := strings.TrimPrefix(pointer, "/")
+		if _, ok := fields[field]; !ok && field != "" {
+			fields[field] = pf.Projection{
+				Field: field, Ptr: pointer, Inference: pf.Inference{Types: types, Exists: pf.Inference_MAY},
+			}
+		}
+	})
+	for _, pointer := range key {
+		p := fields[strings.TrimPrefix(pointer, "/")]
+		p.Field, p.Ptr, p.IsPrimaryKey = strings.TrimPrefix(pointer, "/"), pointer, true
+		p.Inference.Exists = pf.Inference_MUST
+		fields[p.Field] = p
+	}
+	projections := make([]pf.Projection, 0, len(fields))
+	for _, p := range fields {
+		projections = append(projections, p)
+	}
+	slices.SortFunc(projections, func(a, b pf.Projection) int { return strings.Compare(a.Field, b.Field) })
+	return projections, nil
+}
+
+// schemaNode is the part of a JSON schema that says which locations there are.
+type schemaNode struct {
+	Anchor     string                 `json:"$anchor"`
+	Ref        string                 `json:"$ref"`
+	Defs       map[string]*schemaNode `json:"$defs"`
+	AllOf      []*schemaNode          `json:"allOf"`
+	Properties map[string]*schemaNode `json:"properties"`
+	Type       stringOrList           `json:"type"`
+}
+
+type stringOrList []string
+
+func (l *stringOrList) UnmarshalJSON(raw []byte) error {
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		*l = stringOrList{one}
+		return nil
+	}
+	return json.Unmarshal(raw, (*[]string)(l))
+}
+
+// walk visits every location; depth bounds references that lead back to themselves.
+func (n *schemaNode) walk(root *schemaNode, pointer string, depth int, visit func(pointer string, types []string)) {
+	if n == nil || depth == 0 {
+		return
+	}
+	if n.Ref != "" {
+		name := strings.TrimPrefix(strings.TrimPrefix(n.Ref, "#"), "/$defs/")
+		for defName, def := range root.Defs {
+			if def.Anchor == name || defName == name {
+				def.walk(root, pointer, depth-1, visit)
+			}
+		}
+	}
+	for _, part := range n.AllOf {
+		part.walk(root, pointer, depth-1, visit)
+	}
+	escape := strings.NewReplacer("~", "~0", "/", "~1")
+	for name, property := range n.Properties {
+		property.walk(root, pointer+"/"+escape.Replace(name), depth-1, visit)
+	}
+	if n.Ref == "" && n.AllOf == nil {
+		visit(pointer, n.Type)
+	}
+}

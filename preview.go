@@ -1,0 +1,471 @@
+package main
+
+// preview.go is the binary as a person's tool: help, spec, discover and preview. Preview runs the connector as the Flow
+// runtime would and prints what it captures; what it keeps of that is in previewsink.go.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	pc "github.com/estuary/flow/go/protocols/capture"
+	pf "github.com/estuary/flow/go/protocols/flow"
+	"github.com/gogo/protobuf/jsonpb"
+	"gopkg.in/yaml.v3"
+)
+
+const helpText = `source-postgres captures a PostgreSQL database for Estuary Flow.
+
+The Flow runtime starts it without arguments and speaks the capture protocol on its stdin and stdout. For people:
+
+  source-postgres preview --config FILE    capture as the runtime would, and print the documents
+  source-postgres discover --config FILE   list the tables that can be captured
+  source-postgres spec                     print the connector's specification
+  source-postgres help                     this text
+
+Each takes --help. FILE is the endpoint config as YAML or JSON, for example:
+
+  address: localhost:5432
+  user: flow_capture
+  database: postgres
+  historyMode: false
+  credentials: {auth_type: UserPassword, password: secret1234}
+`
+
+const previewHelp = `usage: source-postgres preview --config FILE [flags]
+
+Starts the connector as the Flow runtime would, binds the discovered tables, and prints one line per document.
+Ctrl-C stops it. With --state the next run resumes where this one was committed. Lines on stdout can be repeated after
+a kill -9 between printing and saving the state; with --output the file is cut back to what the state says, so that it
+holds every document exactly once.
+
+`
+
+// runHuman runs a command of a person and returns the exit status: 0, 1 for a failure, 2 for wrong usage.
+func runHuman(args []string) int {
+	command, rest := "help", []string(nil)
+	if len(args) > 0 {
+		command, rest = args[0], args[1:]
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	// The second Ctrl-C is not ours to catch.
+	context.AfterFunc(ctx, cancel)
+
+	var err error
+	switch command {
+	case "help", "-h", "-help", "--help":
+		fmt.Print(helpText)
+	case "spec":
+		err = specCommand(ctx, rest)
+	case "discover":
+		err = discoverCommand(ctx, rest)
+	case "preview":
+		err = previewCommand(ctx, rest)
+	default:
+		err = usageError("there is no command " + command + "; `source-postgres help` lists them")
+	}
+	var usage usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case ctx.Err() != nil:
+		return 0 // stopped as asked; why the connector ended is in its logs
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "source-postgres: "+err.Error())
+		return 2
+	}
+	fmt.Fprintln(os.Stderr, "source-postgres "+command+": "+err.Error())
+	return 1
+}
+
+// usageError is a mistake on the command line.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+// commandFlags are the flags of every command.
+type commandFlags struct {
+	*flag.FlagSet
+	config    string
+	codec     string
+	logLevel  string
+	connector string
+}
+
+func newCommandFlags(name, help string) *commandFlags {
+	f := &commandFlags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
+	f.SetOutput(io.Discard)
+	f.Usage = func() {
+		fmt.Print(help, "flags:\n")
+		f.SetOutput(os.Stdout)
+		f.PrintDefaults()
+	}
+	f.StringVar(&f.codec, "codec", "proto", "the protocol's `codec`: proto or json")
+	f.StringVar(&f.logLevel, "log-level", "info", "the connector's log `level`: error, warn, info, debug or trace")
+	f.StringVar(&f.connector, "connector", "", "run this `executable` instead of this one")
+	return f
+}
+
+// parse parses args and returns a driver for them.
+func (f *commandFlags) parse(args []string, needConfig bool) (*runtimeDriver, error) {
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, usageError(f.Name() + ": " + err.Error())
+	}
+	if f.NArg() > 0 {
+		return nil, usageError(f.Name() + ": unexpected argument " + f.Arg(0))
+	}
+	d := &runtimeDriver{task: "preview/source-postgres", config: json.RawMessage("{}"), logLevel: f.logLevel}
+	if f.connector != "" {
+		d.command = []string{f.connector}
+	}
+	switch f.codec {
+	case "proto":
+	case "json":
+		d.codec = codecJSON
+	default:
+		return nil, usageError(f.Name() + ": --codec is proto or json, not " + f.codec)
+	}
+	if !needConfig {
+		return d, nil
+	}
+	if f.config == "" {
+		return nil, usageError(f.Name() + ": --config is missing: the endpoint config, a YAML or JSON file")
+	}
+	var err error
+	d.config, err = readConfig(f.config)
+	return d, err
+}
+
+func (f *commandFlags) addConfig() {
+	f.StringVar(&f.config, "config", "", "the endpoint config, a YAML or JSON `file`")
+}
+
+// readConfig reads a YAML or JSON file as JSON.
+func readConfig(path string) (json.RawMessage, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var document map[string]any
+	if err := yaml.Unmarshal(raw, &document); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if document == nil {
+		return nil, fmt.Errorf("%s: empty, want the endpoint config", path)
+	}
+	config, err := json.Marshal(document)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return config, nil
+}
+
+func specCommand(ctx context.Context, args []string) error {
+	f := newCommandFlags("spec", "usage: source-postgres spec [flags]\n\nPrints the connector's specification as JSON.\n\n")
+	d, err := f.parse(args, false)
+	if err != nil {
+		return err
+	}
+	d.onLog = newConsole(os.Stderr).log
+	spec, err := d.spec(ctx)
+	if err != nil {
+		return err
+	}
+	text, err := new(jsonpb.Marshaler).MarshalToString(spec)
+	if err != nil {
+		return err
+	}
+	return printIndented(os.Stdout, []byte(text))
+}
+
+func printIndented(w io.Writer, raw []byte) error {
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "  "); err != nil {
+		return err
+	}
+	out.WriteByte('\n')
+	_, err := w.Write(out.Bytes())
+	return err
+}
+
+func discoverCommand(ctx context.Context, args []string) error {
+	f := newCommandFlags("discover",
+		"usage: source-postgres discover --config FILE [flags]\n\nLists the tables that can be captured.\n\n")
+	f.addConfig()
+	asJSON := f.Bool("json", false, "print the whole Discovered response, schemas included")
+	d, err := f.parse(args, true)
+	if err != nil {
+		return err
+	}
+	d.onLog = newConsole(os.Stderr).log
+	discovered, err := d.discover(ctx)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		text, err := new(jsonpb.Marshaler).MarshalToString(discovered)
+		if err != nil {
+			return err
+		}
+		return printIndented(os.Stdout, []byte(text))
+	}
+	return printTables(os.Stdout, discovered.Bindings)
+}
+
+// printTables prints one line per discovered table.
+func printTables(w io.Writer, bindings []*pc.Response_Discovered_Binding) error {
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "TABLE\tKEY\tMODE")
+	for _, b := range bindings {
+		name, mode, err := tableOfResource(b.ResourceConfigJson)
+		if err != nil {
+			return err
+		}
+		key := strings.Join(columnsOfKey(b.Key), ", ")
+		switch {
+		case mode == modeKeyless:
+			key = "(none)"
+		case b.IsFallbackKey:
+			key += " (unique index)"
+		}
+		if mode == modeAutomatic {
+			mode = "automatic"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", name, key, mode)
+	}
+	return table.Flush()
+}
+
+// tableOfResource reads what preview needs of a resource config.
+func tableOfResource(raw json.RawMessage) (tableName, backfillMode, error) {
+	var r struct {
+		Namespace string       `json:"namespace"`
+		Stream    string       `json:"stream"`
+		Mode      backfillMode `json:"mode"`
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return tableName{}, "", fmt.Errorf("resource config %s: %w", raw, err)
+	}
+	return tableName{r.Namespace, r.Stream}, r.Mode, nil
+}
+
+// columnsOfKey returns the columns that key pointers name; those of documents' own fields stay pointers.
+func columnsOfKey(key []string) []string {
+	unescape := strings.NewReplacer("~1", "/", "~0", "~")
+	columns := make([]string, 0, len(key))
+	for _, pointer := range key {
+		if !strings.HasPrefix(pointer, "/_meta/") {
+			pointer = unescape.Replace(strings.TrimPrefix(pointer, "/"))
+		}
+		columns = append(columns, pointer)
+	}
+	return columns
+}
+
+// previewOptions are the flags of preview.
+type previewOptions struct {
+	tables           string
+	mode             string
+	backfill         uint
+	stateFile        string
+	outputFile       string
+	json             bool
+	outputState      bool
+	exitWhenCaughtUp bool
+	untilIdle        time.Duration
+	restart          bool
+	killEvery        time.Duration
+}
+
+func previewCommand(ctx context.Context, args []string) error {
+	f := newCommandFlags("preview", previewHelp)
+	f.addConfig()
+	var o previewOptions
+	f.StringVar(&o.tables, "tables", "",
+		"capture only tables that match one of these comma-separated `patterns`, such as public.* (default all)")
+	f.StringVar(&o.mode, "mode", "", "backfill `mode` of every table with a key: Normal, Precise or \"Only Changes\"")
+	f.UintVar(&o.backfill, "backfill", 0, "backfill `counter` of every table; a higher one backfills again")
+	f.StringVar(&o.stateFile, "state", "", "keep the state in this `file`, and resume from it")
+	f.StringVar(&o.outputFile, "output", "", "append the documents to this `file` instead of stdout, each exactly once")
+	f.BoolVar(&o.json, "json", false, `print whole documents, as ["schema.table",{…}]`)
+	f.BoolVar(&o.outputState, "output-state", false,
+		`with --json, end each checkpoint with its state patch, as ["connectorState",{…}]`)
+	f.BoolVar(&o.exitWhenCaughtUp, "exit-when-caught-up", false, "stop when all there is has been captured")
+	f.DurationVar(&o.untilIdle, "until-idle", 0, "stop after streaming without a document for this `duration`")
+	f.BoolVar(&o.restart, "restart", false, "start the connector again from the committed state whenever it ends")
+	f.DurationVar(&o.killEvery, "kill-every", 0,
+		"kill -9 the connector each time this `duration` has passed, and start it again: shows that nothing is lost")
+	d, err := f.parse(args, true)
+	if err != nil {
+		return err
+	}
+	if o.outputState && !o.json {
+		return usageError("preview: --output-state goes with --json")
+	}
+	if _, err := tablePatterns(o.tables); err != nil {
+		return err
+	}
+	console := newConsole(os.Stderr)
+	d.onLog = console.log
+	d.onStart = func(pid int) { console.note(fmt.Sprintf("connector started, pid %d", pid)) }
+	if o.exitWhenCaughtUp {
+		d.env = append(d.env, "SHUTDOWN_AFTER_POLLING=yes")
+	}
+	sink, err := newPreviewSink(&o, console)
+	if err != nil {
+		return err
+	}
+	defer sink.close()
+	return preview(ctx, d, &o, sink, console)
+}
+
+// preview discovers, validates, and runs sessions until the connector ends or ctx does.
+func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *previewSink, console *console) error {
+	discovered, err := d.discover(ctx)
+	if err != nil {
+		return err
+	}
+	bindings, err := previewBindings(discovered.Bindings, o)
+	if err != nil {
+		return err
+	}
+	capture, err := d.validate(ctx, bindings, nil)
+	if err != nil {
+		return err
+	}
+	sink.bind(capture)
+
+	stop, cancel := context.WithCancel(ctx)
+	defer cancel()
+	finished := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() { console.watch(finished, o.untilIdle, cancel) })
+	defer watcher.Wait()
+	defer close(finished)
+
+	var last *pf.CaptureSpec
+	for {
+		err := previewSession(stop, d, o, capture, last, sink)
+		last = capture
+		switch {
+		case sink.failed != nil:
+			return sink.failed
+		case stop.Err() != nil:
+			return nil
+		case err == nil && (o.exitWhenCaughtUp || !o.restart && o.killEvery == 0):
+			return nil
+		case !o.restart && o.killEvery == 0:
+			return err
+		}
+		reason := "it exited"
+		if err != nil {
+			reason = err.Error()
+			var exit *connectorExit
+			if errors.As(err, &exit) {
+				reason = exit.status
+			}
+		}
+		console.note("connector ended (" + reason + "), starting it again from the committed state")
+		if err := sink.rollback(); err != nil {
+			return err
+		}
+		select {
+		case <-stop.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// previewSession is one Apply and one capture.
+func previewSession(
+	ctx context.Context, d *runtimeDriver, o *previewOptions, capture, last *pf.CaptureSpec, sink *previewSink,
+) error {
+	if _, err := d.apply(ctx, capture, last); err != nil {
+		return err
+	}
+	s, err := d.open(ctx, capture, sink.state, sink)
+	if err != nil {
+		return err
+	}
+	if o.killEvery > 0 {
+		defer time.AfterFunc(o.killEvery, s.kill).Stop()
+	}
+	return s.run()
+}
+
+// previewBindings makes the task's bindings of what was discovered.
+func previewBindings(discovered []*pc.Response_Discovered_Binding, o *previewOptions) ([]runtimeBinding, error) {
+	patterns, err := tablePatterns(o.tables)
+	if err != nil {
+		return nil, err
+	}
+	var bindings []runtimeBinding
+	for _, b := range discovered {
+		table, mode, err := tableOfResource(b.ResourceConfigJson)
+		if err != nil {
+			return nil, err
+		}
+		wanted := func(p tablePattern) bool { return p.matches(table) }
+		if patterns != nil && !slices.ContainsFunc(patterns, wanted) {
+			continue
+		}
+		resource := b.ResourceConfigJson
+		if o.mode != "" && mode != modeKeyless {
+			var fields map[string]any
+			if err := json.Unmarshal(resource, &fields); err != nil {
+				return nil, err
+			}
+			fields["mode"] = o.mode
+			if resource, err = json.Marshal(fields); err != nil {
+				return nil, err
+			}
+		}
+		bindings = append(bindings, runtimeBinding{
+			resource:   resource,
+			collection: b.RecommendedName,
+			key:        b.Key,
+			schema:     b.DocumentSchemaJson,
+			backfill:   uint32(o.backfill),
+		})
+	}
+	switch {
+	case len(discovered) == 0:
+		return nil, errors.New("no table can be captured: the publication may be missing or empty (see the warnings above)")
+	case len(bindings) == 0:
+		return nil, fmt.Errorf("none of the %d discovered tables matches %s; `source-postgres discover` lists them",
+			len(discovered), o.tables)
+	}
+	return bindings, nil
+}
+
+// tablePatterns compiles a comma-separated list.
+func tablePatterns(list string) ([]tablePattern, error) {
+	var patterns []tablePattern
+	for glob := range strings.SplitSeq(list, ",") {
+		if glob = strings.TrimSpace(glob); glob == "" {
+			continue
+		}
+		p, err := compileTablePattern(glob)
+		if err != nil {
+			return nil, usageError("preview: --tables: " + glob + " " + err.Error())
+		}
+		patterns = append(patterns, p)
+	}
+	return patterns, nil
+}

@@ -1,0 +1,544 @@
+package main
+
+// Goal: preview and the stand-in runtime keep exactly what was committed, whatever dies when. Method: a scripted
+// connector that counts, killed by itself, by preview or together with preview; the kept output must be 1, 2, 3 … once.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// scriptEnv is what makes the test binary, started as a child, the scripted connector.
+func scriptEnv(t *testing.T, s script) []string {
+	t.Helper()
+	if s.Marks == "" {
+		s.Marks = t.TempDir()
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"SCRIPT=" + string(text)}
+}
+
+func bothCodecs(t *testing.T, f func(t *testing.T, c codec)) {
+	for _, c := range []codec{codecProto, codecJSON} {
+		t.Run(codecName(c), func(t *testing.T) { f(t, c) })
+	}
+}
+
+func TestDriverCaptures(t *testing.T) {
+	bothCodecs(t, func(t *testing.T, c codec) {
+		r := startRuntime(t, runtimeOptions{
+			config: map[string]any{"address": "nowhere"}, codec: c, tables: "public.*", connector: "scripted",
+			env: scriptEnv(t, script{Documents: 100, Per: 7}),
+		})
+		r.waitStreaming()
+		r.waitDocuments(100)
+		r.stop()
+		if err := r.wait(); err != nil {
+			t.Fatal(err)
+		}
+		for i, d := range r.documents() {
+			if want := i/7 + 1; d.checkpoint != want || d.table != "public.t" {
+				t.Fatalf("document %d: checkpoint %d of %s, want %d", i, d.checkpoint, d.table, want)
+			}
+		}
+		if got, want := string(r.committedState()), `{"count":100,"seen":{"a100":100,"a98":98}}`; got != want {
+			t.Errorf("state %s, want %s", got, want)
+		}
+		if !strings.Contains(r.stderr(), "15 checkpoints, 15 acknowledged") {
+			t.Errorf("not every checkpoint was acknowledged:\n%s", r.stderr())
+		}
+		if got := r.capture.Bindings[0].StateKey; got != "public%2Ft" {
+			t.Errorf("state key %s", got)
+		}
+	})
+}
+
+func TestDriverResumes(t *testing.T) {
+	bothCodecs(t, func(t *testing.T, c codec) {
+		r := startRuntime(t, runtimeOptions{
+			config: map[string]any{}, codec: c, tables: "public.t", connector: "scripted",
+			env: scriptEnv(t, script{Documents: 60, Per: 7, DieAt: []int{1, 13, 15, 40}}),
+		})
+		deaths := 0
+		for {
+			err := r.wait()
+			var exit *connectorExit
+			if !errors.As(err, &exit) || exit.status != "signal: killed" {
+				t.Fatalf("the session ended with %v", err)
+			}
+			if deaths++; deaths == 4 {
+				break
+			}
+			r.start()
+		}
+		r.start()
+		r.waitDocuments(60)
+		for i, d := range r.documents() {
+			if want := fmt.Sprintf(`"id":%d}`, i+1); !strings.HasSuffix(d.doc, want) {
+				t.Fatalf("document %d is %s", i+1, d.doc)
+			}
+		}
+	})
+}
+
+// Withheld acknowledgements are what a crash of the runtime between commit and Acknowledge looks like.
+func TestDriverWithholdsAcknowledgements(t *testing.T) {
+	r := startRuntime(t, runtimeOptions{
+		config: map[string]any{}, tables: "public.t", connector: "scripted",
+		env:         scriptEnv(t, script{Documents: 20, Per: 2}),
+		acknowledge: func(*testRuntime, int) int { return 0 },
+	})
+	r.waitDocuments(20)
+	if err := r.current().acknowledge(3); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(r.stderr(), "10 checkpoints, 3 acknowledged") {
+		t.Error(r.stderr())
+	}
+}
+
+func TestDriverFaults(t *testing.T) {
+	for _, test := range []struct{ fault, discover, run string }{
+		{fault: "discover", discover: "cannot connect: no such host"},
+		{fault: "twice", discover: "the connector sent Discovered after its answer"},
+		{fault: "partial", run: "connector wrote a partial message and then closed its output"},
+		{fault: "inside", run: "unexpected capture connector EOF while within a checkpoint"},
+		{fault: "binding", run: "a document of binding 7, but there are 1"},
+		{fault: "crash", run: "panic: oh no\ngoroutine 1:"},
+	} {
+		bothCodecs(t, func(t *testing.T, c codec) {
+			r := newTestRuntime(t, runtimeOptions{
+				config: map[string]any{}, codec: c, connector: "scripted",
+				env: scriptEnv(t, script{Documents: 20, Per: 5, Fault: test.fault}),
+			})
+			if _, err := r.driver.discover(t.Context()); test.discover != "" {
+				if err == nil || err.Error() != test.discover {
+					t.Fatalf("discover: %v, want %s", err, test.discover)
+				}
+				return
+			}
+			r.bind([]runtimeBinding{{
+				resource: json.RawMessage(`{"namespace":"public","stream":"t"}`), collection: "t", key: []string{"/id"},
+			}})
+			r.start()
+			if err := r.wait(); err == nil || err.Error() != test.run {
+				t.Fatalf("%s: %v, want %s", test.fault, err, test.run)
+			}
+			if n := len(r.documents()); n != 0 {
+				t.Fatalf("%d documents are committed", n)
+			}
+		})
+	}
+}
+
+func TestDriverKillsTheDeaf(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes the five seconds that a connector has to stop")
+	}
+	t.Parallel()
+	r := startRuntime(t, runtimeOptions{
+		config: map[string]any{}, tables: "public.t", connector: "scripted",
+		env: scriptEnv(t, script{Documents: 10, Per: 5, Fault: "deaf"}),
+	})
+	r.waitDocuments(10)
+	begin := time.Now()
+	r.stop()
+	var exit *connectorExit
+	if err := r.wait(); !errors.As(err, &exit) || exit.status != "signal: killed" {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < stopGrace || took > 2*stopGrace {
+		t.Errorf("killed after %v", took)
+	}
+}
+
+// human runs the command of a person in a process of its own.
+func human(ctx context.Context, t *testing.T, s script, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append(os.Environ(), testMainVariable+"=human", testMainVariable+"_CHILD=scripted")
+	cmd.Env = append(cmd.Env, scriptEnv(t, s)...)
+	return cmd
+}
+
+func writeConfig(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte("address: localhost:1\ncredentials: {password: x}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// checkCounted checks that lines are the documents 1 to n, each once and in order.
+func checkCounted(t *testing.T, lines []byte, n int) {
+	t.Helper()
+	got := strings.Split(strings.TrimSuffix(string(lines), "\n"), "\n")
+	for i := range max(n, len(got)) {
+		want := fmt.Sprintf(
+			`["public.t",{"_meta":{"op":"c","source":{"schema":"public","table":"t","snapshot":true,"loc":[-1,%d,0]}},"id":%d}]`,
+			i+1, i+1)
+		if i >= len(got) || i >= n || got[i] != want {
+			t.Fatalf("line %d of %d (want %d) is %q", i+1, len(got), n, got[min(i, len(got)-1)])
+		}
+	}
+}
+
+// The connector dies and is started again: the output has every document once.
+func TestPreviewRestartsConnector(t *testing.T) {
+	dir, config := t.TempDir(), writeConfig(t)
+	output := filepath.Join(dir, "out.jsonl")
+	out, err := human(t.Context(), t, script{Documents: 40, Per: 6, DieAt: []int{2, 9, 20}},
+		"preview", "--config", config, "--tables", "public.*", "--json", "--restart", "--exit-when-caught-up",
+		"--output", output, "--state", filepath.Join(dir, "state.json")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if n := bytes.Count(out, []byte("starting it again")); n != 3 {
+		t.Errorf("%d restarts\n%s", n, out)
+	}
+	lines, err := os.ReadFile(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkCounted(t, lines, 40)
+}
+
+// Preview itself is killed at random moments; its successors go on where its files say.
+func TestPreviewKilled(t *testing.T) {
+	const documents = 30000
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	dir, config := t.TempDir(), writeConfig(t)
+	output, state := filepath.Join(dir, "out.jsonl"), filepath.Join(dir, "state.json")
+	kills := 0
+	for {
+		ctx, cancel := context.WithCancel(t.Context())
+		cmd := human(ctx, t, script{Documents: documents, Per: 50}, "preview", "--config", config,
+			"--tables", "public.*", "--json", "--exit-when-caught-up", "--output", output, "--state", state)
+		if kills < 8 {
+			time.AfterFunc(time.Duration(150+random.IntN(250))*time.Millisecond, cancel)
+		}
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if err == nil {
+			break
+		}
+		if kills++; kills > 8 {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	t.Logf("%d kills", kills)
+	lines, err := os.ReadFile(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkCounted(t, lines, documents)
+}
+
+func TestPreviewStopsOnSignal(t *testing.T) {
+	cmd := human(t.Context(), t, script{Documents: 5, Per: 5}, "preview", "--config", writeConfig(t), "--tables", "t")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	pipe, err := cmd.StdinPipe() // a person's terminal, not /dev/null
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(700*time.Millisecond, func() { cmd.Process.Signal(os.Interrupt) })
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	if got, want := stdout.String(), "backfill  public.t  id=1\n"; !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 5 {
+		t.Errorf("stdout %q", got)
+	}
+	if !strings.Contains(stderr.String(), "1 checkpoints, 1 acknowledged") {
+		t.Errorf("the connector was not stopped by EOF:\n%s", stderr.String())
+	}
+}
+
+func TestPreviewUntilIdle(t *testing.T) {
+	out, err := human(t.Context(), t, script{Documents: 4, Per: 2}, "preview", "--config", writeConfig(t),
+		"--tables", "t", "--json", "--output-state", "--until-idle", "300ms").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(out), "\n")
+	if len(lines) != 7 || lines[2] != `["connectorState",{"updated":{"count":2,"seen":{"a2":2,"a0":null}},"mergePatch":true}]` {
+		t.Errorf("stdout %s", out)
+	}
+}
+
+func TestHumanCommands(t *testing.T) {
+	config := writeConfig(t)
+	for _, test := range []struct {
+		args         []string
+		fault        string
+		status       int
+		stdout, last string
+	}{
+		{args: []string{}, stdout: helpText},
+		{args: []string{"--help"}, stdout: helpText},
+		{args: []string{"help"}, stdout: helpText},
+		{
+			args: []string{"discover", "--config", config},
+			stdout: "TABLE          KEY     MODE\n" +
+				"public.t       id      automatic\n" +
+				"other.keyless  (none)  Without Primary Key\n",
+		},
+		{args: []string{"spec"}, stdout: "{\n  \"protocol\": 3032023,\n  \"configSchema\": {\n    \"a\": 1\n  },\n" +
+			"  \"resourceConfigSchema\": {},\n  \"documentationUrl\": \"https://example.com\",\n" +
+			"  \"resourcePathPointers\": [\n    \"/namespace\",\n    \"/stream\"\n  ]\n}\n"},
+		{
+			args: []string{"captrue"}, status: 2,
+			last: "source-postgres: there is no command captrue; `source-postgres help` lists them",
+		},
+		{
+			args: []string{"preview"}, status: 2,
+			last: "source-postgres: preview: --config is missing: the endpoint config, a YAML or JSON file",
+		},
+		{
+			args: []string{"preview", "--config", config, "more"}, status: 2,
+			last: "source-postgres: preview: unexpected argument more",
+		},
+		{
+			args: []string{"preview", "--config", config, "--tables", "a.b.c"}, status: 2,
+			last: `source-postgres: preview: --tables: a.b.c has more than one dot: ` +
+				`write schema.table, and \. for a dot inside a name`,
+		},
+		{
+			args: []string{"discover", "--config", config}, fault: "discover", status: 1,
+			last: "source-postgres discover: cannot connect: no such host",
+		},
+		{
+			args: []string{"preview", "--config", config, "--tables", "x.*"}, status: 1,
+			last: "source-postgres preview: none of the 2 discovered tables matches x.*; `source-postgres discover` lists them",
+		},
+		{
+			args: []string{"preview", "--config", config, "--tables", "t"}, fault: "crash", status: 1,
+			last: "goroutine 1:",
+		},
+	} {
+		cmd := human(t.Context(), t, script{Documents: 10, Per: 5, Fault: test.fault}, test.args...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		status := 0
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			status = exit.ExitCode()
+		}
+		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+		if status != test.status || stdout.String() != test.stdout || test.last != "" && lines[len(lines)-1] != test.last {
+			t.Errorf("%v: status %d\nstdout %q\nstderr %s", test.args, status, stdout.String(), stderr.String())
+		}
+	}
+}
+
+// An output file that the state does not account for is never written over.
+func TestPreviewSinkFiles(t *testing.T) {
+	for _, test := range []struct{ name, state, output, wantErr, wantOutput string }{
+		{name: "fresh"},
+		{name: "uncommitted tail", state: `{"connectorState":{"a":1},"outputBytes":3}`, output: "abcdef", wantOutput: "abc"},
+		{name: "bare state", state: `{"cursor":"0/1"}`},
+		{
+			name: "too short", state: `{"connectorState":{},"outputBytes":7}`, output: "abcdef",
+			wantErr: "DIR/out has 6 bytes, but DIR/state says that 7 are committed: remove both to start over",
+		},
+		{
+			name: "unknown", output: "abcdef",
+			wantErr: "DIR/out is not empty and no state file says how much of it is committed: remove it to start over",
+		},
+		{name: "broken", state: `{`, wantErr: "DIR/state: unexpected end of JSON input"},
+	} {
+		dir := t.TempDir()
+		o := previewOptions{stateFile: filepath.Join(dir, "state"), outputFile: filepath.Join(dir, "out")}
+		if test.state != "" {
+			os.WriteFile(o.stateFile, []byte(test.state), 0o600)
+		}
+		if test.output != "" {
+			os.WriteFile(o.outputFile, []byte(test.output), 0o600)
+		}
+		sink, err := newPreviewSink(&o, newConsole(os.Stderr))
+		got := ""
+		if err != nil {
+			got = strings.ReplaceAll(err.Error(), dir, "DIR")
+		}
+		if got != test.wantErr {
+			t.Errorf("%s: %s, want %s", test.name, got, test.wantErr)
+		}
+		if err != nil {
+			continue
+		}
+		if test.name == "bare state" && string(sink.state) != test.state {
+			t.Errorf("state %s", sink.state)
+		}
+		sink.close()
+		if out, _ := os.ReadFile(o.outputFile); string(out) != test.wantOutput {
+			t.Errorf("%s: output %q, want %q", test.name, out, test.wantOutput)
+		}
+	}
+}
+
+// The table of RFC 7396, appendix A, as far as it is about objects.
+func TestMergePatch(t *testing.T) {
+	for _, test := range []struct{ target, patch, want string }{
+		{`{"a":"b"}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"b"}`, `{"b":"c"}`, `{"a":"b","b":"c"}`},
+		{`{"a":"b"}`, `{"a":null}`, `{}`},
+		{`{"a":"b","b":"c"}`, `{"a":null}`, `{"b":"c"}`},
+		{`{"a":["b"]}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"c"}`, `{"a":["b"]}`, `{"a":["b"]}`},
+		{`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`, `{"a":{"b":"d"}}`},
+		{`{"a":[{"b":"c"}]}`, `{"a":[1]}`, `{"a":[1]}`},
+		{`{"e":null}`, `{"a":1}`, `{"a":1,"e":null}`},
+		{`{}`, `{"a":{"bb":{"ccc":null}}}`, `{"a":{"bb":{}}}`},
+		{`{"n":12345678901234567890}`, `{}`, `{"n":12345678901234567890}`},
+	} {
+		target, err := decodeState([]byte(test.target))
+		if err != nil {
+			t.Fatal(err)
+		}
+		patch, err := decodeState([]byte(test.patch))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := json.Marshal(mergePatch(target, patch)); string(got) != test.want {
+			t.Errorf("%s with %s: %s, want %s", test.target, test.patch, got, test.want)
+		}
+	}
+}
+
+func TestStateKey(t *testing.T) {
+	for _, test := range []struct {
+		path     []string
+		backfill uint32
+		want     string
+	}{
+		{[]string{"public", "foo"}, 0, "public%2Ffoo"},
+		{[]string{"test", "t"}, 1, "test%2Ft.v1"},
+		{[]string{"Ünï", "a b%c-_+.="}, 12, "Ünï%2Fa%20b%25c-_+.=.v12"},
+		{[]string{"x", "€"}, 0, "x%2F%E2%82%AC"},
+	} {
+		if got := stateKey(test.path, test.backfill); got != test.want {
+			t.Errorf("%q: %s, want %s", test.path, got, test.want)
+		}
+	}
+}
+
+func TestProjections(t *testing.T) {
+	projections, err := projectionsOf([]byte(`{
+		"$defs":{"T":{"$anchor":"T","type":"object","properties":{
+			"a/b":{"type":["integer","null"]},"id":{"type":"integer"},"self":{"$ref":"#T"}}}},
+		"allOf":[{"properties":{"_meta":{"type":"object","properties":{"source":{"properties":{
+			"txid":{"type":"integer"}}}}}}},{"$ref":"#T"}]}`), []string{"/id", "/_meta/source/loc/0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields []string
+	for _, p := range projections {
+		if len(p.Field) < 30 && !strings.HasPrefix(p.Field, "self") {
+			fields = append(fields, fmt.Sprintf("%s %s %v", p.Field, p.Ptr, p.IsPrimaryKey))
+		}
+	}
+	want := []string{
+		"_meta /_meta false",
+		"_meta/flow_truncated /_meta/flow_truncated false",
+		"_meta/source /_meta/source false",
+		"_meta/source/loc/0 /_meta/source/loc/0 true",
+		"_meta/source/txid /_meta/source/txid false",
+		"a~1b /a~1b false",
+		"flow_document  false",
+		"flow_published_at /_meta/uuid false",
+		"id /id true",
+	}
+	if !slices.Equal(fields, want) {
+		t.Errorf("projections\n%s\nwant\n%s", strings.Join(fields, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestParseLog(t *testing.T) {
+	for _, test := range []struct {
+		line string
+		want connectorLog
+	}{
+		{"panic: x", connectorLog{message: "panic: x"}},
+		{`{"msg":`, connectorLog{message: `{"msg":`}},
+		{
+			`{"time":"2026","level":"info","msg":"Backfilling Tables","eventType":"connectorStatus","n":3,"a":"b c"}`,
+			connectorLog{level: "info", message: "Backfilling Tables", status: true, fields: ` a="b c" n=3`},
+		},
+		{`{"lvl":"error","message":"m"}`, connectorLog{level: "error", message: "m"}},
+		{`{"message":"m"}`, connectorLog{level: "warning", message: "m"}},
+	} {
+		if got := parseLog([]byte(test.line)); got != test.want {
+			t.Errorf("%s: %+v", test.line, got)
+		}
+	}
+}
+
+func TestAppendReadable(t *testing.T) {
+	long := strings.Repeat("é", 100)
+	for _, test := range []struct {
+		key       []string
+		doc, want string
+	}{
+		{
+			[]string{"id"},
+			`{"_meta":{"op":"u","source":{"loc":[1,2,3]},"before":{"id":1}},"b":"x","a":null,"id":1}`,
+			"update    s.t  id=1  a=null b=\"x\"\n",
+		},
+		{[]string{"/_meta/source/loc/0"}, `{"_meta":{"op":"d","source":{}}}`, "delete    s.t \n"},
+		{
+			[]string{"id"}, `{"_meta":{"op":"c","source":{}},"id":2,"x":"` + long + `"}`,
+			"insert    s.t  id=2  x=\"" + long[:58] + "…\n",
+		},
+		{nil, `[]`, "[]\n"},
+	} {
+		if got := string(appendReadable(nil, tableName{"s", "t"}, test.key, []byte(test.doc))); got != test.want {
+			t.Errorf("%s: %q, want %q", test.doc, got, test.want)
+		}
+	}
+}
+
+func TestReadConfig(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	for _, test := range []struct{ content, want, wantErr string }{
+		{content: "a: 1\nb: {c: [x, 2.5, true]}\n", want: `{"a":1,"b":{"c":["x",2.5,true]}}`},
+		{content: `{"address":"h:1"}`, want: `{"address":"h:1"}`},
+		{content: "", wantErr: "PATH: empty, want the endpoint config"},
+		{content: "- a", wantErr: "PATH: yaml: unmarshal errors:\n  line 1: cannot unmarshal !!seq into map[string]interface {}"},
+	} {
+		os.WriteFile(path, []byte(test.content), 0o600)
+		got, err := readConfig(path)
+		text := ""
+		if err != nil {
+			text = strings.ReplaceAll(err.Error(), path, "PATH")
+		}
+		if string(got) != test.want || text != test.wantErr {
+			t.Errorf("%q: %s, %s", test.content, got, text)
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package main
+
+// previewsink.go owns what preview keeps: the documents it printed and the state file.
+//
+// Invariant: a document is printed or kept in the output file only once its checkpoint has arrived, and the state file
+// names the checkpoint and the length of the output file together: after a kill at any instant the two agree.
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	pf "github.com/estuary/flow/go/protocols/flow"
+	"github.com/gogo/protobuf/jsonpb"
+)
+
+// previewState is the state file. A file without connectorState is a bare connector state, as other tools write it.
+type previewState struct {
+	ConnectorState json.RawMessage `json:"connectorState"`
+	OutputBytes    *int64          `json:"outputBytes,omitempty"` // committed length of the output file
+}
+
+// previewSink prints documents and keeps the state.
+//
+//	buf:  … printed …|… committed with the next commit …|… after the last checkpoint …|
+//	                 ^written (output file only)       ^marked                        ^len(buf)
+//
+// written can lie beyond marked: an output file takes the documents of a large transaction before its checkpoint.
+type previewSink struct {
+	options *previewOptions
+	console *console
+	tables  []tableName
+	quoted  []string // the tables as JSON strings
+	keys    [][]string
+	buf     []byte
+	marked  int
+	output  *os.File // nil: stdout
+	start   int64    // output file: offset of buf[0]; everything before it has been written
+	length  int64    // output file: committed length
+	state   json.RawMessage
+	docs    int64 // since the last commit
+	pending int64 // bytes of them
+	failed  error // of ours, not the connector's
+}
+
+// newPreviewSink reads the state file and cuts the output file back to what it says.
+func newPreviewSink(o *previewOptions, console *console) (*previewSink, error) {
+	k := &previewSink{options: o, console: console, state: json.RawMessage("{}")}
+	var saved previewState
+	if o.stateFile != "" {
+		raw, err := os.ReadFile(o.stateFile)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return nil, err
+		default:
+			if err := json.Unmarshal(raw, &saved); err != nil {
+				return nil, fmt.Errorf("%s: %w", o.stateFile, err)
+			}
+			k.state = saved.ConnectorState
+			if k.state == nil {
+				k.state = raw
+			}
+		}
+	}
+	if o.outputFile == "" {
+		return k, nil
+	}
+	var err error
+	if k.output, err = os.OpenFile(o.outputFile, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+		return nil, err
+	}
+	if saved.OutputBytes != nil {
+		k.length = *saved.OutputBytes
+	}
+	info, err := k.output.Stat()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case info.Size() < k.length:
+		return nil, fmt.Errorf("%s has %d bytes, but %s says that %d are committed: remove both to start over",
+			o.outputFile, info.Size(), o.stateFile, k.length)
+	case info.Size() > 0 && saved.OutputBytes == nil:
+		return nil, fmt.Errorf("%s is not empty and no state file says how much of it is committed: remove it to start over",
+			o.outputFile)
+	}
+	return k, k.rollback()
+}
+
+// bind says what the bindings of the documents to come are.
+func (k *previewSink) bind(capture *pf.CaptureSpec) {
+	for _, b := range capture.Bindings {
+		table, _, _ := tableOfResource(b.ResourceConfigJson)
+		quoted, _ := json.Marshal(table.String())
+		k.tables = append(k.tables, table)
+		k.quoted = append(k.quoted, string(quoted))
+		k.keys = append(k.keys, columnsOfKey(b.Collection.Key))
+	}
+}
+
+func (k *previewSink) document(binding int, doc []byte) error {
+	k.docs++
+	k.pending += int64(len(doc))
+	if !k.options.json {
+		k.buf = appendReadable(k.buf, k.tables[binding], k.keys[binding], doc)
+		return k.spill()
+	}
+	k.buf = append(append(append(k.buf, '['), k.quoted[binding]...), ',')
+	if bytes.IndexByte(doc, '\n') >= 0 {
+		var line bytes.Buffer
+		if err := json.Compact(&line, doc); err != nil {
+			return k.fail(fmt.Errorf("document of %s: %w", k.tables[binding], err))
+		}
+		doc = line.Bytes()
+	}
+	k.buf = append(append(k.buf, doc...), ']', '\n')
+	return k.spill()
+}
+
+// spill writes what an output file can take early.
+func (k *previewSink) spill() error {
+	if k.output == nil || len(k.buf) < 1<<20 {
+		return nil
+	}
+	return k.write()
+}
+
+// write writes all of buf to the output file.
+func (k *previewSink) write() error {
+	if _, err := k.output.WriteAt(k.buf, k.start); err != nil {
+		return k.fail(err)
+	}
+	k.start += int64(len(k.buf))
+	k.marked -= len(k.buf) // below zero when the checkpoint lies in what was written
+	k.buf = k.buf[:0]
+	return nil
+}
+
+func (k *previewSink) sourcedSchema(int, json.RawMessage) error { return nil }
+
+func (k *previewSink) checkpoint(patch *pf.ConnectorState) error {
+	if k.options.outputState {
+		line, err := new(jsonpb.Marshaler).MarshalToString(patch)
+		if err != nil {
+			return k.fail(err)
+		}
+		k.buf = append(append(append(k.buf, `["connectorState",`...), line...), ']', '\n')
+	}
+	k.marked = len(k.buf)
+	return nil
+}
+
+func (k *previewSink) commit(n int, state json.RawMessage) (int, error) {
+	saved := previewState{ConnectorState: state}
+	if k.output != nil {
+		committed := k.start + int64(k.marked)
+		if err := k.write(); err != nil {
+			return 0, err
+		}
+		if err := k.output.Sync(); err != nil {
+			return 0, k.fail(err)
+		}
+		k.length, saved.OutputBytes = committed, &committed
+	} else {
+		if err := k.console.print(os.Stdout, k.buf[:k.marked]); err != nil {
+			return 0, k.fail(err)
+		}
+		k.buf = k.buf[:copy(k.buf, k.buf[k.marked:])]
+		k.marked = 0
+	}
+	if k.options.stateFile != "" {
+		text, err := json.Marshal(saved)
+		if err == nil {
+			err = writeFileDurably(k.options.stateFile, append(text, '\n'))
+		}
+		if err != nil {
+			return 0, k.fail(err)
+		}
+	}
+	k.state = state
+	k.console.captured(k.docs, k.pending)
+	k.docs, k.pending = 0, 0
+	return n, nil
+}
+
+// rollback forgets everything after the last commit.
+func (k *previewSink) rollback() error {
+	k.buf, k.marked, k.docs, k.pending = k.buf[:0], 0, 0, 0
+	k.start = k.length
+	if k.output == nil {
+		return nil
+	}
+	return k.output.Truncate(k.length)
+}
+
+// fail remembers an error that a restart of the connector would not mend.
+func (k *previewSink) fail(err error) error {
+	k.failed = err
+	return err
+}
+
+func (k *previewSink) close() {
+	if k.output != nil {
+		_ = k.rollback()
+		k.output.Close()
+	}
+}
+
+// writeFileDurably replaces a file so that after a crash it has its old content or the new.
+func writeFileDurably(path string, content []byte) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.Write(content)
+	err = errors.Join(err, temp.Sync(), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// appendReadable appends one line that shows a document to a person: what happened, where, its key, the row cut short.
+func appendReadable(dst []byte, table tableName, key []string, doc []byte) []byte {
+	const width = 160 // of the row: two or three terminal lines at most
+	var row map[string]json.RawMessage
+	var meta struct {
+		Op     string `json:"op"`
+		Source struct {
+			Snapshot bool    `json:"snapshot"`
+			Loc      []int64 `json:"loc"`
+		} `json:"source"`
+	}
+	if json.Unmarshal(doc, &row) != nil || json.Unmarshal(row["_meta"], &meta) != nil {
+		return append(append(dst, doc...), '\n')
+	}
+	op := map[string]string{"c": "insert", "u": "update", "d": "delete"}[meta.Op]
+	if meta.Source.Snapshot {
+		op = "backfill"
+	}
+	dst = fmt.Appendf(dst, "%-8s  %s ", op, table)
+	for _, column := range key {
+		if value, ok := row[column]; ok {
+			dst = fmt.Appendf(dst, " %s=%s", column, cut(string(value), 40))
+			delete(row, column)
+		}
+	}
+	delete(row, "_meta")
+	rest := ""
+	for _, column := range slices.Sorted(maps.Keys(row)) {
+		rest += " " + column + "=" + cut(string(row[column]), 60)
+		if len(rest) > width {
+			break
+		}
+	}
+	if rest != "" {
+		dst = append(append(dst, " "...), cut(rest, width)...)
+	}
+	return append(dst, '\n')
+}
+
+// cut shortens s to about n bytes, at a character boundary.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xC0 == 0x80 {
+		n--
+	}
+	return s[:n] + "…"
+}

@@ -1,0 +1,361 @@
+package main
+
+// runtime_test.go is the Flow runtime of the tests: a capture whose committed documents, state and logs can be waited
+// for and looked at, and whose connector can be stopped or killed at any point.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"source-postgres/tests/history"
+
+	pf "github.com/estuary/flow/go/protocols/flow"
+)
+
+// runtimeOptions say what is captured and how.
+type runtimeOptions struct {
+	config    any              // endpoint config; json.RawMessage as is
+	tables    string           // patterns of the discovered tables to bind, as in --tables; empty: all
+	mode      string           // of tables with a key
+	bindings  []runtimeBinding // instead of discovered ones
+	codec     codec
+	state     json.RawMessage // the first session's
+	env       []string
+	logLevel  string
+	connector string        // value of testMainVariable in the child; empty: connector
+	deadline  time.Duration // of each wait; 0: a minute
+
+	// Hooks, called by the goroutine that reads the connector's output. They may call kill and stop.
+	onDocument   func(r *testRuntime, table string, doc []byte) // not yet committed
+	onCheckpoint func(r *testRuntime, patch json.RawMessage)    // not yet committed
+	acknowledge  func(r *testRuntime, n int) int                // of n committed checkpoints; nil: all
+}
+
+// testDocument is a committed document.
+type testDocument struct {
+	table      string // schema.table of its binding
+	doc        string
+	checkpoint int // that committed it, counted from 1 over all sessions
+}
+
+// testRuntime runs one session at a time.
+type testRuntime struct {
+	t       testing.TB
+	options runtimeOptions
+	driver  *runtimeDriver
+	capture *pf.CaptureSpec
+	names   []string // of the bindings
+
+	mu          sync.Mutex // everything below; cond is signalled whenever something of it changes
+	cond        *sync.Cond
+	session     *session
+	committed   []testDocument
+	uncommitted []testDocument // the checkpoint of those after the last one is not yet known
+	schemas     []testDocument
+	checkpoints int // received, over all sessions
+	patches     []json.RawMessage
+	state       json.RawMessage
+	logs        []connectorLog
+	status      string // of the running session
+	ended       bool
+	err         error
+}
+
+// startRuntime discovers, validates, applies and opens. The test fails when one of them does.
+func startRuntime(t testing.TB, o runtimeOptions) *testRuntime {
+	t.Helper()
+	r := newTestRuntime(t, o)
+	bindings := o.bindings
+	if bindings == nil {
+		discovered, err := r.driver.discover(t.Context())
+		if err != nil {
+			t.Fatalf("discover: %v", err)
+		}
+		bindings, err = previewBindings(discovered.Bindings, &previewOptions{tables: o.tables, mode: o.mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.bind(bindings)
+	r.start()
+	return r
+}
+
+// newTestRuntime makes a runtime whose driver can be asked by itself.
+func newTestRuntime(t testing.TB, o runtimeOptions) *testRuntime {
+	config, ok := o.config.(json.RawMessage)
+	if !ok {
+		var err error
+		if config, err = json.Marshal(o.config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o.connector == "" {
+		o.connector = "connector"
+	}
+	if o.deadline == 0 {
+		o.deadline = time.Minute
+	}
+	if o.state == nil {
+		o.state = json.RawMessage("{}")
+	}
+	r := &testRuntime{t: t, options: o, state: o.state, driver: &runtimeDriver{
+		env:      append([]string{testMainVariable + "=" + o.connector}, o.env...),
+		codec:    o.codec,
+		task:     "test/capture",
+		config:   config,
+		logLevel: o.logLevel,
+	}}
+	r.cond = sync.NewCond(&r.mu)
+	r.driver.onLog = func(log connectorLog) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.logs = append(r.logs, log)
+		if log.status {
+			r.status = log.message
+		}
+		r.cond.Broadcast()
+	}
+	t.Cleanup(func() {
+		r.kill()
+		if t.Failed() {
+			for _, log := range r.logs {
+				t.Logf("connector: %s %s%s", log.level, log.message, log.fields)
+			}
+		}
+	})
+	return r
+}
+
+// bind validates the bindings of the sessions to come; positions in the task may change.
+func (r *testRuntime) bind(bindings []runtimeBinding) {
+	r.t.Helper()
+	capture, err := r.driver.validate(r.t.Context(), bindings, r.capture)
+	if err != nil {
+		r.t.Fatalf("validate: %v", err)
+	}
+	r.names = nil
+	for _, b := range bindings {
+		table, _, err := tableOfResource(b.resource)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.names = append(r.names, table.String())
+	}
+	r.capture = capture
+}
+
+// start runs Apply and the next session from the committed state. REQUIRES: no session runs.
+func (r *testRuntime) start() {
+	r.t.Helper()
+	if err := r.tryStart(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// tryStart is start for tests that expect it to fail.
+func (r *testRuntime) tryStart() error {
+	r.mu.Lock()
+	r.uncommitted, r.ended, r.err, r.status = nil, false, nil, ""
+	state := r.state
+	r.mu.Unlock()
+	if _, err := r.driver.apply(r.t.Context(), r.capture, nil); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	// The test's own context ends before its clean-up does.
+	s, err := r.driver.open(context.Background(), r.capture, state, r)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	r.mu.Lock()
+	r.session = s
+	r.mu.Unlock()
+	go func() {
+		err := s.run()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.err, r.ended, r.session = err, true, nil
+		r.cond.Broadcast()
+	}()
+	return nil
+}
+
+// current returns the running session, or nil.
+func (r *testRuntime) current() *session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.session
+}
+
+// kill sends SIGKILL; wait follows.
+func (r *testRuntime) kill() {
+	if s := r.current(); s != nil {
+		s.kill()
+	}
+}
+
+// stop closes the connector's stdin; wait follows.
+func (r *testRuntime) stop() {
+	if s := r.current(); s != nil {
+		s.stop()
+	}
+}
+
+// wait returns how the session ended: nil for exit status 0 at a checkpoint, a *connectorExit for a failure.
+func (r *testRuntime) wait() error {
+	r.t.Helper()
+	r.waitFor("the end of the session", func() bool { return r.ended })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// waitFor waits until the condition holds. The condition is called with r.mu held.
+func (r *testRuntime) waitFor(what string, condition func() bool) {
+	r.t.Helper()
+	late := false
+	timer := time.AfterFunc(r.options.deadline, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		late = true
+		r.cond.Broadcast()
+	})
+	defer timer.Stop()
+	r.mu.Lock()
+	ended := false
+	for !condition() && !late && !ended {
+		if ended = r.ended; !ended {
+			r.cond.Wait()
+		}
+	}
+	holds, err := condition(), r.err
+	r.mu.Unlock()
+	switch {
+	case holds:
+	case ended:
+		r.t.Fatalf("waited for %s, but the session ended: %v", what, err)
+	default:
+		r.t.Fatalf("waited %v for %s", r.options.deadline, what)
+	}
+}
+
+// waitStreaming waits until every backfill is done and the stream is caught up.
+func (r *testRuntime) waitStreaming() {
+	r.t.Helper()
+	r.waitFor("streaming", func() bool { return isStreaming(r.status) })
+}
+
+// waitDocuments waits until n documents are committed.
+func (r *testRuntime) waitDocuments(n int) {
+	r.t.Helper()
+	r.waitFor(fmt.Sprintf("%d documents", n), func() bool { return len(r.committed) >= n })
+}
+
+// waitLog waits for a log whose message contains text, from now on or earlier.
+func (r *testRuntime) waitLog(text string) {
+	r.t.Helper()
+	r.waitFor("a log of "+text, func() bool {
+		for _, log := range r.logs {
+			if strings.Contains(log.message, text) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// documents returns what is committed so far.
+func (r *testRuntime) documents() []testDocument {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.committed[:len(r.committed):len(r.committed)]
+}
+
+// committedState returns the state of the last commit.
+func (r *testRuntime) committedState() json.RawMessage {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
+
+// stderr returns the messages logged so far, one a line.
+func (r *testRuntime) stderr() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var text strings.Builder
+	for _, log := range r.logs {
+		text.WriteString(log.message + "\n")
+	}
+	return text.String()
+}
+
+// history replays the committed documents strictly and returns the result; the test fails at the first fault.
+func (r *testRuntime) history(tables ...history.Table) *history.History {
+	r.t.Helper()
+	h := history.New(tables...)
+	checkpoint := 0
+	for i, d := range r.documents() {
+		if d.checkpoint != checkpoint {
+			h.Checkpoint(i)
+			checkpoint = d.checkpoint
+		}
+		if err := h.Document(i+1, d.table, []byte(d.doc)); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return h
+}
+
+func (r *testRuntime) document(binding int, doc []byte) error {
+	table := r.names[binding]
+	r.mu.Lock()
+	r.uncommitted = append(r.uncommitted, testDocument{table: table, doc: string(doc)})
+	r.mu.Unlock()
+	if r.options.onDocument != nil {
+		r.options.onDocument(r, table, doc)
+	}
+	return nil
+}
+
+func (r *testRuntime) sourcedSchema(binding int, schema json.RawMessage) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.schemas = append(r.schemas, testDocument{table: r.names[binding], doc: string(schema), checkpoint: r.checkpoints + 1})
+	return nil
+}
+
+func (r *testRuntime) checkpoint(patch *pf.ConnectorState) error {
+	r.mu.Lock()
+	r.checkpoints++
+	for i := len(r.uncommitted) - 1; i >= 0 && r.uncommitted[i].checkpoint == 0; i-- {
+		r.uncommitted[i].checkpoint = r.checkpoints
+	}
+	r.patches = append(r.patches, patch.UpdatedJson)
+	r.mu.Unlock()
+	if r.options.onCheckpoint != nil {
+		r.options.onCheckpoint(r, patch.UpdatedJson)
+	}
+	return nil
+}
+
+func (r *testRuntime) commit(n int, state json.RawMessage) (int, error) {
+	r.mu.Lock()
+	complete := len(r.uncommitted)
+	for complete > 0 && r.uncommitted[complete-1].checkpoint == 0 {
+		complete--
+	}
+	r.committed = append(r.committed, r.uncommitted[:complete]...)
+	r.uncommitted = append([]testDocument(nil), r.uncommitted[complete:]...)
+	r.state = state
+	r.cond.Broadcast()
+	r.mu.Unlock()
+	if r.options.acknowledge != nil {
+		return r.options.acknowledge(r, n), nil
+	}
+	return n, nil
+}
