@@ -17,11 +17,11 @@ demo: ## backfill, live changes, kill -9 and resume on a throwaway PostgreSQL, c
 
 # With TEST_DATABASE_ADDRESS set the tests use that server, else a throwaway one.
 test: ## every test, those against a real PostgreSQL included
-	@run='go test -tags "$(TAGS)" -timeout 20m -count=1 $(GO_TEST_FLAGS) ./...'; \
+	@set -- go test -tags "$(TAGS)" -timeout 20m -count=1 $(GO_TEST_FLAGS) ./...; \
 	if [ -n "$$TEST_DATABASE_ADDRESS" ]; then \
-		TEST_DATABASE=yes sh -c "$$run"; \
+		TEST_DATABASE=yes "$$@"; \
 	else \
-		tests/postgres.sh run --name "test-$$$$" -- sh -c "$$run"; \
+		tests/postgres.sh run --name "test-$$$$" -- "$$@"; \
 	fi
 
 check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, fuzz targets
