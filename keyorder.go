@@ -300,7 +300,7 @@ func appendFloatOrder(dst, text []byte, bitSize int) ([]byte, bool) {
 		f = 0 // of either sign
 	}
 	bits := math.Float64bits(f)
-	if f != f {
+	if math.IsNaN(f) {
 		bits = 0x7FF8_0000_0000_0000
 	}
 	return binary.BigEndian.AppendUint64(dst, sortableFloat(bits, 1<<63)), err == nil

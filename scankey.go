@@ -163,7 +163,7 @@ func (k *scanKey) appendPackedValue(dst []byte, i int, text []byte) ([]byte, boo
 	case keyFloat8:
 		f, err := strconv.ParseFloat(string(text), 64)
 		bits := math.Float64bits(f)
-		if f != f {
+		if math.IsNaN(f) {
 			bits = 0x7FF8_0000_0000_0000 // as the server sends it; ParseFloat's is another NaN
 		}
 		return binary.BigEndian.AppendUint64(append(dst, tupleFloat8), sortableFloat(bits, 1<<63)), err == nil

@@ -641,35 +641,23 @@ func BenchmarkAppendOrder(b *testing.B) {
 func scanKeyServer(t *testing.T) *pgx.Conn {
 	t.Helper()
 	if os.Getenv("TEST_DATABASE") != "yes" {
-		t.Skip("needs a PostgreSQL server: set TEST_DATABASE=yes, and TEST_DATABASE_URL if it is not the local one")
+		t.Skip("needs a PostgreSQL server: set TEST_DATABASE=yes (and -db-address), or run make test")
 	}
-	url := os.Getenv("TEST_DATABASE_URL")
-	if url == "" {
-		url = "postgres://postgres:postgres@localhost:5432/postgres"
-	}
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // results as text
-	for name, setting := range map[string]string{
-		"DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1",
-		"client_encoding": "UTF8", "TimeZone": "PST8PDT",
+	conn := testConnect(t, *testControlUser, *testControlPassword)
+	for _, setting := range []string{
+		"DateStyle = ISO, YMD", "IntervalStyle = postgres", "bytea_output = hex", "extra_float_digits = 1", "client_encoding = UTF8",
+		"TimeZone = PST8PDT",
 	} {
-		config.RuntimeParams[name] = setting
+		queryTexts(t, conn, "SET "+setting)
 	}
-	conn, err := pgx.ConnectConfig(context.Background(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
 }
 
 // queryTexts returns a query's rows, copied, in text format.
 func queryTexts(t *testing.T, conn *pgx.Conn, sql string, args ...any) [][]value {
 	t.Helper()
-	rows, err := conn.Query(context.Background(), sql, args...)
+	arguments := append([]any{pgx.QueryExecModeSimpleProtocol}, args...) // whose results are text
+	rows, err := conn.Query(context.Background(), sql, arguments...)
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
