@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -137,6 +138,15 @@ func (d *runtimeDriver) validate(
 			Backfill:           v.Backfill,
 			StateKey:           key,
 		})
+	}
+	if last != nil {
+		for _, b := range slices.Concat(last.Bindings, last.InactiveBindings) {
+			if !slices.ContainsFunc(capture.Bindings, func(active *pf.CaptureSpec_Binding) bool {
+				return slices.Equal(active.ResourcePath, b.ResourcePath)
+			}) {
+				capture.InactiveBindings = append(capture.InactiveBindings, b)
+			}
+		}
 	}
 	return capture, capture.Validate()
 }

@@ -368,7 +368,10 @@ func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *pre
 			return sink.failed
 		case stop.Err() != nil:
 			return nil
-		case err == nil && (o.exitWhenCaughtUp || !o.restart && o.killEvery == 0):
+		case err == nil && o.exitWhenCaughtUp:
+			return nil
+		case err == nil && !o.restart && o.killEvery == 0:
+			console.note("the connector ended by itself")
 			return nil
 		case !o.restart && o.killEvery == 0:
 			return err

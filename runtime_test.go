@@ -49,7 +49,8 @@ type testRuntime struct {
 	options runtimeOptions
 	driver  *runtimeDriver
 	capture *pf.CaptureSpec
-	names   []string // of the bindings
+	applied *pf.CaptureSpec // last; nil before the first session
+	names   []string        // of the bindings
 
 	mu          sync.Mutex // everything below; cond is signalled whenever something of it changes
 	cond        *sync.Cond
@@ -164,9 +165,10 @@ func (r *testRuntime) tryStart() error {
 	r.uncommitted, r.ended, r.err, r.status = nil, false, nil, ""
 	state := r.state
 	r.mu.Unlock()
-	if _, err := r.driver.apply(r.t.Context(), r.capture, nil); err != nil {
+	if _, err := r.driver.apply(r.t.Context(), r.capture, r.applied); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
+	r.applied = r.capture
 	// The test's own context ends before its clean-up does.
 	s, err := r.driver.open(context.Background(), r.capture, state, r)
 	if err != nil {

@@ -134,6 +134,7 @@ func (c *scripted) capture(open *pc.Request_Open) int {
 				return
 			}
 			acknowledged += int(r.Acknowledge.Checkpoints)
+			fmt.Fprintf(os.Stderr, `{"level":"info","msg":"acknowledged %d"}`+"\n", acknowledged)
 		}
 	}()
 	checkpoints := 0
