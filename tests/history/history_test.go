@@ -279,3 +279,21 @@ func FuzzFields(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkDocument adds rows as of pgbench_accounts, each updated once.
+func BenchmarkDocument(b *testing.B) {
+	h := New(Table{Name: "public.t", Key: []string{"aid"}, Full: true})
+	b.ReportAllocs()
+	for i := range b.N {
+		row := fmt.Sprintf(`"abalance":%d,"aid":%d,"bid":1,"filler":"%84s"`, i%2, i/2, "")
+		op, before := "c", ""
+		if i%2 == 1 {
+			op, before = "u", fmt.Sprintf(`,"before":{"abalance":0,"aid":%d,"bid":1,"filler":"%84s"}`, i/2, "")
+		}
+		doc := fmt.Sprintf(`{"_meta":{"op":"%s","source":{"schema":"public","table":"t","loc":[%d,%d,%d]}%s},%s}`,
+			op, i+1, i+1, i+1, before, row)
+		if err := h.Document(i+1, "public.t", []byte(doc)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
