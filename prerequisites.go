@@ -1,31 +1,408 @@
 // prerequisites.go owns what the server must have: it is checked, created where permitted, and explained with the SQL
-// that fixes it.
+// that fixes it. Invariants: all faults are told at once, a check that cannot be made hides no other, the number of queries
+// does not grow with the number of tables, and nothing is written but the watermarks table with our row in it, the
+// publication, and its members.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// prerequisites checks what the server must have for a capture of the tables (bound names; nil details are missing
-// tables), creating the watermarks table, the publication and its members where permitted. All faults are in one userError,
-// each with the server's reason and the SQL that fixes it.
-func checkPrerequisites(ctx context.Context, db *database, names []tableName, details map[tableName]*table) error {
-	panic("stub")
+// requirement is one table that a capture binds.
+type requirement struct {
+	table tableName
+	key   []string // columns of the collection key; nil for a keyless binding
 }
 
-// addToPublication makes a table a member of the publication; fine if it is one already.
-func addToPublication(ctx context.Context, db *database, t tableName) error {
-	statement := fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(db.settings.publication), quoteTable(t))
-	err := db.with(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, statement)
-		return err
-	})
-	if err == nil || sqlState(err) == "42710" { // duplicate_object: already a member
+// maxFaults bounds the faults shown.
+const maxFaults = 20
+
+// checkPrerequisites checks what the server must have for a capture of the tables, creating the watermarks table, the
+// publication and its members where permitted. All faults are in one userError, each with the server's reason and the SQL
+// that fixes it; warnings are what the operator should know though the capture can run.
+func checkPrerequisites(ctx context.Context, db *database, tables []requirement) (warnings []string, err error) {
+	if db.settings.flags.skipPrerequisites {
+		return nil, nil
+	}
+	c := &checker{db: db, s: db.settings, tables: tables}
+	if err := db.with(ctx, func(conn *pgx.Conn) error {
+		c.conn = conn
+		return c.run(ctx)
+	}); err != nil {
+		return nil, err
+	}
+	return c.warnings, c.error()
+}
+
+// checker is one run of the checks on one connection.
+type checker struct {
+	db     *database
+	s      *settings
+	conn   *pgx.Conn
+	tables []requirement
+
+	server      serverFacts
+	publication *publicationFacts // nil: there is none
+	found       map[tableName]*tableFacts
+	watermarks  bool // the watermarks table exists and takes our writes
+
+	faults   []string
+	warnings []string
+}
+
+func (c *checker) fault(format string, args ...any) {
+	c.faults = append(c.faults, fmt.Sprintf(format, args...))
+}
+
+func (c *checker) warn(format string, args ...any) {
+	c.warnings = append(c.warnings, fmt.Sprintf(format, args...))
+}
+
+// run makes the checks. Its error is one that ends them all: the connection or the context.
+func (c *checker) run(ctx context.Context) error {
+	if c.db.version < 100000 {
+		c.fault("the server is PostgreSQL %s, the capture needs 10 or newer: upgrade it", versionText(c.db.version))
 		return nil
 	}
-	return &userError{fmt.Sprintf("table %s is not in the publication %q and could not be added: %s. Run as its owner: %s;",
-		t, db.settings.publication, serverReason(err), statement)}
+	for _, check := range []struct {
+		what string
+		make func(context.Context) error
+	}{
+		{"the server's settings", c.checkServer},
+		{fmt.Sprintf("the replication slot %q", c.s.slot), c.checkSlot},
+		{fmt.Sprintf("the watermarks table %s", c.s.watermarks), c.checkWatermarks},
+		{fmt.Sprintf("the publication %q", c.s.publication), c.checkPublication},
+		{"the tables", c.checkTables},
+		{"the members of the publication", c.checkMembers},
+		{"the replica identities", c.checkIdentities},
+	} {
+		err := check.make(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("check the prerequisites: %w", context.Cause(ctx))
+		case err != nil && c.conn.IsClosed():
+			return fmt.Errorf("check the prerequisites: the connection was lost: %w", err)
+		case err != nil:
+			c.fault("cannot check %s: %s", check.what, serverReason(err))
+		}
+	}
+	return nil
+}
+
+// error is all faults in one, nil without any.
+func (c *checker) error() error {
+	if len(c.faults) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	b.WriteString("the database is not ready for this capture:")
+	for i, fault := range c.faults {
+		if i == maxFaults {
+			fmt.Fprintf(&b, "\n  - and %d more", len(c.faults)-i)
+			break
+		}
+		b.WriteString("\n  - " + fault)
+	}
+	return &userError{b.String()}
+}
+
+// --- the server
+
+// serverFacts are settings and rights. What a version does not have is "".
+type serverFacts struct {
+	User               string `json:"user"`
+	Application        string `json:"application"`
+	Replication        bool   `json:"replication"`
+	WALLevel           string `json:"wal_level"`
+	EffectiveWALLevel  string `json:"effective_wal_level"`
+	SynchronousNames   string `json:"synchronous_standby_names"`
+	HotStandbyFeedback string `json:"hot_standby_feedback"`
+	IdleSlotTimeout    string `json:"idle_replication_slot_timeout"`
+	MaxSlots           int    `json:"max_slots"`
+	MaxSenders         int    `json:"max_senders"`
+	Slots              int    `json:"slots"`
+	Senders            int    `json:"senders"`
+}
+
+// Membership in rds_replication takes the place of the REPLICATION attribute on Amazon RDS.
+const sqlServerFacts = `
+SELECT jsonb_build_object(
+	'user', current_user,
+	'application', current_setting('application_name'),
+	'replication', (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
+		OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
+	'wal_level', current_setting('wal_level'),
+	'effective_wal_level', current_setting('effective_wal_level', true),
+	'synchronous_standby_names', current_setting('synchronous_standby_names'),
+	'hot_standby_feedback', current_setting('hot_standby_feedback'),
+	'idle_replication_slot_timeout', current_setting('idle_replication_slot_timeout', true),
+	'max_slots', current_setting('max_replication_slots')::int,
+	'max_senders', current_setting('max_wal_senders')::int,
+	'slots', (SELECT count(*) FROM pg_replication_slots),
+	'senders', (SELECT count(*) FROM pg_stat_replication)
+)::text`
+
+func (c *checker) checkServer(ctx context.Context) error {
+	var text string
+	if err := c.conn.QueryRow(ctx, sqlServerFacts).Scan(&text); err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(text), &c.server); err != nil {
+		return err
+	}
+	c.judgeServer()
+	return nil
+}
+
+// judgeServer finds the faults of the server's settings and our role's rights.
+func (c *checker) judgeServer() {
+	f := &c.server
+	// Where effective_wal_level exists, the first logical slot raises it from replica by itself.
+	if f.WALLevel != "logical" && (f.EffectiveWALLevel == "" || f.WALLevel == "minimal") {
+		c.fault("logical replication is not enabled: wal_level is %s. Run: ALTER SYSTEM SET wal_level = logical; and restart "+
+			"the server (Amazon RDS and Aurora: parameter rds.logical_replication = 1; Google Cloud SQL: flag "+
+			"cloudsql.logical_decoding = on; Azure: wal_level = LOGICAL in the server parameters)", f.WALLevel)
+	}
+	if !f.Replication {
+		c.fault("the role %s may not replicate. Run: ALTER ROLE %s REPLICATION; (on Amazon RDS: GRANT rds_replication TO %s;)",
+			quoteIdent(f.User), quoteIdent(f.User), quoteIdent(f.User))
+	}
+	if c.db.standby {
+		if c.db.version < 160000 {
+			c.fault("the server is a standby of version %s, which cannot decode logically before version 16: connect to the "+
+				"primary", versionText(c.db.version))
+		}
+		if !c.s.readOnly {
+			c.fault("the server is a standby, where no watermarks can be written: set `advanced.read_only_capture`, or connect " +
+				"to the primary")
+		}
+		if f.HotStandbyFeedback != "on" {
+			c.warn("hot_standby_feedback is off on this standby, so that VACUUM on the primary can invalidate the replication " +
+				"slot. Run on the standby: ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf();")
+		}
+	} else if matchesStandby(f.SynchronousNames, f.Application) { // a standby's own walsenders are never synchronous
+		c.fault("synchronous_standby_names = %s would make this capture (application_name %s) a synchronous standby, and every "+
+			"commit of the database would wait for it. Set it to the names of the standbys that are meant, and run: SELECT "+
+			"pg_reload_conf();", literal(f.SynchronousNames), f.Application)
+	}
+	if t := f.IdleSlotTimeout; t != "" && t != "0" && t != "0s" {
+		c.warn("idle_replication_slot_timeout is %s: a capture that is stopped for longer loses its replication slot, and has "+
+			"to re-backfill", t)
+	}
+}
+
+// versionText is server_version_num as people write it.
+func versionText(version int) string {
+	if version >= 100000 {
+		return fmt.Sprintf("%d.%d", version/10000, version%10000)
+	}
+	return fmt.Sprintf("%d.%d", version/10000, version/100%100)
+}
+
+// matchesStandby reports whether a walsender called application counts as one of synchronous_standby_names: `a, b`,
+// `2 (a, b)`, `FIRST 2 (a, b)` or `ANY 2 (a, b)`, where * stands for all and names compare without case
+// (syncrep_scanner.l, SyncRepGetStandbyPriority).
+func matchesStandby(names, application string) bool {
+	if i := unquotedParen(names); i >= 0 {
+		names = names[i+1:]
+	}
+	for name := []byte(nil); names != ""; {
+		name = name[:0]
+		switch ch := names[0]; {
+		case ch == '"':
+			names = names[1:]
+			for names != "" {
+				if names[0] == '"' {
+					if !strings.HasPrefix(names, `""`) {
+						names = names[1:]
+						break
+					}
+					names = names[1:]
+				}
+				name = append(name, names[0])
+				names = names[1:]
+			}
+		case strings.IndexByte(standbySeparators, ch) >= 0:
+			names = names[1:]
+			continue
+		default:
+			end := strings.IndexAny(names, standbySeparators+`"`)
+			if end < 0 {
+				end = len(names)
+			}
+			name, names = append(name, names[:end]...), names[end:]
+		}
+		if string(name) == "*" || strings.EqualFold(string(name), application) {
+			return true
+		}
+	}
+	return false
+}
+
+const standbySeparators = " \t\n\r\f\v,()"
+
+// unquotedParen returns the index of the first opening parenthesis outside of quotes, -1 if there is none.
+func unquotedParen(text string) int {
+	quoted := false
+	for i := range len(text) {
+		switch {
+		case text[i] == '"':
+			quoted = !quoted
+		case text[i] == '(' && !quoted:
+			return i
+		}
+	}
+	return -1
+}
+
+// --- the slot
+
+func (c *checker) checkSlot(ctx context.Context) error {
+	status, err := readSlot(ctx, c.conn, c.s.slot)
+	if err != nil {
+		return err
+	}
+	if foreign := foreignSlot(status); foreign != "" {
+		c.fault("%s", foreign)
+	}
+	if status.exists {
+		return nil
+	}
+	if !c.s.flags.createReplicationSlot {
+		c.fault("the replication slot %q does not exist, and the feature flag no_create_replication_slot forbids creating it. "+
+			"Run: SELECT pg_create_logical_replication_slot(%s, 'pgoutput');", c.s.slot, literal(c.s.slot))
+		return nil
+	}
+	f := &c.server
+	if f.User == "" { // its settings could not be read, which is a fault already
+		return nil
+	}
+	if f.Slots >= f.MaxSlots {
+		c.fault("the server has no replication slot left: all %d of max_replication_slots are taken. Drop one that nothing uses "+
+			"(SELECT slot_name, active FROM pg_replication_slots;), or run: ALTER SYSTEM SET max_replication_slots = %d; and "+
+			"restart the server", f.MaxSlots, f.MaxSlots+5)
+	}
+	if f.Senders >= f.MaxSenders {
+		c.fault("the server has no replication connection left: all %d of max_wal_senders are taken. End one (SELECT pid, "+
+			"application_name FROM pg_stat_replication;), or run: ALTER SYSTEM SET max_wal_senders = %d; and restart the server",
+			f.MaxSenders, f.MaxSenders+5)
+	}
+	return nil
+}
+
+// --- the watermarks table
+
+// checkWatermarks writes our row as a capture does, creating the table if it does not exist.
+func (c *checker) checkWatermarks(ctx context.Context) error {
+	if c.s.readOnly || c.db.standby {
+		return nil
+	}
+	name, user := quoteTable(c.s.watermarks), quoteIdent(c.user())
+	create := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (slot TEXT PRIMARY KEY, watermark TEXT);", name)
+	grant := fmt.Sprintf("GRANT SELECT, INSERT, UPDATE ON %s TO %s;", name, user)
+
+	err := c.probeWatermarks(ctx)
+	if code := sqlState(err); code == "42P01" || code == "3F000" { // undefined_table, invalid_schema_name
+		if _, err = c.conn.Exec(ctx, create); err != nil {
+			schema := ""
+			if code := sqlState(err); code == "3F000" {
+				schema = fmt.Sprintf("CREATE SCHEMA %s; ", quoteIdent(c.s.watermarks.schema))
+			}
+			c.fault("the watermarks table %s does not exist and could not be created: %s. Run: %s%s GRANT USAGE ON SCHEMA %s TO "+
+				"%s; %s Or set `advanced.read_only_capture`", c.s.watermarks, serverReason(err), schema, create,
+				quoteIdent(c.s.watermarks.schema), user, grant)
+			return nil
+		}
+		err = c.probeWatermarks(ctx)
+	}
+	switch code := sqlState(err); {
+	case err == nil:
+		c.watermarks = true
+	case code == "":
+		return err
+	case code == "42501": // insufficient_privilege
+		c.fault("the role %s may not write to the watermarks table %s: %s. Run: GRANT USAGE ON SCHEMA %s TO %s; %s", user,
+			c.s.watermarks, serverReason(err), quoteIdent(c.s.watermarks.schema), user, grant)
+	default:
+		c.fault("cannot write to the watermarks table %s: %s. It must have been created by: %s Drop or rename the one there is, "+
+			"or set `advanced.watermarksTable` to another name", c.s.watermarks, serverReason(err), create)
+	}
+	return nil
+}
+
+// probeWatermarks writes our row. It waits for no synchronous standby: what counts is that it may write.
+func (c *checker) probeWatermarks(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s (slot, watermark) VALUES ($1, 'existence-check') "+
+			"ON CONFLICT (slot) DO UPDATE SET watermark = excluded.watermark", quoteTable(c.s.watermarks)), c.s.slot)
+		return err
+	})
+}
+
+// user is the role in force, or the configured one if that is not known.
+func (c *checker) user() string {
+	if c.server.User != "" {
+		return c.server.User
+	}
+	return c.s.user
+}
+
+// --- the replica identities
+
+// checkIdentities judges the relations that hold the rows of the bound tables.
+func (c *checker) checkIdentities(ctx context.Context) error {
+	if c.s.flags.skipTablePrerequisites || c.found == nil {
+		return nil
+	}
+	var oids []uint32
+	for _, r := range c.tables {
+		if f := c.found[r.table]; f.OID != 0 && f.notTable() == "" {
+			oids = append(oids, f.OID)
+		}
+	}
+	if len(oids) == 0 {
+		return nil
+	}
+	identities, err := loadIdentities(ctx, c.conn, oids)
+	if err != nil {
+		return err
+	}
+	for _, r := range c.tables {
+		c.judgeIdentities(r, identities[c.found[r.table].OID])
+	}
+	return nil
+}
+
+func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
+	fault, warning := keyFault(r.table, held, r.key)
+	if fault != "" {
+		c.fault("%s", fault)
+	}
+	if warning != "" {
+		c.warn("%s", warning)
+	}
+	user := quoteIdent(c.user())
+	for i := range held {
+		leaf := &held[i]
+		switch {
+		case leaf.tableName == r.table:
+		case leaf.kind == 'f':
+			c.warn("table %s: its partition %s is a foreign table, whose changes are not captured", r.table, leaf.tableName)
+		case leaf.persistence == 'u':
+			c.fault("table %s: its partition %s is unlogged: its changes are not written to the WAL. Run: ALTER TABLE %s SET LOGGED;",
+				r.table, leaf.tableName, quoteTable(leaf.tableName))
+		case len(r.key) == 0 && !leaf.readable:
+			c.fault("the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: GRANT USAGE "+
+				"ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %s;", user, leaf.tableName, r.table, quoteIdent(leaf.schema), user,
+				quoteTable(leaf.tableName), user)
+		}
+	}
 }

@@ -218,6 +218,20 @@ func TestDescribeTransaction(t *testing.T) {
 	}
 }
 
+func TestCreateSlotError(t *testing.T) {
+	for _, c := range []struct{ code, want string }{
+		{"42710", "cannot create the replication slot \"s\": boom (SQLSTATE 42710). Another capture has just created it: give each " +
+			"capture its own `advanced.slotName`."},
+		{"53400", "cannot create the replication slot \"s\": boom (SQLSTATE 53400). Raise `max_replication_slots` on the server and " +
+			"restart it, or drop a slot that nothing uses: SELECT slot_name, active FROM pg_replication_slots;"},
+		{"XX000", `create replication slot "s": : boom (SQLSTATE XX000)`},
+	} {
+		if got := createSlotError("s", &pgconn.PgError{Code: c.code, Message: "boom"}).Error(); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}
+
 // --- against a server
 
 func (db *testDB) replication(d *database) *pgconn.PgConn {
@@ -629,7 +643,7 @@ func TestAddToPublication(t *testing.T) {
 	db.exec("CREATE TABLE " + quoteTable(other) + " (id int)")
 	err := addToPublication(db.ctx, db.connect(nil), other)
 	want := fmt.Sprintf(`table %s is not in the publication %q and could not be added: must be owner of publication %s `+
-		`(SQLSTATE 42501). Run as its owner: ALTER PUBLICATION %s ADD TABLE %s;`,
+		`(SQLSTATE 42501). Run as the owner of both, or as a superuser: ALTER PUBLICATION %s ADD TABLE ONLY %s;`,
 		other, db.publication, db.publication, quoteIdent(db.publication), quoteTable(other))
 	if errorText(err) != want {
 		t.Errorf("got  %v\nwant %s", err, want)

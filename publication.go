@@ -1,0 +1,402 @@
+// publication.go owns what is published: the publication, the tables that must be in it, and whether what it publishes of
+// them is what a capture needs. Invariant: only the publication itself and its members are ever changed, and never is one
+// made FOR ALL TABLES, which would forbid the updates of every table without a key.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// publicationFacts is a row of pg_publication. What a version does not have is nil.
+type publicationFacts struct {
+	AllTables bool  `json:"puballtables"`
+	Insert    bool  `json:"pubinsert"`
+	Update    bool  `json:"pubupdate"`
+	Delete    bool  `json:"pubdelete"`
+	Truncate  *bool `json:"pubtruncate"`
+	ViaRoot   *bool `json:"pubviaroot"`
+}
+
+func (p *publicationFacts) viaRoot() bool { return p != nil && p.ViaRoot != nil && *p.ViaRoot }
+
+const sqlPublication = `SELECT to_jsonb(p)::text FROM pg_publication p WHERE pubname = $1`
+
+func (c *checker) checkPublication(ctx context.Context) error {
+	if err := c.readPublication(ctx); err != nil {
+		return err
+	}
+	// With a publication its members are compared below, without one it is made of the tables that exist.
+	if err := c.findTables(ctx); err != nil {
+		return err
+	}
+	if c.publication == nil {
+		return c.createPublication(ctx)
+	}
+	c.judgePublication()
+	return nil
+}
+
+func (c *checker) readPublication(ctx context.Context) error {
+	rows, err := c.conn.Query(ctx, sqlPublication, c.s.publication)
+	if err != nil {
+		return err
+	}
+	var text string
+	c.publication = nil
+	_, err = pgx.ForEachRow(rows, []any{&text}, func() error {
+		c.publication = new(publicationFacts)
+		return json.Unmarshal([]byte(text), c.publication)
+	})
+	return err
+}
+
+func (c *checker) judgePublication() {
+	p, name := c.publication, quoteIdent(c.s.publication)
+	if !p.Insert || !p.Update || !p.Delete {
+		var missing []string
+		for _, operation := range []struct {
+			name      string
+			published bool
+		}{{"insert", p.Insert}, {"update", p.Update}, {"delete", p.Delete}} {
+			if !operation.published {
+				missing = append(missing, operation.name)
+			}
+		}
+		all := "insert, update, delete"
+		if p.Truncate != nil {
+			all += ", truncate"
+		}
+		c.fault("the publication %q does not publish %s. Run: ALTER PUBLICATION %s SET (publish = '%s');", c.s.publication,
+			strings.Join(missing, " and "), name, all)
+	} else if p.Truncate != nil && !*p.Truncate {
+		c.warn("the publication %q does not publish truncate, so that a TRUNCATE goes unnoticed. Run: ALTER PUBLICATION %s SET "+
+			"(publish = 'insert, update, delete, truncate');", c.s.publication, name)
+	}
+}
+
+// createPublication creates the publication for the watermarks table and the bound tables that exist.
+func (c *checker) createPublication(ctx context.Context) error {
+	var members []tableName
+	for _, t := range c.wanted() {
+		if f := c.found[t]; f.OID != 0 && f.notTable() == "" {
+			members = append(members, t)
+		}
+	}
+	statement := "CREATE PUBLICATION " + quoteIdent(c.s.publication)
+	if len(members) > 0 {
+		statement += " FOR TABLE " + onlyTables(members)
+	}
+	if c.db.version >= 130000 {
+		statement += " WITH (publish_via_partition_root = true)"
+	}
+	if c.db.standby {
+		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement)
+		return nil
+	}
+	if _, err := c.conn.Exec(ctx, statement); err != nil {
+		if sqlState(err) == "" {
+			return err
+		}
+		c.fault("the publication %q does not exist and could not be created: %s. Run as the owner of the tables, or as a "+
+			"superuser: %s;", c.s.publication, serverReason(err), statement)
+		return nil
+	}
+	if err := c.readPublication(ctx); err != nil {
+		return err
+	}
+	return c.findTables(ctx)
+}
+
+// onlyTables lists tables for a publication. Without ONLY the children of an inheritance parent would become members, and
+// the server would reject their updates and deletes where they have no replica identity.
+func onlyTables(tables []tableName) string {
+	var b strings.Builder
+	for i, t := range tables {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("ONLY " + quoteTable(t))
+	}
+	return b.String()
+}
+
+// wanted returns the tables that the publication must have, each once.
+func (c *checker) wanted() []tableName {
+	seen := make(map[tableName]bool, len(c.tables)+1)
+	var wanted []tableName
+	add := func(t tableName) {
+		if !seen[t] {
+			seen[t] = true
+			wanted = append(wanted, t)
+		}
+	}
+	if !c.s.readOnly {
+		add(c.s.watermarks)
+	}
+	for _, r := range c.tables {
+		add(r.table)
+	}
+	return wanted
+}
+
+// --- the tables
+
+// tableFacts is what the catalog says of a name that the capture wants. A schema or table that does not exist has no OID.
+type tableFacts struct {
+	Schema      string   `json:"schema"`
+	Name        string   `json:"name"`
+	SchemaOID   uint32   `json:"schema_oid"`
+	OID         uint32   `json:"oid"`
+	Kind        string   `json:"kind"`
+	Persistence string   `json:"persistence"`
+	Usage       bool     `json:"usage"`        // of the schema
+	Select      bool     `json:"select"`       // of the table or some columns
+	RowSecurity bool     `json:"row_security"` // hides rows from our role
+	Published   bool     `json:"published"`
+	Columns     []string `json:"columns"`  // that the publication sends, nil before version 15
+	Ancestor    string   `json:"ancestor"` // a published ancestor of a partition
+}
+
+func (f *tableFacts) notTable() string {
+	switch f.Kind {
+	case "r", "p":
+		switch f.Persistence {
+		case "u":
+			return "is unlogged: its changes are not written to the WAL. Run: ALTER TABLE " +
+				quoteTable(tableName{f.Schema, f.Name}) + " SET LOGGED;"
+		case "t":
+			return "is a temporary table, which is not replicated"
+		}
+		return ""
+	case "v":
+		return "is a view: capture the tables that it reads"
+	case "m":
+		return "is a materialized view: capture the tables that it reads"
+	case "f":
+		return "is a foreign table: capture it on the server where it lives"
+	case "S":
+		return "is a sequence"
+	case "i", "I":
+		return "is an index"
+	case "c":
+		return "is a composite type"
+	}
+	return fmt.Sprintf("is a relation of kind %q", f.Kind)
+}
+
+// sqlTables finds the names in $1, a JSON array of [schema, name], and their membership in publication $2. The %s are the
+// expressions of the newer versions: a member's columns, and a published ancestor. The publication's own list counts too,
+// since pg_publication_tables shows a root only where it is published as such.
+const sqlTables = `
+WITH published AS (SELECT * FROM pg_publication_tables WHERE pubname = $2::text::name)
+SELECT jsonb_build_object('schema', w.name ->> 0, 'name', w.name ->> 1, 'schema_oid', coalesce(n.oid::int8, 0),
+	'oid', coalesce(c.oid::int8, 0), 'kind', c.relkind, 'persistence', c.relpersistence,
+	'usage', has_schema_privilege(n.oid, 'USAGE'), 'select', has_any_column_privilege(c.oid, 'SELECT'),
+	'row_security', CASE WHEN c.relrowsecurity THEN row_security_active(c.oid) END,
+	'published', p.pubname IS NOT NULL OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
+		WHERE b.pubname = $2::text::name AND r.prrelid = c.oid),
+	'columns', %s, 'ancestor', %s)::text
+FROM jsonb_array_elements($1::text::jsonb) AS w (name)
+LEFT JOIN pg_namespace n ON n.nspname = (w.name ->> 0)::name AND n.nspname::text = w.name ->> 0
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = (w.name ->> 1)::name AND c.relname::text = w.name ->> 1
+LEFT JOIN published p ON p.schemaname = n.nspname AND p.tablename = c.relname`
+
+const sqlAncestor = `(SELECT an.nspname || '.' || ac.relname FROM pg_partition_ancestors(c.oid) a (oid)
+	JOIN pg_class ac ON ac.oid = a.oid AND ac.oid <> c.oid JOIN pg_namespace an ON an.oid = ac.relnamespace
+	JOIN published ap ON ap.schemaname = an.nspname AND ap.tablename = ac.relname
+	WHERE c.relispartition LIMIT 1)`
+
+func (c *checker) findTables(ctx context.Context) error {
+	wanted := c.wanted()
+	names := make([][2]string, len(wanted))
+	for i, t := range wanted {
+		names[i] = [2]string{t.schema, t.name}
+	}
+	list, err := json.Marshal(names)
+	if err != nil {
+		return err
+	}
+	columns, ancestor := "NULL", "NULL"
+	if c.db.version >= 150000 {
+		columns = "to_jsonb(p.attnames)"
+	}
+	if c.db.version >= 130000 {
+		ancestor = sqlAncestor
+	}
+	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, columns, ancestor), string(list), c.s.publication)
+	if err != nil {
+		return err
+	}
+	c.found = make(map[tableName]*tableFacts, len(wanted))
+	for _, t := range wanted {
+		c.found[t] = &tableFacts{Schema: t.schema, Name: t.name}
+	}
+	var text string
+	_, err = pgx.ForEachRow(rows, []any{&text}, func() error {
+		f := new(tableFacts)
+		if err := json.Unmarshal([]byte(text), f); err != nil {
+			return err
+		}
+		c.found[tableName{f.Schema, f.Name}] = f
+		return nil
+	})
+	return err
+}
+
+// checkTables judges what was found of the bound tables.
+func (c *checker) checkTables(context.Context) error {
+	if c.s.flags.skipTablePrerequisites || c.found == nil {
+		return nil
+	}
+	for _, r := range c.tables {
+		c.judgeTable(r, c.found[r.table])
+	}
+	return nil
+}
+
+func (c *checker) judgeTable(r requirement, f *tableFacts) {
+	t, user := r.table, quoteIdent(c.user())
+	switch {
+	case f.SchemaOID == 0:
+		c.fault("table %s: there is no schema %q. If it was dropped or renamed, remove the binding", t, t.schema)
+		return
+	case f.OID == 0:
+		c.fault("table %s does not exist. If it was dropped or renamed, remove the binding", t)
+		return
+	case f.notTable() != "":
+		c.fault("%s %s", t, f.notTable())
+		return
+	case !f.Usage:
+		c.fault("the role %s may not use schema %q, which holds table %s. Run: GRANT USAGE ON SCHEMA %s TO %s;", user, t.schema, t,
+			quoteIdent(t.schema), user)
+	}
+	if !f.Select {
+		c.fault("the role %s may not read table %s. Run: GRANT SELECT ON %s TO %s;", user, t, quoteTable(t), user)
+	}
+	if f.RowSecurity {
+		c.warn("table %s: row-level security hides rows from the role %s, so that the backfill may lack rows whose changes are "+
+			"captured. To see all, run: ALTER ROLE %s BYPASSRLS;", t, user, user)
+	}
+	if f.Kind == "p" && c.publication != nil && !c.publication.viaRoot() {
+		if c.publication.ViaRoot == nil {
+			c.fault("table %s is partitioned, and its changes are published as those of its partitions, which versions before 13 "+
+				"cannot change: capture the partitions instead (`advanced.capture_as_partitions`)", t)
+		} else {
+			c.fault("table %s is partitioned, and the publication %q publishes its changes as those of its partitions. Run: ALTER "+
+				"PUBLICATION %s SET (publish_via_partition_root = true);", t, c.s.publication, quoteIdent(c.s.publication))
+		}
+	}
+	if f.Published && f.Columns != nil {
+		for _, column := range r.key {
+			if !slices.Contains(f.Columns, column) {
+				c.fault("table %s: the column list of publication %q lacks %s, which is part of the collection key. Set it anew "+
+					"with that column (ALTER PUBLICATION %s DROP TABLE %s; then ADD TABLE with the list)", t, c.s.publication,
+					quoteIdent(column), quoteIdent(c.s.publication), quoteTable(t))
+			}
+		}
+	}
+}
+
+// checkMembers adds the tables that are not in the publication yet.
+func (c *checker) checkMembers(ctx context.Context) error {
+	if c.publication == nil || c.found == nil {
+		return nil
+	}
+	var missing []tableName
+	for _, t := range c.wanted() {
+		f := c.found[t]
+		switch {
+		case f.OID == 0 || f.Published || f.notTable() != "":
+		case t != c.s.watermarks && c.s.flags.skipTablePrerequisites:
+		case f.Ancestor != "" && c.publication.viaRoot():
+			c.fault("table %s is a partition of %s, and the publication %q publishes its changes as those of %s. Capture that "+
+				"table instead, or run: ALTER PUBLICATION %s SET (publish_via_partition_root = false);", t, f.Ancestor,
+				c.s.publication, f.Ancestor, quoteIdent(c.s.publication))
+		default:
+			missing = append(missing, t)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	err := c.addMembers(ctx, missing)
+	if err == nil {
+		return nil
+	}
+	if sqlState(err) == "" {
+		return err
+	}
+	// One that cannot be added keeps all others out: find those that can.
+	var rest []tableName
+	var reason string
+	for _, t := range missing {
+		if len(missing) > 1 && !c.db.standby {
+			if err = c.addMembers(ctx, []tableName{t}); err == nil {
+				continue
+			}
+			if sqlState(err) == "" {
+				return err
+			}
+		}
+		rest = append(rest, t)
+		if reason == "" {
+			reason = serverReason(err)
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	names := make([]string, 0, maxFaults)
+	for i, t := range rest {
+		if i == maxFaults {
+			names = append(names, fmt.Sprintf("and %d more", len(rest)-i))
+			break
+		}
+		names = append(names, t.String())
+	}
+	subject, be := "table ", "is"
+	if len(rest) > 1 {
+		subject, be = strconv.Itoa(len(rest))+" tables (", "are"
+		names[len(names)-1] += ")"
+	}
+	where := "as the owner of both, or as a superuser"
+	if c.db.standby {
+		where = "on the primary"
+	}
+	c.fault("%s%s %s not in the publication %q and could not be added: %s. Run %s: ALTER PUBLICATION %s ADD TABLE %s;", subject,
+		strings.Join(names, ", "), be, c.s.publication, reason, where, quoteIdent(c.s.publication), onlyTables(rest))
+	return nil
+}
+
+func (c *checker) addMembers(ctx context.Context, tables []tableName) error {
+	_, err := c.conn.Exec(ctx, addStatement(c.s.publication, tables...))
+	return err
+}
+
+func addStatement(publication string, tables ...tableName) string {
+	return fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(publication), onlyTables(tables))
+}
+
+// addToPublication makes a table a member of the publication; fine if it is one already.
+func addToPublication(ctx context.Context, db *database, t tableName) error {
+	statement := addStatement(db.settings.publication, t)
+	err := db.with(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, statement)
+		return err
+	})
+	switch code := sqlState(err); {
+	case err == nil || code == "42710": // duplicate_object: already a member
+		return nil
+	case code == "":
+		return err
+	}
+	return &userError{fmt.Sprintf("table %s is not in the publication %q and could not be added: %s. Run as the owner of both, "+
+		"or as a superuser: %s;", t, db.settings.publication, serverReason(err), statement)}
+}
