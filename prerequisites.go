@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -26,17 +27,54 @@ const maxFaults = 20
 // publication and its members where permitted. All faults are in one userError, each with the server's reason and the SQL
 // that fixes it; warnings are what the operator should know though the capture can run.
 func checkPrerequisites(ctx context.Context, db *database, tables []requirement) (warnings []string, err error) {
-	if db.settings.flags.skipPrerequisites {
-		return nil, nil
-	}
-	c := &checker{db: db, s: db.settings, tables: tables}
-	if err := db.with(ctx, func(conn *pgx.Conn) error {
-		c.conn = conn
-		return c.run(ctx)
-	}); err != nil {
+	c, err := runChecks(ctx, db, tables)
+	if err != nil {
 		return nil, err
 	}
-	return c.warnings, c.error()
+	return c.warnings, faultsError(c.faults)
+}
+
+// openPrerequisites is checkPrerequisites for a capture that starts: the faults of single tables, which keep only their own
+// bindings from going on, are apart from those of the whole capture.
+func openPrerequisites(ctx context.Context, db *database, tables []requirement,
+) (unfit map[tableName]string, warnings []string, err error) {
+	c, err := runChecks(ctx, db, tables)
+	if err != nil {
+		return nil, nil, err
+	}
+	var general []fault
+	unfit = make(map[tableName]string)
+	for _, f := range c.faults {
+		if len(f.tables) == 0 || !c.s.readOnly && slices.Contains(f.tables, c.s.watermarks) {
+			general = append(general, f)
+			continue
+		}
+		for _, t := range f.tables {
+			if unfit[t] != "" {
+				unfit[t] += " And: "
+			}
+			unfit[t] += f.text
+		}
+	}
+	return unfit, c.warnings, faultsError(general)
+}
+
+func runChecks(ctx context.Context, db *database, tables []requirement) (*checker, error) {
+	c := &checker{db: db, s: db.settings, tables: tables}
+	if db.settings.flags.skipPrerequisites {
+		return c, nil
+	}
+	err := db.with(ctx, func(conn *pgx.Conn) error {
+		c.conn = conn
+		return c.run(ctx)
+	})
+	return c, err
+}
+
+// fault is one thing that keeps the capture, or bindings of it, from running.
+type fault struct {
+	tables []tableName // whose bindings alone it concerns; none: the whole capture
+	text   string
 }
 
 // checker is one run of the checks on one connection.
@@ -49,14 +87,17 @@ type checker struct {
 	server      serverFacts
 	publication *publicationFacts // nil: there is none
 	found       map[tableName]*tableFacts
-	watermarks  bool // the watermarks table exists and takes our writes
 
-	faults   []string
+	faults   []fault
 	warnings []string
 }
 
 func (c *checker) fault(format string, args ...any) {
-	c.faults = append(c.faults, fmt.Sprintf(format, args...))
+	c.faults = append(c.faults, fault{nil, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) tableFault(t tableName, format string, args ...any) {
+	c.faults = append(c.faults, fault{[]tableName{t}, fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) warn(format string, args ...any) {
@@ -94,19 +135,19 @@ func (c *checker) run(ctx context.Context) error {
 	return nil
 }
 
-// error is all faults in one, nil without any.
-func (c *checker) error() error {
-	if len(c.faults) == 0 {
+// faultsError is all faults in one error, nil without any.
+func faultsError(faults []fault) error {
+	if len(faults) == 0 {
 		return nil
 	}
 	var b strings.Builder
 	b.WriteString("the database is not ready for this capture:")
-	for i, fault := range c.faults {
+	for i, f := range faults {
 		if i == maxFaults {
-			fmt.Fprintf(&b, "\n  - and %d more", len(c.faults)-i)
+			fmt.Fprintf(&b, "\n  - and %d more", len(faults)-i)
 			break
 		}
-		b.WriteString("\n  - " + fault)
+		b.WriteString("\n  - " + f.text)
 	}
 	return &userError{b.String()}
 }
@@ -321,9 +362,7 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 		err = c.probeWatermarks(ctx)
 	}
 	switch code := sqlState(err); {
-	case err == nil:
-		c.watermarks = true
-	case code == "":
+	case err == nil || code == "":
 		return err
 	case code == "42501": // insufficient_privilege
 		c.fault("the role %s may not write to the watermarks table %s: %s. Run: GRANT USAGE ON SCHEMA %s TO %s; %s", user,
@@ -382,9 +421,9 @@ func (c *checker) checkIdentities(ctx context.Context) error {
 }
 
 func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
-	fault, warning := keyFault(r.table, held, r.key)
-	if fault != "" {
-		c.fault("%s", fault)
+	lost, warning := keyFault(r.table, held, r.key)
+	if lost != "" {
+		c.tableFault(r.table, "%s", lost)
 	}
 	if warning != "" {
 		c.warn("%s", warning)
@@ -397,10 +436,10 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
 		case leaf.kind == 'f':
 			c.warn("table %s: its partition %s is a foreign table, whose changes are not captured", r.table, leaf.tableName)
 		case leaf.persistence == 'u':
-			c.fault("table %s: its partition %s is unlogged: its changes are not written to the WAL. Run: ALTER TABLE %s SET LOGGED;",
+			c.tableFault(r.table, "table %s: its partition %s is unlogged: its changes are not written to the WAL. Run: ALTER TABLE %s SET LOGGED;",
 				r.table, leaf.tableName, quoteTable(leaf.tableName))
 		case len(r.key) == 0 && !leaf.readable:
-			c.fault("the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: GRANT USAGE "+
+			c.tableFault(r.table, "the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: GRANT USAGE "+
 				"ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %s;", user, leaf.tableName, r.table, quoteIdent(leaf.schema), user,
 				quoteTable(leaf.tableName), user)
 		}

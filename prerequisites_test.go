@@ -120,10 +120,17 @@ func TestJudgeServer(t *testing.T) {
 			}}
 			c.edit(&check.server)
 			check.judgeServer()
-			wantLines(t, "fault", check.faults, c.faults)
+			wantLines(t, "fault", faultTexts(check.faults), c.faults)
 			wantLines(t, "warning", check.warnings, c.warnings)
 		})
 	}
+}
+
+func faultTexts(faults []fault) (texts []string) {
+	for _, f := range faults {
+		texts = append(texts, f.text)
+	}
+	return texts
 }
 
 func wantLines(t testing.TB, what string, got, want []string) {
@@ -145,18 +152,18 @@ func TestOldServer(t *testing.T) {
 	if err := c.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	wantLines(t, "fault", c.faults, []string{"the server is PostgreSQL 9.6, the capture needs 10 or newer: upgrade it"})
+	wantLines(t, "fault", faultTexts(c.faults), []string{"the server is PostgreSQL 9.6, the capture needs 10 or newer: upgrade it"})
 }
 
 func TestFaultsAreCapped(t *testing.T) {
 	c := &checker{}
-	if err := c.error(); err != nil {
+	if err := faultsError(c.faults); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 23 {
 		c.fault("fault %d", i)
 	}
-	lines := strings.Split(c.error().Error(), "\n")
+	lines := strings.Split(faultsError(c.faults).Error(), "\n")
 	if len(lines) != 22 || lines[0] != "the database is not ready for this capture:" || lines[1] != "  - fault 0" ||
 		lines[20] != "  - fault 19" || lines[21] != "  - and 3 more" {
 		t.Errorf("%q", lines)
@@ -187,7 +194,7 @@ func TestJudgePublication(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			check := &checker{s: &settings{publication: "P"}, publication: &c.p}
 			check.judgePublication()
-			wantLines(t, "fault", check.faults, c.faults)
+			wantLines(t, "fault", faultTexts(check.faults), c.faults)
 			wantLines(t, "warning", check.warnings, c.warnings)
 		})
 	}
@@ -251,7 +258,7 @@ func TestJudgeTable(t *testing.T) {
 				s: &settings{publication: "P", user: "bob"}, publication: &publicationFacts{ViaRoot: c.viaRoot},
 			}
 			check.judgeTable(requirement{tableName{"s", "T"}, []string{"a", "b"}}, &facts)
-			wantLines(t, "fault", check.faults, c.want)
+			wantLines(t, "fault", faultTexts(check.faults), c.want)
 		})
 	}
 }
@@ -364,7 +371,7 @@ func TestJudgeIdentities(t *testing.T) {
 		c.judgeIdentities(requirement{table: root}, held)
 	}
 	c.judgeIdentities(requirement{root, []string{"id"}}, []replicaIdentity{{tableName: leaf, kind: 'r', persistence: 'p', identity: 'f'}})
-	wantLines(t, "fault", c.faults, []string{
+	wantLines(t, "fault", faultTexts(c.faults), []string{
 		`table s.root: its partition p.Leaf is unlogged: its changes are not written to the WAL. Run: ALTER TABLE "p"."Leaf" SET ` +
 			`LOGGED;`,
 		`the role "bob" may not read p.Leaf, a partition of s.root, which has no key and so is read by partition. Run: GRANT USAGE ` +
@@ -672,6 +679,50 @@ func TestPrerequisitesMembers(t *testing.T) {
 	db.runRemedies(err)
 	if faults, _ := db.check(d, tables...); len(faults) != 0 {
 		t.Error(faults)
+	}
+}
+
+// A capture that starts is told which tables are unfit, each with all its faults, and fails only for what all need.
+func TestOpenPrerequisites(t *testing.T) {
+	db := newTestDB(t)
+	fine, unfit := db.createTable("fine", "(id int PRIMARY KEY)"), db.table("unfit")
+	db.exec("CREATE TABLE " + quoteTable(unfit) + " (id int PRIMARY KEY, b int)")
+	db.grant(unfit)
+	gone := tableName{"test", db.name("gone")}
+	tables := []requirement{{fine, []string{"id"}}, {gone, nil}, {unfit, []string{"b"}}}
+	got, warnings, err := openPrerequisites(db.ctx, db.connect(nil), tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantLines(t, "warning", warnings, nil)
+	want := map[string]string{
+		"test.gone": `table test.gone does not exist. If it was dropped or renamed, remove the binding`,
+		"test.unfit": `table test.unfit is not in the publication "pub" and could not be added: must be owner of publication pub ` +
+			`(SQLSTATE 42501). Run as the owner of both, or as a superuser: ALTER PUBLICATION "pub" ADD TABLE ONLY "test"."unfit"; And: ` +
+			`table test.unfit: updates and deletes would carry only the replica identity (its primary key: id), not the collection ` +
+			`key (b), so that they could not be matched to documents. Run: ALTER TABLE "test"."unfit" REPLICA IDENTITY FULL;`,
+	}
+	for name, text := range got {
+		if sane := db.sanitize(name.String()); db.sanitize(text) != want[sane] {
+			t.Errorf("%s\ngot  %s\nwant %s", sane, db.sanitize(text), want[sane])
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d unfit tables, want %d", len(got), len(want))
+	}
+
+	// Without its watermarks in the publication no binding can go on.
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", quoteIdent(db.publication), quoteTable(db.watermarks)))
+	_, _, err = openPrerequisites(db.ctx, db.connect(nil), tables)
+	wantPrefix := "the database is not ready for this capture:\n  - 2 tables (test.watermarks, test.unfit) are not in the publication"
+	if !strings.HasPrefix(db.sanitize(errorText(err)), wantPrefix) {
+		t.Errorf("got %v", err)
+	}
+	s := db.settings()
+	s.flags.skipPrerequisites = true
+	got, _, err = openPrerequisites(db.ctx, db.connect(s), tables)
+	if err != nil || len(got) != 0 {
+		t.Errorf("skipped: %v, %v", got, err)
 	}
 }
 

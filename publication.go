@@ -265,20 +265,20 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 	t, user := r.table, quoteIdent(c.user())
 	switch {
 	case f.SchemaOID == 0:
-		c.fault("table %s: there is no schema %q. If it was dropped or renamed, remove the binding", t, t.schema)
+		c.tableFault(t, "table %s: there is no schema %q. If it was dropped or renamed, remove the binding", t, t.schema)
 		return
 	case f.OID == 0:
-		c.fault("table %s does not exist. If it was dropped or renamed, remove the binding", t)
+		c.tableFault(t, "table %s does not exist. If it was dropped or renamed, remove the binding", t)
 		return
 	case f.notTable() != "":
-		c.fault("%s %s", t, f.notTable())
+		c.tableFault(t, "%s %s", t, f.notTable())
 		return
 	case !f.Usage:
-		c.fault("the role %s may not use schema %q, which holds table %s. Run: GRANT USAGE ON SCHEMA %s TO %s;", user, t.schema, t,
+		c.tableFault(t, "the role %s may not use schema %q, which holds table %s. Run: GRANT USAGE ON SCHEMA %s TO %s;", user, t.schema, t,
 			quoteIdent(t.schema), user)
 	}
 	if !f.Select {
-		c.fault("the role %s may not read table %s. Run: GRANT SELECT ON %s TO %s;", user, t, quoteTable(t), user)
+		c.tableFault(t, "the role %s may not read table %s. Run: GRANT SELECT ON %s TO %s;", user, t, quoteTable(t), user)
 	}
 	if f.RowSecurity {
 		c.warn("table %s: row-level security hides rows from the role %s, so that the backfill may lack rows whose changes are "+
@@ -286,17 +286,17 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 	}
 	if f.Kind == "p" && c.publication != nil && !c.publication.viaRoot() {
 		if c.publication.ViaRoot == nil {
-			c.fault("table %s is partitioned, and its changes are published as those of its partitions, which versions before 13 "+
+			c.tableFault(t, "table %s is partitioned, and its changes are published as those of its partitions, which versions before 13 "+
 				"cannot change: capture the partitions instead (`advanced.capture_as_partitions`)", t)
 		} else {
-			c.fault("table %s is partitioned, and the publication %q publishes its changes as those of its partitions. Run: ALTER "+
+			c.tableFault(t, "table %s is partitioned, and the publication %q publishes its changes as those of its partitions. Run: ALTER "+
 				"PUBLICATION %s SET (publish_via_partition_root = true);", t, c.s.publication, quoteIdent(c.s.publication))
 		}
 	}
 	if f.Published && f.Columns != nil {
 		for _, column := range r.key {
 			if !slices.Contains(f.Columns, column) {
-				c.fault("table %s: the column list of publication %q lacks %s, which is part of the collection key. Set it anew "+
+				c.tableFault(t, "table %s: the column list of publication %q lacks %s, which is part of the collection key. Set it anew "+
 					"with that column (ALTER PUBLICATION %s DROP TABLE %s; then ADD TABLE with the list)", t, c.s.publication,
 					quoteIdent(column), quoteIdent(c.s.publication), quoteTable(t))
 			}
@@ -316,7 +316,7 @@ func (c *checker) checkMembers(ctx context.Context) error {
 		case f.OID == 0 || f.Published || f.notTable() != "":
 		case t != c.s.watermarks && c.s.flags.skipTablePrerequisites:
 		case f.Ancestor != "" && c.publication.viaRoot():
-			c.fault("table %s is a partition of %s, and the publication %q publishes its changes as those of %s. Capture that "+
+			c.tableFault(t, "table %s is a partition of %s, and the publication %q publishes its changes as those of %s. Capture that "+
 				"table instead, or run: ALTER PUBLICATION %s SET (publish_via_partition_root = false);", t, f.Ancestor,
 				c.s.publication, f.Ancestor, quoteIdent(c.s.publication))
 		default:
@@ -370,8 +370,8 @@ func (c *checker) checkMembers(ctx context.Context) error {
 	if c.db.standby {
 		where = "on the primary"
 	}
-	c.fault("%s%s %s not in the publication %q and could not be added: %s. Run %s: ALTER PUBLICATION %s ADD TABLE %s;", subject,
-		strings.Join(names, ", "), be, c.s.publication, reason, where, quoteIdent(c.s.publication), onlyTables(rest))
+	c.faults = append(c.faults, fault{rest, fmt.Sprintf("%s%s %s not in the publication %q and could not be added: %s. Run %s: %s;",
+		subject, strings.Join(names, ", "), be, c.s.publication, reason, where, addStatement(c.s.publication, rest...))})
 	return nil
 }
 
