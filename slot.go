@@ -51,7 +51,7 @@ type slotStatus struct {
 	end      lsn    // end of the server's WAL: flushed on a primary, received or replayed on a standby
 	standby  bool
 	system   string // system identifier, "" where we may not read it
-	timeline int    // 0 where we may not read it
+	timeline int    // at its last checkpoint, so that it may lag after a failover; 0 where we may not read it
 }
 
 // slotLossError says that changes after the cursor cannot be read any more. advanced.on_slot_loss decides what follows.
@@ -265,6 +265,35 @@ func (s *slotStatus) lossReason() string {
 			"`max_slot_wal_keep_size`; raise that setting"
 	}
 	return ""
+}
+
+// timelineFault says why a cursor that was written while the server was on timeline stored cannot be resumed on timeline
+// current: the server has left the stored one before the cursor, so that what the capture read behind that point is not
+// part of this server's past. The history is the file that TIMELINE_HISTORY current returns (a line a change: timeline
+// left, position, reason); it is not needed when the timelines are the same.
+func timelineFault(history []byte, stored, current int, cursor lsn) error {
+	if stored == 0 || cursor == 0 || stored == current {
+		return nil
+	}
+	const explain = "the server was failed over to one that lacked changes, or restored to an earlier state. What the capture " +
+		"has read since then never happened on this server, and what did may be missing."
+	for line := range strings.Lines(string(history)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != strconv.Itoa(stored) {
+			continue
+		}
+		left, err := pglogrepl.ParseLSN(fields[1])
+		if err != nil {
+			return fmt.Errorf("read the history of timeline %d: %q is not an LSN", current, fields[1])
+		}
+		if cursor <= left {
+			return nil
+		}
+		return &slotLossError{userError{fmt.Sprintf("the server left timeline %d for timeline %d at %s, before %s where the "+
+			"capture has read up to: %s %s", stored, current, left, cursor, explain, waysOut)}}
+	}
+	return &slotLossError{userError{fmt.Sprintf("the server is on timeline %d, which does not come from timeline %d, on which the "+
+		"capture has read up to %s: %s %s", current, stored, cursor, explain, waysOut)}}
 }
 
 // createSlot makes the configured slot anew on a walsender connection, dropping an old one of ours, and returns the

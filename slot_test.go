@@ -141,6 +141,35 @@ func TestSlotFault(t *testing.T) {
 	}
 }
 
+func TestTimelineFault(t *testing.T) {
+	const history = "1\t0/A000000\tno recovery target specified\n\n2\t0/B000000\tbefore 2000-01-01 00:00:00+00\n"
+	const behind = `: the server was failed over to one that lacked changes, or restored to an earlier state. What the capture has ` +
+		`read since then never happened on this server, and what did may be missing. ` + waysOut
+	for _, c := range []struct {
+		history         string
+		stored, current int
+		cursor          lsn
+		want            string
+	}{
+		{"", 1, 1, 0xF000000, ""},
+		{"", 0, 3, 0xF000000, ""},
+		{"", 1, 3, 0, ""},
+		{history, 1, 3, 0xA000000, ""},
+		{history, 2, 3, 0xAFFFFFF, ""},
+		{history, 1, 3, 0xA000001, `the server left timeline 1 for timeline 3 at 0/A000000, before 0/A000001 where the capture has ` +
+			`read up to` + behind},
+		{history, 2, 3, 0xC000000, `the server left timeline 2 for timeline 3 at 0/B000000, before 0/C000000 where the capture has ` +
+			`read up to` + behind},
+		{history, 4, 3, 0x1000000, `the server is on timeline 3, which does not come from timeline 4, on which the capture has read ` +
+			`up to 0/1000000` + behind},
+		{"1\tnowhere\n", 1, 2, 0x1000000, `read the history of timeline 2: "nowhere" is not an LSN`},
+	} {
+		if got := errorText(timelineFault([]byte(c.history), c.stored, c.current, c.cursor)); got != c.want {
+			t.Errorf("%d to %d at %s\ngot  %s\nwant %s", c.stored, c.current, c.cursor, got, c.want)
+		}
+	}
+}
+
 func errorText(err error) string {
 	if err == nil {
 		return ""
