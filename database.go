@@ -53,11 +53,11 @@ type database struct {
 // connectDatabase opens the pool and one connection to prove that it works. A failure is one userError.
 func connectDatabase(ctx context.Context, s *settings) (*database, error) {
 	os.Unsetenv("PGSERVICE") // the one variable of libpq's that driverDefaults cannot override
-	var db = &database{settings: s}
+	db := &database{settings: s}
 	if err := db.probe(ctx); err != nil {
 		return nil, err
 	}
-	var config, err = db.poolConfig()
+	config, err := db.poolConfig()
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (db *database) close() { db.pool.Close() }
 
 // acquire hands out a query connection; release it when done. A broken one is replaced.
 func (db *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	var conn, err = db.pool.Acquire(ctx)
+	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
 		return nil, connectError(ctx, db.settings, err)
 	}
@@ -84,7 +84,7 @@ func (db *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 
 // with runs f on a query connection.
 func (db *database) with(ctx context.Context, f func(*pgx.Conn) error) error {
-	var conn, err = db.acquire(ctx)
+	conn, err := db.acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (db *database) with(ctx context.Context, f func(*pgx.Conn) error) error {
 
 // connectReplication opens a walsender connection (replication=database) with the same pinned settings.
 func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, error) {
-	var config, err = connectConfig(db.settings)
+	config, err := connectConfig(db.settings)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 
 // probe learns from a first session what the others are pinned to.
 func (db *database) probe(ctx context.Context) error {
-	var config, err = connectConfig(db.settings)
+	config, err := connectConfig(db.settings)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (db *database) probe(ctx context.Context) error {
 	if len(result.Rows) != 1 || len(result.Rows[0]) != 4 {
 		return connectError(ctx, db.settings, errors.New("the first query gave an unexpected result"))
 	}
-	var row = result.Rows[0]
+	row := result.Rows[0]
 	if db.version, err = strconv.Atoi(string(row[0])); err != nil {
 		return connectError(ctx, db.settings, fmt.Errorf("server_version_num is %q, not a number", row[0]))
 	}
@@ -142,7 +142,7 @@ func (db *database) probe(ctx context.Context) error {
 
 // sessionParams returns the startup parameters of every session after the probe, in a map of the caller's own.
 func (db *database) sessionParams() map[string]string {
-	var params = map[string]string{
+	params := map[string]string{
 		"application_name":                    "estuary_flow",
 		"client_encoding":                     "UTF8",
 		"DateStyle":                           "ISO, YMD",
@@ -174,16 +174,19 @@ func (db *database) sessionParams() map[string]string {
 }
 
 func (db *database) poolConfig() (*pgxpool.Config, error) {
-	var config, err = pgxpool.ParseConfig(driverDefaults)
+	config, err := pgxpool.ParseConfig(driverDefaults)
 	if err != nil {
 		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
 	}
 	if err := fillConfig(&config.ConnConfig.Config, db.settings); err != nil {
 		return nil, err
 	}
-	var params = db.sessionParams()
+	params := db.sessionParams()
 	params["statement_timeout"] = strconv.FormatInt(db.settings.statementTimeout.Milliseconds(), 10)
 	params["max_parallel_workers_per_gather"] = "0"
+	if db.version >= 110000 {
+		params["jit"] = "off" // half a second to compile a catalog query that runs for four milliseconds
+	}
 	config.ConnConfig.RuntimeParams = params
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.ConnConfig.StatementCacheCapacity = 0
@@ -198,7 +201,7 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 
 // connectConfig returns the driver's configuration of one connection, without runtime parameters.
 func connectConfig(s *settings) (*pgconn.Config, error) {
-	var config, err = pgconn.ParseConfig(driverDefaults)
+	config, err := pgconn.ParseConfig(driverDefaults)
 	if err != nil {
 		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
 	}
@@ -207,11 +210,11 @@ func connectConfig(s *settings) (*pgconn.Config, error) {
 
 // fillConfig puts the settings in place of what ParseConfig found.
 func fillConfig(config *pgconn.Config, s *settings) error {
-	var tlsConfigs, err = tlsConfigs(s)
+	tlsConfigs, err := tlsConfigs(s)
 	if err != nil {
 		return err
 	}
-	var dialer = &net.Dialer{
+	dialer := &net.Dialer{
 		Timeout: connectTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{
 			Enable: true, Idle: 120 * time.Second, Interval: 30 * time.Second, Count: 6,
@@ -233,7 +236,7 @@ func fillConfig(config *pgconn.Config, s *settings) error {
 // tlsConfigs returns the TLS configurations to try in turn, nil being a connection without TLS: libpq's meaning of
 // sslmode, except that without a root certificate the system's are trusted.
 func tlsConfigs(s *settings) ([]*tls.Config, error) {
-	var config = &tls.Config{InsecureSkipVerify: true, ServerName: s.host}
+	config := &tls.Config{InsecureSkipVerify: true, ServerName: s.host}
 	if s.sslRootCert != "" {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM([]byte(s.sslRootCert)) {
@@ -245,7 +248,7 @@ func tlsConfigs(s *settings) ([]*tls.Config, error) {
 		return nil, &userError{"advanced.ssl_client_cert and advanced.ssl_client_key belong together: set both or none"}
 	}
 	if s.sslClientCert != "" {
-		var pair, err = tls.X509KeyPair([]byte(s.sslClientCert), []byte(s.sslClientKey))
+		pair, err := tls.X509KeyPair([]byte(s.sslClientCert), []byte(s.sslClientKey))
 		if err != nil {
 			return nil, &userError{"advanced.ssl_client_cert and advanced.ssl_client_key must be a PEM certificate and its " +
 				"unencrypted PEM private key: " + err.Error()}
@@ -278,11 +281,11 @@ func tlsConfigs(s *settings) ([]*tls.Config, error) {
 // verifyChain returns a check of the server's certificate chain that ignores the host name.
 func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
-		var opts = x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+		opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
 		for _, cert := range state.PeerCertificates[1:] {
 			opts.Intermediates.AddCert(cert)
 		}
-		var _, err = state.PeerCertificates[0].Verify(opts)
+		_, err := state.PeerCertificates[0].Verify(opts)
 		return err
 	}
 }
@@ -290,7 +293,7 @@ func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
 // connectError turns the driver's error into one userError: what was tried and where, the server's reason, the remedy.
 // It holds no password. When ctx has ended, the error is its cause.
 func connectError(ctx context.Context, s *settings, err error) error {
-	var where = fmt.Sprintf("database %q at %s as user %q",
+	where := fmt.Sprintf("database %q at %s as user %q",
 		s.database, net.JoinHostPort(s.host, strconv.Itoa(int(s.port))), s.user)
 	if ctx.Err() != nil {
 		return fmt.Errorf("connect to %s: %w", where, context.Cause(ctx))
@@ -301,7 +304,7 @@ func connectError(ctx context.Context, s *settings, err error) error {
 			reasons = append(reasons, r)
 		}
 	}
-	var msg = fmt.Sprintf("cannot connect to %s: %s", where, strings.Join(reasons, "; tried again in another way: "))
+	msg := fmt.Sprintf("cannot connect to %s: %s", where, strings.Join(reasons, "; tried again in another way: "))
 	if remedy := connectRemedy(s, err); remedy != "" {
 		msg += ". " + remedy
 	}
@@ -323,7 +326,7 @@ func attempts(err error, dst []error) []error {
 
 func connectReason(err error) string {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		var reason = fmt.Sprintf("%s (SQLSTATE %s)", pgErr.Message, pgErr.Code)
+		reason := fmt.Sprintf("%s (SQLSTATE %s)", pgErr.Message, pgErr.Code)
 		if pgErr.Detail != "" {
 			reason += ", " + pgErr.Detail
 		}
@@ -339,13 +342,13 @@ func connectReason(err error) string {
 }
 
 func isTimeout(err error) bool {
-	var timeout, ok = errors.AsType[net.Error](err)
+	timeout, ok := errors.AsType[net.Error](err)
 	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded)
 }
 
 // connectRemedy says what can be done about a failed connection, or nothing where the reason says it all.
 func connectRemedy(s *settings, err error) string {
-	var user, database = quoteIdent(s.user), quoteIdent(s.database)
+	user, database := quoteIdent(s.user), quoteIdent(s.database)
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
 		case pgErr.Code == "28P01":
@@ -375,7 +378,7 @@ func connectRemedy(s *settings, err error) string {
 		}
 		return ""
 	}
-	var text = err.Error()
+	text := err.Error()
 	switch {
 	case strings.Contains(text, "server refused TLS connection"):
 		return "The server offers no TLS: enable it there (ssl = on), or set `advanced.sslmode` to disable."

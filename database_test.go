@@ -47,14 +47,14 @@ func TestQuoting(t *testing.T) {
 // Whatever a text holds, the server reads it back from its literal, and a name from its identifier, with either setting
 // of standard_conforming_strings.
 func TestQuotingOnServer(t *testing.T) {
-	var db = newTestDB(t)
+	db := newTestDB(t)
 	for _, setting := range []string{"on", "off"} {
 		db.exec("SET standard_conforming_strings = " + setting)
 		for _, text := range []string{`a`, `a'b`, `\`, `\'; SELECT 1; --`, `a\\b`, "a\nb\t\\n", `"x"`, `$1`, `é\é`} {
 			if got := db.queryValue("SELECT" + quoteLiteral(text)); got != text {
 				t.Errorf("%s: literal of %q is read as %q", setting, text, got)
 			}
-			var rows, err = db.control.Query(db.ctx, "SELECT 1 AS "+quoteIdent(text))
+			rows, err := db.control.Query(db.ctx, "SELECT 1 AS "+quoteIdent(text))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,11 +69,11 @@ func TestQuotingOnServer(t *testing.T) {
 // certificate returns a self-signed certificate for the host names and its key, in PEM.
 func certificate(t *testing.T, hosts ...string) (cert, key string) {
 	t.Helper()
-	var private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var template = &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: hosts,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
@@ -92,8 +92,8 @@ func certificate(t *testing.T, hosts ...string) (cert, key string) {
 
 // Each sslmode against servers whose certificate is right, for another host, from another authority, or missing.
 func TestTLSModes(t *testing.T) {
-	var cert, key = certificate(t, "db.example")
-	var other, _ = certificate(t, "db.example")
+	cert, key := certificate(t, "db.example")
+	other, _ := certificate(t, "db.example")
 	for _, c := range []struct {
 		mode, root, host string
 		want             string // attempts in order: plain, or tls with the outcome
@@ -112,7 +112,7 @@ func TestTLSModes(t *testing.T) {
 		{"verify-full", cert, "elsewhere.example", "tls:host"},
 		{"verify-full", other, "db.example", "tls:untrusted"},
 	} {
-		var configs, err = tlsConfigs(&settings{host: c.host, sslmode: c.mode, sslRootCert: c.root})
+		configs, err := tlsConfigs(&settings{host: c.host, sslmode: c.mode, sslRootCert: c.root})
 		if err != nil {
 			t.Fatalf("%+v: %v", c, err)
 		}
@@ -132,7 +132,7 @@ func TestTLSModes(t *testing.T) {
 
 func handshake(t *testing.T, config *tls.Config, cert, key string) string {
 	t.Helper()
-	var pair, err = tls.X509KeyPair([]byte(cert), []byte(key))
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func handshake(t *testing.T, config *tls.Config, cert, key string) string {
 }
 
 func TestTLSSettingsRefused(t *testing.T) {
-	var cert, key = certificate(t, "a")
+	cert, key := certificate(t, "a")
 	for _, c := range []struct {
 		s    settings
 		want string
@@ -179,7 +179,7 @@ func TestTLSSettingsRefused(t *testing.T) {
 		{settings{sslClientCert: "no", sslClientKey: key}, "advanced.ssl_client_cert and advanced.ssl_client_key must be a PEM " +
 			"certificate and its unencrypted PEM private key: tls: failed to find any PEM data in certificate input"},
 	} {
-		var _, err = tlsConfigs(&c.s)
+		_, err := tlsConfigs(&c.s)
 		if _, ok := errors.AsType[*userError](err); !ok || err.Error() != c.want {
 			t.Errorf("got %v\nwant %s", err, c.want)
 		}
@@ -197,8 +197,8 @@ func TestConfigIgnoresEnvironment(t *testing.T) {
 	} {
 		t.Setenv(name, v)
 	}
-	var s = &settings{host: "h", port: 7, user: "u", database: "d", sslmode: "prefer"}
-	var config, err = connectConfig(s)
+	s := &settings{host: "h", port: 7, user: "u", database: "d", sslmode: "prefer"}
+	config, err := connectConfig(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,14 +213,14 @@ func TestConfigIgnoresEnvironment(t *testing.T) {
 
 // Every way in which a connection fails gives one userError with place, reason and remedy, and no password.
 func TestConnectErrors(t *testing.T) {
-	var closed, err = net.Listen("tcp", "127.0.0.1:0")
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var refused = closed.Addr().(*net.TCPAddr).Port
+	refused := closed.Addr().(*net.TCPAddr).Port
 	closed.Close()
 
-	var fails = func(code, message string) func(*pgproto3.Backend, net.Conn) {
+	fails := func(code, message string) func(*pgproto3.Backend, net.Conn) {
 		return func(b *pgproto3.Backend, _ net.Conn) {
 			b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: code, Message: message})
 			b.Flush()
@@ -234,19 +234,25 @@ func TestConnectErrors(t *testing.T) {
 	}{
 		{"refused", nil, "prefer", "dial tcp 127.0.0.1:PORT: connect: connection refused. No server listens there: check host " +
 			"and port in `address`, and the server's `listen_addresses`."},
-		{"password", fails("28P01", `password authentication failed for user "u"`), "disable",
-			`password authentication failed for user "u" (SQLSTATE 28P01). Check ` + "`user` and `credentials.password`."},
-		{"pg_hba", fails("28000", `no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption`), "disable",
+		{
+			"password", fails("28P01", `password authentication failed for user "u"`), "disable",
+			`password authentication failed for user "u" (SQLSTATE 28P01). Check ` + "`user` and `credentials.password`.",
+		},
+		{
+			"pg_hba", fails("28000", `no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption`), "disable",
 			`no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption (SQLSTATE 28000). Check ` +
 				"`user` (it must be a role that may log in: ALTER ROLE \"u\" LOGIN), and that the server's pg_hba.conf lets it " +
-				"connect from here, with the encryption that `advanced.sslmode` asks for, both to the database and for replication."},
+				"connect from here, with the encryption that `advanced.sslmode` asks for, both to the database and for replication.",
+		},
 		{"database", fails("3D000", `database "d" does not exist`), "disable", `database "d" does not exist (SQLSTATE 3D000). ` +
 			"Check `database`: it is the name of a database on this server, in exact case."},
 		{"privilege", fails("42501", `permission denied for database "d"`), "disable", `permission denied for database "d" ` +
 			`(SQLSTATE 42501). Allow it as an administrator: GRANT CONNECT ON DATABASE "d" TO "u".`},
-		{"walsender", fails("42501", "must be superuser or replication role to start walsender"), "disable",
+		{
+			"walsender", fails("42501", "must be superuser or replication role to start walsender"), "disable",
 			"must be superuser or replication role to start walsender (SQLSTATE 42501). Allow it as an administrator: " +
-				`ALTER ROLE "u" REPLICATION (on Amazon RDS: GRANT rds_replication TO "u").`},
+				`ALTER ROLE "u" REPLICATION (on Amazon RDS: GRANT rds_replication TO "u").`,
+		},
 		{"full", fails("53300", "sorry, too many clients already"), "disable", "sorry, too many clients already (SQLSTATE " +
 			"53300). Raise `max_connections` on the server (or the role's CONNECTION LIMIT), or end other connections."},
 		{"starting", fails("57P03", "the database system is starting up"), "disable", "the database system is starting up " +
@@ -254,22 +260,24 @@ func TestConnectErrors(t *testing.T) {
 		{"pooler", fails("08P01", "unsupported startup parameter: replication"), "disable", "unsupported startup parameter: " +
 			"replication (SQLSTATE 08P01). This looks like a connection pooler (PgBouncer, or a provider's pooled endpoint): " +
 			"logical replication needs the address of the database server itself."},
-		{"no TLS", func(_ *pgproto3.Backend, c net.Conn) { c.Write([]byte("N")) }, "require",
+		{
+			"no TLS", func(_ *pgproto3.Backend, c net.Conn) { c.Write([]byte("N")) }, "require",
 			"127.0.0.1:PORT (127.0.0.1): tls error: server refused TLS connection. The server offers no TLS: enable it there " +
-				"(ssl = on), or set `advanced.sslmode` to disable."},
+				"(ssl = on), or set `advanced.sslmode` to disable.",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var port = refused
+			port := refused
 			if c.server != nil {
 				port = fakeServer(t, c.mode != "disable", c.server)
 			}
-			var s = &settings{
+			s := &settings{
 				host: "127.0.0.1", port: uint16(port), user: "u", password: "hush-hush", database: "d", sslmode: c.mode,
 			}
-			var _, err = connectDatabase(context.Background(), s)
-			var _, isUser = errors.AsType[*userError](err)
-			var place = fmt.Sprintf("127.0.0.1:%d", port)
-			var want = `cannot connect to database "d" at ` + place + ` as user "u": ` +
+			_, err := connectDatabase(context.Background(), s)
+			_, isUser := errors.AsType[*userError](err)
+			place := fmt.Sprintf("127.0.0.1:%d", port)
+			want := `cannot connect to database "d" at ` + place + ` as user "u": ` +
 				strings.ReplaceAll(c.want, "127.0.0.1:PORT", place)
 			if !isUser || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
@@ -278,8 +286,8 @@ func TestConnectErrors(t *testing.T) {
 	}
 
 	t.Run("two reasons", func(t *testing.T) {
-		var s = &settings{host: "h", port: 1, user: "u", database: "d"}
-		var err = connectError(context.Background(), s, errors.Join(
+		s := &settings{host: "h", port: 1, user: "u", database: "d"}
+		err := connectError(context.Background(), s, errors.Join(
 			&pgconn.PgError{Code: "28000", Message: "TLS not allowed"}, &pgconn.PgError{Code: "28000", Message: "plain not allowed"},
 			&pgconn.PgError{Code: "28000", Message: "TLS not allowed"}))
 		if want := `: TLS not allowed (SQLSTATE 28000); tried again in another way: plain not allowed (SQLSTATE 28000). Check`; !strings.Contains(err.Error(), want) {
@@ -288,10 +296,10 @@ func TestConnectErrors(t *testing.T) {
 	})
 
 	t.Run("ended by us", func(t *testing.T) {
-		var ctx, cancel = context.WithCancelCause(context.Background())
+		ctx, cancel := context.WithCancelCause(context.Background())
 		cancel(errors.New("stdin was closed"))
-		var _, err = connectDatabase(ctx, &settings{host: "127.0.0.1", port: uint16(refused), user: "u", database: "d"})
-		var want = fmt.Sprintf(`connect to database "d" at 127.0.0.1:%d as user "u": stdin was closed`, refused)
+		_, err := connectDatabase(ctx, &settings{host: "127.0.0.1", port: uint16(refused), user: "u", database: "d"})
+		want := fmt.Sprintf(`connect to database "d" at 127.0.0.1:%d as user "u": stdin was closed`, refused)
 		if _, isUser := errors.AsType[*userError](err); isUser || err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
@@ -301,18 +309,18 @@ func TestConnectErrors(t *testing.T) {
 // fakeServer accepts connections and answers each one's first message; it returns its port.
 func fakeServer(t *testing.T, ssl bool, answer func(*pgproto3.Backend, net.Conn)) int {
 	t.Helper()
-	var listener, err = net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })
 	go func() {
 		for {
-			var conn, err = listener.Accept()
+			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			var backend = pgproto3.NewBackend(conn, conn)
+			backend := pgproto3.NewBackend(conn, conn)
 			backend.ReceiveStartupMessage()
 			answer(backend, conn)
 			conn.Close()
@@ -322,7 +330,7 @@ func fakeServer(t *testing.T, ssl bool, answer func(*pgproto3.Backend, net.Conn)
 }
 
 func TestConnectErrorsOnServer(t *testing.T) {
-	var db = newTestDB(t)
+	db := newTestDB(t)
 	for _, c := range []struct {
 		name string
 		edit func(*settings)
@@ -333,9 +341,9 @@ func TestConnectErrorsOnServer(t *testing.T) {
 			"`database`: it is the name of a database on this server, in exact case."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var s = db.settings()
+			s := db.settings()
 			c.edit(s)
-			var _, err = connectDatabase(db.ctx, s)
+			_, err := connectDatabase(db.ctx, s)
 			if _, isUser := errors.AsType[*userError](err); !isUser || !strings.HasSuffix(err.Error(), c.want) ||
 				strings.Contains(err.Error(), "hush-hush") {
 				t.Errorf("got %v\nwant …%s", err, c.want)
@@ -346,8 +354,8 @@ func TestConnectErrorsOnServer(t *testing.T) {
 
 // Whatever the role and the database are set to, every session has the pinned settings, query and replication alike.
 func TestPinnedSession(t *testing.T) {
-	var db = newTestDB(t)
-	var role = quoteIdent(db.name("role"))
+	db := newTestDB(t)
+	role := quoteIdent(db.name("role"))
 	db.exec(`CREATE ROLE ` + role + ` LOGIN REPLICATION PASSWORD 'secret1234'`)
 	t.Cleanup(func() { db.control.Exec(db.ctx, `DROP ROLE `+role) })
 	for _, set := range []string{
@@ -361,13 +369,13 @@ func TestPinnedSession(t *testing.T) {
 	if db.version() >= 140000 {
 		db.exec(`ALTER ROLE ` + role + ` SET idle_session_timeout = '9s'`)
 	}
-	var s = db.settings()
+	s := db.settings()
 	s.user, s.password, s.statementTimeout = db.name("role"), "secret1234", 90*time.Second
-	var d = db.connect(s)
+	d := db.connect(s)
 	if d.timeZone != "PST8PDT" || d.standby || d.sqlASCII || d.version != db.version() {
 		t.Errorf("probe found %+v", d)
 	}
-	var want = map[string]string{
+	want := map[string]string{
 		"DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "bytea_output": "hex", "extra_float_digits": "1",
 		"client_encoding": "UTF8", "search_path": "pg_catalog", "TimeZone": "PST8PDT", "application_name": "estuary_flow",
 		"lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "default_transaction_isolation": "read committed",
@@ -381,6 +389,9 @@ func TestPinnedSession(t *testing.T) {
 	}
 
 	want["statement_timeout"], want["max_parallel_workers_per_gather"] = "90s", "0"
+	if d.version >= 110000 {
+		want["jit"] = "off"
+	}
 	if err := d.with(db.ctx, func(conn *pgx.Conn) error {
 		for name, w := range want {
 			var got string
@@ -399,13 +410,14 @@ func TestPinnedSession(t *testing.T) {
 
 	want["statement_timeout"] = "0"
 	delete(want, "max_parallel_workers_per_gather")
-	var walsender, err = d.connectReplication(db.ctx)
+	delete(want, "jit")
+	walsender, err := d.connectReplication(db.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer walsender.Close(db.ctx)
 	for name, w := range want {
-		var results, err = walsender.Exec(db.ctx, "SHOW "+name).ReadAll()
+		results, err := walsender.Exec(db.ctx, "SHOW "+name).ReadAll()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -421,13 +433,13 @@ func TestPinnedSession(t *testing.T) {
 
 // A database without an encoding sends its bytes as they are, also those that are not UTF-8.
 func TestSQLASCIIDatabase(t *testing.T) {
-	var db = newTestDB(t)
-	var name = db.name("ascii")
+	db := newTestDB(t)
+	name := db.name("ascii")
 	db.exec(`CREATE DATABASE ` + name + ` ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0`)
 	t.Cleanup(func() { db.control.Exec(db.ctx, `DROP DATABASE `+name) })
-	var s = db.settings()
+	s := db.settings()
 	s.database = name
-	var d, err = connectDatabase(db.ctx, s)
+	d, err := connectDatabase(db.ctx, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -436,7 +448,7 @@ func TestSQLASCIIDatabase(t *testing.T) {
 		t.Error("the database is not seen as SQL_ASCII")
 	}
 	if err := d.with(db.ctx, func(conn *pgx.Conn) error {
-		var rows, err = conn.Query(db.ctx, `SELECT E'a\377b'`)
+		rows, err := conn.Query(db.ctx, `SELECT E'a\377b'`)
 		if err != nil {
 			return err
 		}
@@ -453,13 +465,13 @@ func TestSQLASCIIDatabase(t *testing.T) {
 // Cached plans break under DDL ("cached plan must not change result type"); ours must not. And a cancelled context ends
 // the query on the server.
 func TestQueriesWithoutCaches(t *testing.T) {
-	var db = newTestDB(t)
-	var table = db.createTable("shape", "(a integer)")
+	db := newTestDB(t)
+	table := db.createTable("shape", "(a integer)")
 	db.exec(`INSERT INTO ` + quoteTable(table) + ` VALUES (1)`)
-	var d = db.connect(nil)
+	d := db.connect(nil)
 	if err := d.with(db.ctx, func(conn *pgx.Conn) error {
 		for _, ddl := range []string{"ADD COLUMN b text DEFAULT 'x'", "ALTER COLUMN a TYPE text", "DROP COLUMN b"} {
-			var rows, err = conn.Query(db.ctx, `SELECT * FROM `+quoteTable(table)+` WHERE 1 = $1`, 1)
+			rows, err := conn.Query(db.ctx, `SELECT * FROM `+quoteTable(table)+` WHERE 1 = $1`, 1)
 			if err != nil {
 				return err
 			}
@@ -474,10 +486,10 @@ func TestQueriesWithoutCaches(t *testing.T) {
 		t.Error(err)
 	}
 
-	var ctx, cancel = context.WithTimeout(db.ctx, 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(db.ctx, 100*time.Millisecond)
 	defer cancel()
 	if err := d.with(db.ctx, func(conn *pgx.Conn) error {
-		var _, err = conn.Exec(ctx, `SELECT pg_sleep(60)`)
+		_, err := conn.Exec(ctx, `SELECT pg_sleep(60)`)
 		return err
 	}); err == nil {
 		t.Error("the query was not cancelled")
@@ -490,4 +502,16 @@ func TestQueriesWithoutCaches(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	t.Error("the cancelled query still runs on the server")
+}
+
+// What testDB gives tests as a config and as settings is the same.
+func TestTestDBConfig(t *testing.T) {
+	db := newTestDB(t)
+	fromConfig, err := parseConfig(db.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := db.settings(); fmt.Sprintf("%#v", fromConfig) != fmt.Sprintf("%#v", want) {
+		t.Errorf("config gives   %#v\nsettings gives %#v", fromConfig, want)
+	}
 }

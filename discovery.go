@@ -1,15 +1,58 @@
 package main
 
+// discovery.go owns what the catalog says: which tables there are, their columns, keys, partitions and membership in the
+// publication, and the data types they use.
+//
+// Invariants: the number of queries does not grow with the number of tables; results come in a fixed order; a key is
+// only what the server guarantees to be unique and not null for every row at every moment.
+
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+)
+
+// excludedSchemas hold the server's and its extensions' own tables. Those of excludedCatalogs are not even reported as
+// left out: nobody looks for them.
+var (
+	excludedCatalogs = []string{"pg_catalog", "information_schema"}
+	excludedSchemas  = []string{"pg_internal", "catalog_history", "cron", "pglogical"}
+)
+
+// reservedNames are tables that the platform's materializations keep in a database; publishedAtColumn marks the tables
+// they write. Capturing those would feed a capture its own output.
+var reservedNames = []string{"flow_materializations_v2", "flow_checkpoints_v1"}
+
+const publishedAtColumn = "flow_published_at"
+
+// The reasons why a table is left out of discovery.
+const (
+	leftOutView         = "view"
+	leftOutMaterialized = "materialized view"
+	leftOutForeign      = "foreign table"
+	leftOutUnlogged     = "unlogged table"
+	leftOutSystem       = "system schema"
+	leftOutSchema       = "schema excluded by discoveryFilters"
+	leftOutPattern      = "no match in discoveryFilters.table_patterns"
+	leftOutUnpublished  = "not in the publication"
+	leftOutWatermarks   = "watermarks table of this capture"
+	leftOutReserved     = "name reserved by the platform"
+	leftOutPublishedAt  = "written by a materialization (has a column " + publishedAtColumn + ")"
 )
 
 // tableName is a schema-qualified name in exact spelling.
 type tableName struct{ schema, name string }
 
 func (t tableName) String() string { return t.schema + "." + t.name }
+
+func (t tableName) compare(o tableName) int {
+	return cmp.Or(strings.Compare(t.schema, o.schema), strings.Compare(t.name, o.name))
+}
 
 // table is what the catalog says of one captured or capturable table.
 type table struct {
@@ -27,7 +70,7 @@ type table struct {
 	comment         string
 	reltuples       float64  // estimated rows including leaves; -1 unknown
 	published       bool     // listed by pg_publication_tables
-	publishedCols   []string // column list of the publication (or nil: all)
+	publishedCols   []string // columns the publication sends, in attnum order; nil: all that are not generated
 	rowFilter       string   // row filter of the publication, SQL, or ""
 	leaves          []leaf   // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
 }
@@ -52,17 +95,568 @@ type column struct {
 	comment   string
 }
 
+// column returns the column of that exact name, or nil.
+func (t *table) column(name string) *column {
+	for i := range t.columns {
+		if t.columns[i].name == name {
+			return &t.columns[i]
+		}
+	}
+	return nil
+}
+
+// sends tells whether the publication sends c's values: a generated column, or one outside of its column list, is
+// absent from the stream, so the backfill leaves it out too.
+func (t *table) sends(c *column) bool {
+	if t.publishedCols == nil {
+		return c.generated == 0
+	}
+	return slices.Contains(t.publishedCols, c.name)
+}
+
+// captures tells whether c appears in documents: what the publication sends, but for a column called _meta, whose place
+// in the document is taken.
+func (t *table) captures(c *column) bool { return c.name != "_meta" && t.sends(c) }
+
 // listTables returns the tables that discovery offers, in byte order of (schema, name), and why others were left out.
+// Without the publication it offers what could be added to one. REQUIRES: conn is in no transaction.
 func listTables(ctx context.Context, conn *pgx.Conn, s *settings) (tables []*table, leftOut map[string][]tableName, err error) {
-	panic("stub")
+	leftOut = map[string][]tableName{}
+	err = inCatalog(ctx, conn, func(c *catalog) error {
+		offered, err := c.listClasses(s)
+		if err != nil {
+			return err
+		}
+		publication, err := c.loadPublication(s.publication)
+		if err != nil {
+			return err
+		}
+		offered = slices.DeleteFunc(offered, func(t *table) bool {
+			reason := whyLeftOut(t, s, publication)
+			if reason != "" {
+				leftOut[reason] = append(leftOut[reason], t.tableName)
+			}
+			return reason != ""
+		})
+		if err := c.loadDetails(offered, publication); err != nil {
+			return err
+		}
+		tables = slices.DeleteFunc(offered, func(t *table) bool {
+			if t.column(publishedAtColumn) == nil {
+				return false
+			}
+			leftOut[leftOutPublishedAt] = append(leftOut[leftOutPublishedAt], t.tableName)
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("discover tables: %w", err)
+	}
+	return tables, leftOut, nil
 }
 
-// loadTables returns the named tables with all detail; missing ones are absent from the result.
+// whyLeftOut returns the reason why discovery does not offer a table, or "".
+func whyLeftOut(t *table, s *settings, publication *publication) string {
+	switch t.kind {
+	case 'v':
+		return leftOutView
+	case 'm':
+		return leftOutMaterialized
+	case 'f':
+		return leftOutForeign
+	}
+	matches := func(p tablePattern) bool { return p.matches(t.tableName) }
+	switch {
+	case slices.Contains(excludedSchemas, t.schema):
+		return leftOutSystem
+	case slices.Contains(s.excludeSchemas, t.schema):
+		return leftOutSchema
+	case t.persistence != 'p':
+		return leftOutUnlogged
+	case len(s.tablePatterns) > 0 && !slices.ContainsFunc(s.tablePatterns, matches):
+		return leftOutPattern
+	case t.tableName == s.watermarks:
+		return leftOutWatermarks
+	case slices.Contains(reservedNames, t.name):
+		return leftOutReserved
+	case publication != nil && !s.discoverUnpublished && publication.members[t.tableName] == nil:
+		return leftOutUnpublished
+	}
+	return ""
+}
+
+// loadTables returns the named tables with all detail; missing ones are absent from the result. A name may turn out to
+// be a view or another relation: kind tells. REQUIRES: conn is in no transaction.
 func loadTables(ctx context.Context, conn *pgx.Conn, s *settings, names []tableName) (map[tableName]*table, error) {
-	panic("stub")
+	result := make(map[tableName]*table, len(names))
+	err := inCatalog(ctx, conn, func(c *catalog) error {
+		found, err := c.findClasses(names)
+		if err != nil {
+			return err
+		}
+		publication, err := c.loadPublication(s.publication)
+		if err != nil {
+			return err
+		}
+		for _, t := range found {
+			result[t.tableName] = t
+		}
+		return c.loadDetails(found, publication)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what the catalog says of the captured tables: %w", err)
+	}
+	return result, nil
 }
 
-// loadTypes adds to the catalog every type that the OIDs need and it does not know yet.
-func loadTypes(ctx context.Context, conn *pgx.Conn, catalog *typeCatalog, oids []uint32) error {
-	panic("stub")
+// catalog reads pg_catalog in one transaction, so that all queries see one state of it. The number of queries does not
+// depend on the number of tables.
+type catalog struct {
+	ctx   context.Context
+	tx    pgx.Tx
+	major int // of the server's version
+}
+
+func inCatalog(ctx context.Context, conn *pgx.Conn, f func(*catalog) error) error {
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error {
+		return f(&catalog{ctx, tx, majorVersion(conn)})
+	})
+}
+
+// majorVersion is the first number of the version that the server reported at login; 10, the oldest we support, when
+// it is not a number.
+func majorVersion(conn *pgx.Conn) int {
+	text := conn.PgConn().ParameterStatus("server_version")
+	end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 {
+		end = len(text)
+	}
+	if n, err := strconv.Atoi(text[:end]); err == nil {
+		return n
+	}
+	return 10
+}
+
+// since returns sql on servers of that major version or newer, else otherwise: for columns that came later.
+func (c *catalog) since(major int, sql, otherwise string) string {
+	if c.major >= major {
+		return sql
+	}
+	return otherwise
+}
+
+// each runs a query and calls row for each of its rows, with dest scanned.
+func (c *catalog) each(sql string, args []any, dest []any, row func() error) error {
+	rows, err := c.tx.Query(c.ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, dest, row)
+	return err
+}
+
+const sqlClasses = `
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relispartition, c.relreplident::text,
+       c.relrowsecurity, c.reltuples, c.relpages, c.relfilenode, coalesce(d.description, '')
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+`
+
+// listClasses returns what could be a table to capture in the schemas asked for: no partitions, or only those.
+func (c *catalog) listClasses(s *settings) ([]*table, error) {
+	const sqlListClasses = sqlClasses + `
+ WHERE c.relkind::text = ANY ($1) AND NOT n.nspname = ANY ($2) AND c.relpersistence <> 't'
+   AND (cardinality($3::text[]) = 0 OR n.nspname = ANY ($3::text[])) AND ($4 OR NOT c.relispartition)`
+	kinds := []string{"r", "p", "v", "m", "f"}
+	if s.captureAsPartitions {
+		kinds = []string{"r", "v", "m", "f"}
+	}
+	include := s.includeSchemas
+	if include == nil {
+		include = []string{}
+	}
+	return c.classes(sqlListClasses, kinds, excludedCatalogs, include, s.captureAsPartitions)
+}
+
+// findClasses returns the relations of exactly these names, whatever their kind.
+func (c *catalog) findClasses(names []tableName) ([]*table, error) {
+	// The cast cuts a name that is too long, so what comes back is compared with what was asked for.
+	const sqlFindClasses = sqlClasses + `
+  JOIN unnest($1::text[], $2::text[]) AS wanted(schema, name)
+    ON n.nspname = wanted.schema::name AND c.relname = wanted.name::name`
+	schemas, relations := make([]string, len(names)), make([]string, len(names))
+	wanted := make(map[tableName]bool, len(names))
+	for i, name := range names {
+		schemas[i], relations[i], wanted[name] = name.schema, name.name, true
+	}
+	found, err := c.classes(sqlFindClasses, schemas, relations)
+	found = slices.DeleteFunc(found, func(t *table) bool { return !wanted[t.tableName] })
+	return slices.CompactFunc(found, func(a, b *table) bool { return a.oid == b.oid }), err
+}
+
+// classes returns the tables of a query over sqlClasses, in byte order of their names.
+func (c *catalog) classes(sql string, args ...any) ([]*table, error) {
+	var tables []*table
+	var t table
+	var kind, persistence, identity string
+	var filenode uint32
+	var pages int64
+	err := c.each(sql, args, []any{
+		&t.oid, &t.schema, &t.name, &kind, &persistence, &t.isPartition, &identity, &t.rowSecurity,
+		&t.reltuples, &pages, &filenode, &t.comment,
+	}, func() error {
+		found := t
+		found.kind, found.persistence, found.identity = kind[0], persistence[0], identity[0]
+		found.reltuples = estimatedRows(t.reltuples, pages)
+		if found.kind != 'p' {
+			found.leaves = []leaf{{tableName: t.tableName, oid: t.oid, relfilenode: filenode, identity: identity[0]}}
+		}
+		tables = append(tables, &found)
+		return nil
+	})
+	slices.SortFunc(tables, func(a, b *table) int { return a.compare(b.tableName) })
+	return tables, err
+}
+
+// estimatedRows is pg_class.reltuples, or -1 for a table never analysed, which before version 14 shows as no rows in no
+// pages.
+func estimatedRows(reltuples float64, pages int64) float64 {
+	if reltuples < 0 || reltuples == 0 && pages == 0 {
+		return -1
+	}
+	return reltuples
+}
+
+// publication is what a publication sends.
+type publication struct {
+	members map[tableName]*member
+}
+
+type member struct {
+	columns   []string // nil: not told
+	rowFilter string
+}
+
+// loadPublication returns the publication's members, or nil if there is no such publication.
+func (c *catalog) loadPublication(name string) (*publication, error) {
+	sqlPublication := `
+SELECT t.schemaname, t.tablename, ` +
+		c.since(15, `t.attnames::text[], coalesce(t.rowfilter, '')`, `NULL::text[], ''`) + `
+  FROM pg_publication p
+  LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname
+ WHERE p.pubname = $1`
+	var result *publication
+	var schema, table *string
+	var columns []string
+	var rowFilter string
+	err := c.each(sqlPublication, []any{name}, []any{&schema, &table, &columns, &rowFilter}, func() error {
+		if result == nil {
+			result = &publication{members: map[tableName]*member{}}
+		}
+		if schema != nil && table != nil {
+			result.members[tableName{*schema, *table}] = &member{columns: columns, rowFilter: rowFilter}
+		}
+		return nil
+	})
+	return result, err
+}
+
+// loadDetails fills in columns, keys, replica identity, membership and leaves.
+func (c *catalog) loadDetails(tables []*table, publication *publication) error {
+	byOID := make(map[uint32]*table, len(tables))
+	oids := make([]uint32, 0, len(tables))
+	for _, t := range tables {
+		byOID[t.oid] = t
+		oids = append(oids, t.oid)
+	}
+	if err := c.loadColumns(byOID, oids); err != nil {
+		return fmt.Errorf("columns: %w", err)
+	}
+	for _, t := range tables {
+		if publication != nil {
+			t.join(publication.members[t.tableName], c.major)
+		}
+	}
+	if err := c.loadKeys(byOID, oids); err != nil {
+		return fmt.Errorf("indexes: %w", err)
+	}
+	if err := c.loadLeaves(byOID, tables); err != nil {
+		return fmt.Errorf("partitions: %w", err)
+	}
+	return nil
+}
+
+// join notes that t is the member m of the publication, nil for none, on a server of that major version.
+func (t *table) join(m *member, major int) {
+	if m == nil {
+		return
+	}
+	t.published, t.rowFilter = true, m.rowFilter
+	if m.columns == nil {
+		return
+	}
+	// The server lists all columns where none were chosen; version 15 also the generated ones, which it does not send.
+	var sent []string
+	var chosen bool
+	for _, c := range t.columns {
+		listed := slices.Contains(m.columns, c.name) && (c.generated == 0 || major >= 18)
+		if listed {
+			sent = append(sent, c.name)
+		}
+		chosen = chosen || listed != (c.generated == 0)
+	}
+	if chosen {
+		t.publishedCols = sent
+	}
+}
+
+// loadColumns reads columns in attnum order. A domain's NOT NULL may stand at any of the domains it is made of. A
+// NOT NULL that was not validated (18) does not hold for older rows.
+func (c *catalog) loadColumns(byOID map[uint32]*table, oids []uint32) error {
+	sqlColumns := `
+WITH RECURSIVE not_null(oid) AS (
+  SELECT t.oid FROM pg_type t WHERE t.typtype = 'd' AND t.typnotnull
+  UNION
+  SELECT t.oid FROM not_null n JOIN pg_type t ON t.typbasetype = n.oid WHERE t.typtype = 'd'
+)
+SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, ` +
+		c.since(12, `a.attgenerated::text`, `''`) + `, a.attnotnull` +
+		c.since(18, ` AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+         AND NOT k.convalidated AND k.conkey[1] = a.attnum)`, ``) + `
+       OR a.atttypid IN (SELECT oid FROM not_null),
+       CASE
+         WHEN a.attcollation = 0 THEN true
+         WHEN l.collprovider = 'd' THEN ` + c.since(15, `d.datlocprovider = 'b' OR d.datlocprovider = 'c' AND `, ``) +
+		`d.datcollate IN ('C', 'POSIX')
+         WHEN l.collprovider = 'b' THEN true
+         ELSE l.collprovider = 'c' AND l.collcollate IN ('C', 'POSIX')
+       END,
+       CASE WHEN a.attcollation <> t.typcollation THEN quote_ident(ln.nspname) || '.' || quote_ident(l.collname) ELSE '' END,
+       coalesce(comment.description, '')
+  FROM unnest($1::oid[]) AS wanted(oid)
+  JOIN pg_attribute a ON a.attrelid = wanted.oid
+  JOIN pg_type t ON t.oid = a.atttypid
+  JOIN pg_database d ON d.datname = current_database()
+  LEFT JOIN pg_collation l ON l.oid = a.attcollation
+  LEFT JOIN pg_namespace ln ON ln.oid = l.collnamespace
+  LEFT JOIN pg_description comment ON comment.objoid = a.attrelid AND comment.classoid = 'pg_class'::regclass
+        AND comment.objsubid = a.attnum
+ WHERE a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attrelid, a.attnum`
+	var oid uint32
+	var col column
+	var generated string
+	return c.each(sqlColumns, []any{oidArray(oids)}, []any{
+		&oid, &col.attnum, &col.name, &col.typeOID, &col.typmod, &generated, &col.notNull, &col.byteOrder, &col.collation,
+		&col.comment,
+	}, func() error {
+		col.generated = 0
+		if generated != "" {
+			col.generated = generated[0]
+		}
+		t := byOID[oid]
+		t.columns = append(t.columns, col)
+		return nil
+	})
+}
+
+// index is what decides whether a unique index can be a key.
+type index struct {
+	name      string
+	primary   bool
+	identity  bool // chosen by ALTER TABLE … REPLICA IDENTITY USING INDEX
+	usable    bool // valid, checked at once, for all rows, without expressions
+	columns   []string
+	isCapture bool // all its columns are in documents
+	notNull   bool
+}
+
+// loadKeys reads the unique indexes and decides on keys and replica identity.
+func (c *catalog) loadKeys(byOID map[uint32]*table, oids []uint32) error {
+	sqlIndexes := `
+SELECT i.indrelid, ic.relname, i.indisprimary, i.indisreplident,
+       i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL,
+       i.indkey::text, ` + c.since(11, `i.indnkeyatts`, `i.indnatts`) + `
+  FROM unnest($1::oid[]) AS wanted(oid)
+  JOIN pg_index i ON i.indrelid = wanted.oid
+  JOIN pg_class ic ON ic.oid = i.indexrelid
+ WHERE i.indisunique`
+	indexes := map[*table][]index{}
+	var oid uint32
+	var in index
+	var attnums string
+	var keyColumns int
+	err := c.each(sqlIndexes, []any{oidArray(oids)}, []any{
+		&oid, &in.name, &in.primary, &in.identity, &in.usable, &attnums, &keyColumns,
+	}, func() error {
+		t, found := byOID[oid], in
+		if err := found.resolve(t, attnums, keyColumns); err != nil {
+			return err
+		}
+		indexes[t] = append(indexes[t], found)
+		return nil
+	})
+	for t, list := range indexes {
+		slices.SortFunc(list, func(a, b index) int { return strings.Compare(a.name, b.name) })
+		t.chooseKeys(list)
+	}
+	return err
+}
+
+// resolve names the index's key columns, those before INCLUDE, given pg_index.indkey.
+func (in *index) resolve(t *table, attnums string, keyColumns int) error {
+	in.columns, in.isCapture, in.notNull = nil, true, true
+	fields := strings.Fields(attnums)
+	if len(fields) < keyColumns {
+		return fmt.Errorf("index %s of %s: %d key columns but indkey is %q", in.name, t.tableName, keyColumns, attnums)
+	}
+	for _, field := range fields[:keyColumns] {
+		n, err := strconv.ParseInt(field, 10, 16)
+		if err != nil {
+			return fmt.Errorf("index %s of %s: indkey %q: %w", in.name, t.tableName, attnums, err)
+		}
+		at := slices.IndexFunc(t.columns, func(c column) bool { return c.attnum == int16(n) })
+		if at < 0 { // an expression, or a system column
+			in.usable = false
+			return nil
+		}
+		c := &t.columns[at]
+		in.columns = append(in.columns, c.name)
+		in.isCapture = in.isCapture && t.captures(c)
+		in.notNull = in.notNull && c.notNull
+	}
+	return nil
+}
+
+// chooseKeys sets the keys and the identity's columns, given the unique indexes in order of their names. A primary key
+// with a column that is not captured leaves the table without a key, even if there is another index, as it was for the
+// incumbent's captures.
+func (t *table) chooseKeys(indexes []index) {
+	var withoutKey bool
+	for _, in := range indexes {
+		if in.usable && (in.identity && t.identity == 'i' || in.primary && t.identity == 'd') {
+			t.identityColumns = in.columns
+		}
+		if !in.primary {
+			continue
+		}
+		if in.usable && in.isCapture {
+			t.primaryKey = in.columns
+		}
+		withoutKey = in.usable && !in.isCapture
+	}
+	if t.primaryKey != nil || withoutKey || t.kind != 'r' {
+		return
+	}
+	for _, in := range indexes {
+		if in.usable && in.notNull && in.isCapture {
+			t.uniqueKey = in.columns
+			return
+		}
+	}
+}
+
+// loadLeaves fills in the leaf partitions of partitioned tables, in byte order of their names, and their estimated rows.
+func (c *catalog) loadLeaves(byOID map[uint32]*table, tables []*table) error {
+	sqlLeaves := `
+WITH RECURSIVE tree(root, oid) AS (
+  SELECT roots.oid, roots.oid FROM unnest($1::oid[]) AS roots(oid)
+  UNION ALL
+  SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid` +
+		c.since(14, ` AND NOT i.inhdetachpending`, ``) + `
+)
+SELECT tree.root, n.nspname, c.relname, c.oid, c.relfilenode, c.relreplident::text, c.reltuples, c.relpages
+  FROM tree
+  JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'r'
+  JOIN pg_namespace n ON n.oid = c.relnamespace`
+	var roots []uint32
+	for _, t := range tables {
+		if t.kind == 'p' {
+			roots = append(roots, t.oid)
+			t.reltuples = 0
+		}
+	}
+	if len(roots) == 0 {
+		return nil
+	}
+	var root uint32
+	var l leaf
+	var identity string
+	var reltuples float64
+	var pages int64
+	err := c.each(sqlLeaves, []any{oidArray(roots)}, []any{
+		&root, &l.schema, &l.name, &l.oid, &l.relfilenode, &identity, &reltuples, &pages,
+	}, func() error {
+		t := byOID[root]
+		l.identity = identity[0]
+		t.leaves = append(t.leaves, l)
+		if rows := estimatedRows(reltuples, pages); rows < 0 || t.reltuples < 0 {
+			t.reltuples = -1
+		} else {
+			t.reltuples += rows
+		}
+		return nil
+	})
+	for _, oid := range roots {
+		slices.SortFunc(byOID[oid].leaves, func(a, b leaf) int { return a.compare(b.tableName) })
+	}
+	return err
+}
+
+// loadTypes adds to the catalog every type that the OIDs need and it does not know yet, in one query. A type that no
+// longer exists is not added.
+func loadTypes(ctx context.Context, conn *pgx.Conn, types *typeCatalog, oids []uint32) error {
+	var unknown []uint32
+	for _, oid := range oids {
+		unknown = types.unknown(unknown, oid)
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	slices.Sort(unknown)
+	unknown = slices.Compact(unknown)
+
+	// A true array type is one that its element type names as such; int2vector and oidvector are not.
+	const sqlElement = `coalesce((SELECT e.oid FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid), 0::oid)`
+	sqlSubtype := `coalesce((SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid), 0::oid)`
+	if majorVersion(conn) >= 14 {
+		sqlSubtype = `coalesce((SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid),
+         (SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid), 0::oid)`
+	}
+	sqlTypes := `
+WITH RECURSIVE needed(oid) AS (
+  SELECT unnest($1::oid[])
+  UNION
+  SELECT part.oid
+    FROM needed JOIN pg_type t ON t.oid = needed.oid,
+         LATERAL (VALUES (` + sqlElement + `), (t.typbasetype), (` + sqlSubtype + `)) AS part(oid)
+   WHERE part.oid <> 0
+)
+SELECT t.oid, n.nspname, t.typname, t.typtype::text, t.typdelim::text, ` + sqlElement + `, t.typbasetype, t.typtypmod,
+       ` + sqlSubtype + `, t.typnotnull
+  FROM needed
+  JOIN pg_type t ON t.oid = needed.oid
+  JOIN pg_namespace n ON n.oid = t.typnamespace
+ ORDER BY t.oid`
+	var t dataType
+	var kind, delimiter string
+	rows, err := conn.Query(ctx, sqlTypes, oidArray(unknown))
+	if err == nil {
+		_, err = pgx.ForEachRow(rows, []any{
+			&t.oid, &t.schema, &t.name, &kind, &delimiter, &t.element, &t.base, &t.baseMod, &t.subtype, &t.notNull,
+		}, func() error {
+			t.kind, t.delimiter = kind[0], delimiter[0]
+			if types.lookup(t.oid) == nil {
+				types.add(t)
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("read data types from the catalog: %w", err)
+	}
+	return nil
 }

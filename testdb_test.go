@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -29,6 +30,8 @@ var (
 	testControlPassword = flag.String("db-control-password", envOr("TEST_DATABASE_CONTROL_PASSWORD", "postgres"), "its password")
 	testCaptureUser     = flag.String("db-capture-user", envOr("TEST_DATABASE_CAPTURE_USER", "flow_capture"), "user that captures")
 	testCapturePassword = flag.String("db-capture-password", envOr("TEST_DATABASE_CAPTURE_PASSWORD", "secret1234"), "its password")
+
+	updateGolden = flag.Bool("update", false, "rewrite golden files instead of comparing with them")
 
 	longTests = flag.Bool("long", false, "run the long form of tests that have one")
 )
@@ -62,8 +65,8 @@ func newTestDB(t testing.TB) *testDB {
 	if os.Getenv("TEST_DATABASE") != "yes" {
 		t.Skip("needs a test server: set TEST_DATABASE=yes (and -db-address), or run make test")
 	}
-	var suffix = fmt.Sprintf("%s%d", strconv.FormatInt(time.Now().UnixNano()/1000, 36), testCount.Add(1))
-	var db = &testDB{
+	suffix := fmt.Sprintf("%s%d", strconv.FormatInt(time.Now().UnixNano()/1000, 36), testCount.Add(1))
+	db := &testDB{
 		TB:          t,
 		ctx:         context.Background(),
 		control:     testConnect(t, *testControlUser, *testControlPassword),
@@ -87,11 +90,11 @@ func newTestDB(t testing.TB) *testDB {
 // testConnect opens a plain connection to the test server, closed at cleanup.
 func testConnect(t testing.TB, user, password string) *pgx.Conn {
 	t.Helper()
-	var dsn = url.URL{
+	dsn := url.URL{
 		Scheme: "postgres", User: url.UserPassword(user, password), Host: *testAddress, Path: *testDatabase,
 		RawQuery: "sslmode=prefer&connect_timeout=10&default_query_exec_mode=exec",
 	}
-	var conn, err = pgx.Connect(context.Background(), dsn.String())
+	conn, err := pgx.Connect(context.Background(), dsn.String())
 	if err != nil {
 		t.Fatalf("the test server at %s, user %s: %v", *testAddress, user, err)
 	}
@@ -101,7 +104,7 @@ func testConnect(t testing.TB, user, password string) *pgx.Conn {
 
 // cleanup drops what the test made. Failures are logged: the next test uses other names.
 func (db *testDB) cleanup() {
-	var drop = func(sql string) {
+	drop := func(sql string) {
 		if _, err := db.control.Exec(db.ctx, sql); err != nil {
 			db.Logf("cleanup: %s: %v", sql, err)
 		}
@@ -123,7 +126,7 @@ func (db *testDB) dropSlot() {
 		if _, err := db.control.Exec(db.ctx, sqlDropSlot, db.slot); err != nil {
 			db.Logf("cleanup: end the user of slot %s: %v", db.slot, err)
 		}
-		var _, err = db.control.Exec(db.ctx,
+		_, err := db.control.Exec(db.ctx,
 			`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, db.slot)
 		if err == nil {
 			return
@@ -142,7 +145,7 @@ func (db *testDB) name(base string) string { return base + "_" + db.suffix }
 
 // table returns a table name in schema test of this test's own, and has that table dropped at cleanup.
 func (db *testDB) table(base string) tableName {
-	var t = tableName{"test", db.name(base)}
+	t := tableName{"test", db.name(base)}
 	db.tables = append(db.tables, t)
 	return t
 }
@@ -150,7 +153,7 @@ func (db *testDB) table(base string) tableName {
 // createTable creates a table with the given definition (what follows its name) and adds it to the publication.
 func (db *testDB) createTable(base, definition string) tableName {
 	db.Helper()
-	var t = db.table(base)
+	t := db.table(base)
 	db.exec(fmt.Sprintf(`CREATE TABLE %s %s`, quoteTable(t), definition))
 	db.grant(t)
 	db.publish(t)
@@ -176,7 +179,7 @@ func (db *testDB) grant(tables ...tableName) {
 // createSchema creates a schema of this test's own, which the capture user may use, dropped at cleanup with all in it.
 func (db *testDB) createSchema(base string) string {
 	db.Helper()
-	var name = db.name(base)
+	name := db.name(base)
 	db.schemas = append(db.schemas, name)
 	db.exec(`CREATE SCHEMA ` + quoteIdent(name))
 	db.exec(fmt.Sprintf(`GRANT USAGE ON SCHEMA %s TO %s`, quoteIdent(name), quoteIdent(*testCaptureUser)))
@@ -191,10 +194,18 @@ func (db *testDB) exec(sql string, args ...any) {
 	}
 }
 
+// script runs statements divided by semicolons as the control user; an error fails the test.
+func (db *testDB) script(sql string) {
+	db.Helper()
+	if _, err := db.control.PgConn().Exec(db.ctx, sql).ReadAll(); err != nil {
+		db.Fatalf("%s: %v", sql, err)
+	}
+}
+
 // query returns the rows of a query as texts, NULL as "NULL".
 func (db *testDB) query(sql string, args ...any) [][]string {
 	db.Helper()
-	var rows, err = db.control.Query(db.ctx, sql, args...)
+	rows, err := db.control.Query(db.ctx, sql, args...)
 	if err != nil {
 		db.Fatalf("%s: %v", sql, err)
 	}
@@ -219,7 +230,7 @@ func (db *testDB) query(sql string, args ...any) [][]string {
 // queryValue returns the only value of a query, as text.
 func (db *testDB) queryValue(sql string, args ...any) string {
 	db.Helper()
-	var rows = db.query(sql, args...)
+	rows := db.query(sql, args...)
 	if len(rows) != 1 || len(rows[0]) != 1 {
 		db.Fatalf("%s: want one value, got %v", sql, rows)
 	}
@@ -229,7 +240,7 @@ func (db *testDB) queryValue(sql string, args ...any) string {
 // version is the server's server_version_num.
 func (db *testDB) version() int {
 	db.Helper()
-	var n, err = strconv.Atoi(db.queryValue(`SHOW server_version_num`))
+	n, err := strconv.Atoi(db.queryValue(`SHOW server_version_num`))
 	if err != nil {
 		db.Fatal(err)
 	}
@@ -247,7 +258,7 @@ func (db *testDB) requireVersion(version int) {
 // config is the endpoint config of a capture as the capture user, with this test's slot, publication and watermarks.
 func (db *testDB) config() json.RawMessage {
 	db.Helper()
-	var config, err = json.Marshal(map[string]any{
+	config, err := json.Marshal(map[string]any{
 		"address":     *testAddress,
 		"user":        *testCaptureUser,
 		"database":    *testDatabase,
@@ -268,7 +279,7 @@ func (db *testDB) config() json.RawMessage {
 // settings are those of config, without the way through parseConfig.
 func (db *testDB) settings() *settings {
 	db.Helper()
-	var host, portText, err = net.SplitHostPort(*testAddress)
+	host, portText, err := net.SplitHostPort(*testAddress)
 	if err != nil {
 		db.Fatalf("test server address %q: %v", *testAddress, err)
 	}
@@ -294,12 +305,39 @@ func (db *testDB) connect(s *settings) *database {
 	if s == nil {
 		s = db.settings()
 	}
-	var d, err = connectDatabase(db.ctx, s)
+	d, err := connectDatabase(db.ctx, s)
 	if err != nil {
 		db.Fatal(err)
 	}
 	db.Cleanup(d.close)
 	return d
+}
+
+// compareGolden compares text with the golden file testdata/name, or rewrites that with -update.
+func compareGolden(t testing.TB, name, text string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *updateGolden {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("golden file: %v (run with -update to write it)", err)
+	}
+	got, wanted := strings.Split(text, "\n"), strings.Split(string(want), "\n")
+	for i := range max(len(got), len(wanted)) {
+		if i >= len(got) || i >= len(wanted) || got[i] != wanted[i] {
+			t.Fatalf("differs from %s at line %d:\n got %s\nwant %s", path, i+1,
+				strings.Join(got[min(i, len(got)):min(i+5, len(got))], "\n     "),
+				strings.Join(wanted[min(i, len(wanted)):min(i+5, len(wanted))], "\n     "))
+		}
+	}
 }
 
 // sanitize replaces what differs from run to run in names, for golden files.
