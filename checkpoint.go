@@ -1,0 +1,173 @@
+// checkpoint.go owns the persisted state of a capture: what a restart resumes. Its shape is the incumbent's
+// (spec/incumbent.md §7), so that either image reads what the other wrote; what is ours alone lives in each binding's
+// metadata. Every checkpoint is an RFC 7396 merge patch with the cursor and the bindings changed since the last one.
+// Invariant: a binding is written whole or not at all, and only between database transactions.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// storedMode is a binding's mode word in the checkpoint.
+type storedMode string
+
+const (
+	storedPending    storedMode = "Pending"
+	storedBackfill   storedMode = "Backfill"
+	storedUnfiltered storedMode = "UnfilteredBackfill"
+	storedKeyless    storedMode = "KeylessBackfill"
+	storedActive     storedMode = "Active"
+	storedIgnore     storedMode = "Ignore"
+	storedMissing    storedMode = "Missing"
+)
+
+// captureState is the connector state as the runtime stores it.
+type captureState struct {
+	Cursor   *string                  `json:"cursor"`
+	Bindings map[string]*bindingState `json:"bindingStateV1,omitempty"`
+}
+
+// bindingState is one binding's entry. Field names and order are the incumbent's.
+type bindingState struct {
+	Mode       storedMode      `json:"mode"`
+	KeyColumns []string        `json:"key_columns"`
+	Scanned    []byte          `json:"scanned"`
+	Metadata   json.RawMessage `json:"metadata,omitempty"`
+	Backfilled int             `json:"backfilled"`
+}
+
+// bindingMetadata is what only we know of a binding. Every field is always written: a merge patch cannot drop a key by
+// leaving it out.
+type bindingMetadata struct {
+	// OID of the table captured; another OID under the same name is another table.
+	OID uint32 `json:"oid"`
+	// First is set while this is provably the first backfill of the state key, so that the collection holds no key
+	// the scan has not reached (DESIGN I5).
+	First bool `json:"first"`
+	// System and Timeline of the server that wrote the WAL behind the cursor.
+	System   string `json:"system"`
+	Timeline int    `json:"timeline"`
+	// Leaves are the positions of a ctid scan, one per relation that holds rows.
+	Leaves []leafCursor `json:"leaves"`
+}
+
+// leafCursor is the position of a ctid scan in one relation, valid only for one relfilenode: tuples up to and including
+// (Block, Offset) have been read. Pages is where the scan ends: what is added behind it is streamed.
+type leafCursor struct {
+	OID      uint32 `json:"oid"`
+	Filenode uint32 `json:"filenode"`
+	Block    int64  `json:"block"`
+	Offset   int    `json:"offset"`
+	Pages    int64  `json:"pages"`
+	Done     bool   `json:"done"`
+	next     int64  // the block at which the chunk being read ends
+}
+
+// parseState reads the state of an Open request strictly: an unknown property is an error, since what we do not
+// understand we would lose.
+func parseState(raw json.RawMessage) (*captureState, error) {
+	state := &captureState{}
+	if trimmed := bytes.TrimSpace(raw); len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
+		raw = json.RawMessage("{}")
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(state); err != nil {
+		return nil, fmt.Errorf("parse the stored capture state: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("parse the stored capture state: more than one JSON value")
+	}
+	if _, err := state.cursor(); err != nil {
+		return nil, err
+	}
+	for key, b := range state.Bindings {
+		if b == nil {
+			delete(state.Bindings, key)
+			continue
+		}
+		switch b.Mode {
+		case storedPending, storedBackfill, storedUnfiltered, storedKeyless, storedActive, storedIgnore, storedMissing:
+		default:
+			return nil, fmt.Errorf("parse the stored capture state: binding %q has unknown mode %q", key, b.Mode)
+		}
+	}
+	return state, nil
+}
+
+// cursor returns the stored position, 0 when there is none.
+func (s *captureState) cursor() (lsn, error) {
+	if s.Cursor == nil || *s.Cursor == "" {
+		return 0, nil
+	}
+	position, err := pglogrepl.ParseLSN(*s.Cursor)
+	if err != nil {
+		return 0, fmt.Errorf("parse the stored capture state: cursor %q is not an LSN (want X/X)", *s.Cursor)
+	}
+	return position, nil
+}
+
+// metadata returns our part of an entry; ours is false when the entry was written by the incumbent or has none.
+func (b *bindingState) metadata() (m bindingMetadata, ours bool) {
+	if len(b.Metadata) == 0 || bytes.Equal(b.Metadata, []byte("null")) {
+		return m, false
+	}
+	if err := json.Unmarshal(b.Metadata, &m); err != nil {
+		return bindingMetadata{}, false
+	}
+	return m, true
+}
+
+func (b *bindingState) setMetadata(m *bindingMetadata) {
+	if m.Leaves == nil {
+		m.Leaves = []leafCursor{}
+	}
+	raw, err := json.Marshal(m)
+	assert(err == nil, "metadata marshals")
+	b.Metadata = raw
+}
+
+// ignored is the entry of a binding that is no longer part of the task.
+func ignoredState() *bindingState {
+	return &bindingState{Mode: storedIgnore, Metadata: json.RawMessage("null")}
+}
+
+// appendPatch appends the merge patch of a checkpoint: the cursor (null when 0) and the changed bindings.
+func appendPatch(dst []byte, cursor lsn, changed map[string]*bindingState) ([]byte, error) {
+	dst = append(dst, `{"cursor":`...)
+	if cursor == 0 {
+		dst = append(dst, "null"...)
+	} else {
+		dst = append(dst, '"')
+		dst = appendLSN(dst, cursor)
+		dst = append(dst, '"')
+	}
+	if len(changed) > 0 {
+		bindings, err := json.Marshal(changed)
+		if err != nil {
+			return nil, fmt.Errorf("encode a checkpoint: %w", err)
+		}
+		dst = append(dst, `,"bindingStateV1":`...)
+		dst = append(dst, bindings...)
+	}
+	return append(dst, '}'), nil
+}
+
+func appendLSN(dst []byte, l lsn) []byte {
+	at := len(dst)
+	dst = strconv.AppendUint(dst, uint64(l)>>32, 16)
+	dst = append(dst, '/')
+	dst = strconv.AppendUint(dst, uint64(l)&0xffffffff, 16)
+	for i := at; i < len(dst); i++ {
+		if 'a' <= dst[i] && dst[i] <= 'f' {
+			dst[i] -= 'a' - 'A'
+		}
+	}
+	return dst
+}

@@ -1,0 +1,252 @@
+// document.go owns the way from a tuple and its relation to a JSON document, by a plan made once per relation. The plan
+// holds, in output order, each field's quoted name, encoder and place in the tuple; appending a document is one pass
+// over the tuple into the output buffer, with no allocation and no decision that the plan could have made.
+// Invariant: a chunk's row and a streamed change of one shape go through the same plan.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// provenance is what _meta.source says of one document.
+type provenance struct {
+	op       byte // 'c', 'u' or 'd'
+	snapshot bool // a backfill row: no commit time, no transaction
+	tsMillis int64
+	loc      [3]int64
+	xid      uint32
+}
+
+// planField is one field of the document.
+type planField struct {
+	name   []byte // `"name":`
+	index  int    // in the tuple
+	column string
+	encode valueEncoder
+}
+
+// plan is how one shape of one binding's table becomes documents.
+type plan struct {
+	columns []relationColumn
+	fields  []planField // byte order of their names
+	metaAt  int         // fields before this index come ahead of _meta
+	source  []byte      // `"schema":"s",` constant part of _meta.source before snapshot
+	table   []byte      // `"table":"t","loc":[`
+	tag     []byte      // `,"tag":"t"` or nothing
+	txid    bool        // the collection has a place for txid
+	key     []int       // tuple index of each key column, in key order; nil when one is missing from the shape
+	missing string      // the key column missing from the shape, when key is nil and there is a key
+}
+
+// planOptions are what a plan depends on beside the shape.
+type planOptions struct {
+	schema, table string // the names documents carry
+	keyColumns    []string
+	collectionKey []string // columns whose floats are written as strings
+	types         *typeCatalog
+	settings      *settings
+	txid          bool
+}
+
+// metaColumn is the name our own field has in every document; a column of that name is left out.
+const metaColumn = "_meta"
+
+func newPlan(columns []relationColumn, o planOptions) *plan {
+	p := &plan{columns: columns, txid: o.txid}
+	for i, c := range columns {
+		if c.name == metaColumn {
+			continue
+		}
+		opts := o.settings.encodeOptions()
+		opts.floatAsString = slices.Contains(o.collectionKey, c.name)
+		p.fields = append(p.fields, planField{
+			name:   append(appendJSONString(nil, []byte(c.name)), ':'),
+			index:  i,
+			column: c.name,
+			encode: o.types.encoder(c.typeOID, c.typmod, opts),
+		})
+	}
+	slices.SortFunc(p.fields, func(a, b planField) int { return strings.Compare(a.column, b.column) })
+	p.metaAt, _ = slices.BinarySearchFunc(p.fields, metaColumn, func(f planField, name string) int {
+		return strings.Compare(f.column, name)
+	})
+	p.source = append(appendJSONString([]byte(`"schema":`), []byte(o.schema)), ',')
+	p.table = append(appendJSONString([]byte(`"table":`), []byte(o.table)), `,"loc":[`...)
+	if o.settings.sourceTag != "" {
+		p.tag = appendJSONString([]byte(`,"tag":`), []byte(o.settings.sourceTag))
+	}
+	for _, name := range o.keyColumns {
+		i := slices.IndexFunc(columns, func(c relationColumn) bool { return c.name == name })
+		if i < 0 {
+			p.key, p.missing = nil, name
+			break
+		}
+		p.key = append(p.key, i)
+	}
+	return p
+}
+
+// sameShape reports whether tuples of the columns can be read by this plan.
+func (p *plan) sameShape(columns []relationColumn) bool {
+	return slices.EqualFunc(p.columns, columns, func(a, b relationColumn) bool {
+		return a.name == b.name && a.typeOID == b.typeOID
+	})
+}
+
+// appendDocument appends one document: the fields of t and _meta, with before as _meta.before when it is not nil.
+// A field of t that is an unchanged TOAST value takes its value from before where that is a full row, and is left out
+// otherwise. keysOnly leaves NULL fields out of t: those of a key tuple carry no information. The same goes for before
+// through beforeKeysOnly.
+func (p *plan) appendDocument(dst []byte, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
+) ([]byte, error) {
+	fallback := before
+	if beforeKeysOnly {
+		fallback = nil
+	}
+	dst = append(dst, '{')
+	dst, err := p.appendFields(dst, p.fields[:p.metaAt], t, keysOnly, fallback)
+	if err != nil {
+		return nil, err
+	}
+	dst, err = p.appendMeta(dst, from, before, beforeKeysOnly)
+	if err != nil {
+		return nil, err
+	}
+	dst, err = p.appendFields(dst, p.fields[p.metaAt:], t, keysOnly, fallback)
+	if err != nil {
+		return nil, err
+	}
+	dst[len(dst)-1] = '}' // over the last comma: there is always one, behind _meta if nothing else
+	return dst, nil
+}
+
+// appendFields appends fields, each followed by a comma.
+func (p *plan) appendFields(dst []byte, fields []planField, t tuple, keysOnly bool, fallback tuple) ([]byte, error) {
+	var err error
+	for i := range fields {
+		f := &fields[i]
+		v := t[f.index]
+		if v.kind == valueUnchanged {
+			if fallback == nil || fallback[f.index].kind == valueUnchanged {
+				continue
+			}
+			v = fallback[f.index]
+		}
+		if v.kind == valueNull {
+			if keysOnly {
+				continue
+			}
+			dst = append(dst, f.name...)
+			dst = append(dst, "null,"...)
+			continue
+		}
+		dst = append(dst, f.name...)
+		if dst, err = f.encode(dst, v.data); err != nil {
+			return nil, fmt.Errorf("column %q: %w", f.column, err)
+		}
+		dst = append(dst, ',')
+	}
+	return dst, nil
+}
+
+func (p *plan) appendMeta(dst []byte, from *provenance, before tuple, beforeKeysOnly bool) ([]byte, error) {
+	dst = append(dst, `"_meta":{"op":"`...)
+	dst = append(dst, from.op, '"')
+	dst = append(dst, `,"source":{`...)
+	if !from.snapshot {
+		dst = append(dst, `"ts_ms":`...)
+		dst = strconv.AppendInt(dst, from.tsMillis, 10)
+		dst = append(dst, ',')
+	}
+	dst = append(dst, p.source...)
+	if from.snapshot {
+		dst = append(dst, `"snapshot":true,`...)
+	}
+	dst = append(dst, p.table...)
+	dst = strconv.AppendInt(dst, from.loc[0], 10)
+	dst = append(dst, ',')
+	dst = strconv.AppendInt(dst, from.loc[1], 10)
+	dst = append(dst, ',')
+	dst = strconv.AppendInt(dst, from.loc[2], 10)
+	dst = append(dst, ']')
+	if p.txid && !from.snapshot {
+		dst = append(dst, `,"txid":`...)
+		dst = strconv.AppendUint(dst, uint64(from.xid), 10)
+	}
+	dst = append(dst, p.tag...)
+	dst = append(dst, '}')
+	if before != nil {
+		dst = append(dst, `,"before":{`...)
+		at := len(dst)
+		var err error
+		if dst, err = p.appendFields(dst, p.fields, before, beforeKeysOnly, nil); err != nil {
+			return nil, err
+		}
+		if len(dst) > at {
+			dst = dst[:len(dst)-1]
+		}
+		dst = append(dst, '}')
+	}
+	return append(dst, "},"...), nil
+}
+
+// keyValues appends the key columns of t to dst[:0]; fill stands in for values t does not carry (unchanged TOAST), and
+// may be nil. REQUIRES: p.key is not nil.
+func (p *plan) keyValues(dst []value, t, fill tuple) []value {
+	dst = dst[:0]
+	for _, i := range p.key {
+		v := t[i]
+		if v.kind == valueUnchanged && fill != nil {
+			v = fill[i]
+		}
+		dst = append(dst, v)
+	}
+	return dst
+}
+
+// appendIdentity appends bytes that are equal for two keys of one plan exactly if their text is: the identity of a
+// document in its collection.
+func appendIdentity(dst []byte, key []value) []byte {
+	for _, v := range key {
+		dst = append(dst, byte(v.kind))
+		n := len(v.data)
+		dst = append(dst, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+		dst = append(dst, v.data...)
+	}
+	return dst
+}
+
+// sameKey reports whether two keys are the same document.
+func sameKey(a, b []value) bool {
+	for i := range a {
+		if a[i].kind != b[i].kind || !bytes.Equal(a[i].data, b[i].data) {
+			return false
+		}
+	}
+	return true
+}
+
+// describeKey is a key for people, in logs and errors.
+func describeKey(key []value) string {
+	var s strings.Builder
+	s.WriteByte('[')
+	for i, v := range key {
+		if i > 0 {
+			s.WriteString(", ")
+		}
+		switch {
+		case v.kind == valueNull:
+			s.WriteString("null")
+		case len(v.data) > 64:
+			fmt.Fprintf(&s, "%.64s…", v.data)
+		default:
+			s.Write(v.data)
+		}
+	}
+	s.WriteByte(']')
+	return s.String()
+}
