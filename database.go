@@ -108,6 +108,19 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 	return conn, nil
 }
 
+// connectWatermarks opens the connection that writes watermarks. Its commits return when the transactions before them are
+// visible, also under synchronous replication; a statement timeout ends only that wait, so it is short.
+func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
+	var config = db.pool.Config().ConnConfig
+	config.RuntimeParams["synchronous_commit"] = "remote_apply"
+	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(watermarkTimeout.Milliseconds(), 10)
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, connectError(ctx, db.settings, err)
+	}
+	return conn, nil
+}
+
 // probe learns from a first session what the others are pinned to.
 func (db *database) probe(ctx context.Context) error {
 	config, err := connectConfig(db.settings)

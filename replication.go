@@ -1,0 +1,374 @@
+// replication.go owns the replication session: START_REPLICATION, the receive half that turns the socket's bytes into
+// WAL messages, and the standby half that answers the server. Messages reach the capture in batches that alias the
+// receive buffers; the bytes handed over and not yet released are bounded by sessionBuffers*receiveBuffer (plus one
+// message when a single message is larger). Answering the server never depends on the capture or on stdout, and only
+// the acknowledged position is ever reported, so answering is not acknowledging.
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	receiveBuffer  = 256 << 10 // large enough that a read of a busy socket returns many messages
+	sessionBuffers = 4
+	maxMessage     = 1<<30 + 1<<20 // PostgreSQL builds no message of more than 1 GB (MaxAllocSize)
+
+	// statusInterval is a sixth of the default wal_sender_timeout (60 s), so that five updates may be lost. A shorter
+	// timeout of the server's shortens it.
+	statusInterval = 10 * time.Second
+
+	// postgresEpoch is 2000-01-01 UTC in Unix microseconds, the zero of timestamps in the replication protocol.
+	postgresEpoch = 946684800 * 1000 * 1000
+)
+
+// walMessage is one message of the stream: XLogData ('w') or a primary keepalive ('k').
+type walMessage struct {
+	kind  byte
+	start lsn    // 'w': WAL start of the message; 'k': how far the server has sent
+	data  []byte // 'w': the pgoutput message; valid until the batch it came in is released
+}
+
+// batch is a run of whole CopyData frames in one receive buffer.
+type batch struct {
+	buf []byte
+	n   int // bytes of whole frames
+}
+
+// replication is one session of the replication protocol, a connection in CopyBoth mode.
+type replication struct {
+	conn net.Conn
+	pid  uint32 // of the walsender
+
+	full  chan *batch
+	free  chan *batch
+	ask   chan struct{} // a status update is wanted now
+	reply atomic.Bool   // the next update asks the server for a keepalive; set by anyone, cleared by standby
+
+	flushed  *atomic.Uint64 // acknowledged position; stored by acks, loaded by standby
+	received atomic.Int64   // Unix nanoseconds of the last byte from the server; stored by receive, loaded by diagnostics
+	interval time.Duration  // between status updates
+
+	current *batch // owned by next
+	at      int    // offset of the next frame in current
+	err     error  // why receive ended; valid once full is closed
+}
+
+// startReplication turns a walsender connection into a session that streams from start. It owns conn from here on.
+func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publication string, start lsn,
+	flushed *atomic.Uint64, senderTimeout time.Duration,
+) (*replication, error) {
+	hijacked, err := conn.Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over the replication connection: %w", err)
+	}
+	assert(hijacked.Frontend.ReadBufferLen() == 0, "nothing is read ahead of START_REPLICATION")
+	s := &replication{
+		conn:     hijacked.Conn,
+		pid:      hijacked.PID,
+		full:     make(chan *batch, sessionBuffers),
+		free:     make(chan *batch, sessionBuffers),
+		ask:      make(chan struct{}, 1),
+		flushed:  flushed,
+		interval: statusInterval,
+	}
+	if senderTimeout > 0 && senderTimeout/6 < s.interval {
+		s.interval = max(senderTimeout/6, 50*time.Millisecond)
+	}
+	for range sessionBuffers {
+		s.free <- &batch{buf: make([]byte, 0, receiveBuffer)}
+	}
+	command := fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL %s ("proto_version" '1', "publication_names" %s)`,
+		quoteIdent(slot), start, quoteLiteral(quoteIdent(publication)))
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := s.begin(command); err != nil {
+		_ = s.conn.Close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("start replication of slot %q at %s: %w", slot, start, err)
+	}
+	s.received.Store(time.Now().UnixNano())
+	return s, nil
+}
+
+// begin sends the command and reads up to CopyBothResponse.
+func (s *replication) begin(command string) error {
+	query, err := (&pgproto3.Query{String: command}).Encode(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := s.conn.Write(query); err != nil {
+		return err
+	}
+	var header [5]byte
+	for {
+		if _, err := io.ReadFull(s.conn, header[:]); err != nil {
+			return err
+		}
+		size := int(binary.BigEndian.Uint32(header[1:])) - 4
+		if size < 0 || size > 1<<20 {
+			return fmt.Errorf("message %q of %d bytes in answer to START_REPLICATION", header[0], size)
+		}
+		body := make([]byte, size)
+		if _, err := io.ReadFull(s.conn, body); err != nil {
+			return err
+		}
+		switch header[0] {
+		case 'W': // CopyBothResponse
+			return nil
+		case 'E':
+			return serverError(body)
+		case 'N', 'S': // NoticeResponse, ParameterStatus
+		default:
+			return fmt.Errorf("unexpected message %q in answer to START_REPLICATION", header[0])
+		}
+	}
+}
+
+func serverError(body []byte) error {
+	var response pgproto3.ErrorResponse
+	if err := response.Decode(body); err != nil {
+		return fmt.Errorf("malformed error response: %w", err)
+	}
+	return pgconn.ErrorResponseToPgError(&response)
+}
+
+// errStreamEnded is the server ending the copy by itself, as it does when it shuts down.
+var errStreamEnded = errors.New("the server ended the replication stream")
+
+// receive reads the socket until it fails or ctx ends, then closes full. One goroutine.
+func (s *replication) receive(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	defer close(s.full)
+	var tail []byte // the incomplete frame behind the batch handed over last
+	for {
+		var b *batch
+		select {
+		case b = <-s.free:
+		case <-ctx.Done():
+			s.err = context.Cause(ctx)
+			return s.err
+		}
+		b.buf = append(b.buf[:0], tail...)
+		b.n = 0
+		if err := s.fill(b); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			} else {
+				err = fmt.Errorf("receive the replication stream: %w", err)
+			}
+			s.err = err
+			return err
+		}
+		tail = append(tail[:0], b.buf[b.n:]...) // copied: b's buffer belongs to the capture until it is released
+		s.full <- b                             // never blocks: there are as many places as buffers
+	}
+}
+
+// fill reads until b holds at least one whole frame.
+func (s *replication) fill(b *batch) error {
+	for {
+		if err := b.scan(); err != nil {
+			return err
+		}
+		if b.n > 0 {
+			return nil
+		}
+		want := receiveBuffer
+		if len(b.buf) >= 5 {
+			want = max(want, 1+int(binary.BigEndian.Uint32(b.buf[1:])))
+		}
+		if cap(b.buf) < want {
+			b.buf = append(make([]byte, 0, want), b.buf...)
+		} else if cap(b.buf) > 4*receiveBuffer && want <= receiveBuffer {
+			b.buf = append(make([]byte, 0, receiveBuffer), b.buf...) // an outlier's buffer is not kept
+		}
+		n, err := s.conn.Read(b.buf[len(b.buf):cap(b.buf)])
+		if n > 0 {
+			b.buf = b.buf[:len(b.buf)+n]
+			s.received.Store(time.Now().UnixNano())
+		}
+		if err != nil && n == 0 {
+			return err
+		}
+	}
+}
+
+// scan advances b.n over whole CopyData frames. Frames of other kinds end the stream or are dropped by next.
+func (b *batch) scan() error {
+	for len(b.buf)-b.n >= 5 {
+		size := int(binary.BigEndian.Uint32(b.buf[b.n+1:]))
+		if size < 4 || size > maxMessage {
+			return fmt.Errorf("frame %q of %d bytes", b.buf[b.n], size)
+		}
+		if len(b.buf)-b.n < 1+size {
+			return nil
+		}
+		b.n += 1 + size
+	}
+	return nil
+}
+
+// next returns the next message. It blocks until there is one, the session ends, or ctx does. The message is valid
+// until the next call.
+func (s *replication) next(ctx context.Context) (walMessage, error) {
+	for {
+		for s.current == nil {
+			select {
+			case b, ok := <-s.full:
+				if !ok {
+					return walMessage{}, s.err
+				}
+				s.current, s.at = b, 0
+			case <-ctx.Done():
+				return walMessage{}, context.Cause(ctx)
+			}
+		}
+		if s.at == s.current.n {
+			s.release()
+			continue
+		}
+		b := s.current
+		size := int(binary.BigEndian.Uint32(b.buf[s.at+1:]))
+		kind, body := b.buf[s.at], b.buf[s.at+5:s.at+1+size:s.at+1+size]
+		s.at += 1 + size
+		m, ok, err := s.frame(kind, body)
+		if err != nil || ok {
+			return m, err
+		}
+	}
+}
+
+// ready reports whether next would return at once.
+func (s *replication) ready() bool {
+	return s.current != nil && s.at < s.current.n || len(s.full) > 0
+}
+
+// arrived is where the next batch comes; hand it to take. REQUIRES: not ready. The last message is valid no more.
+func (s *replication) arrived() <-chan *batch {
+	if s.current != nil {
+		s.release()
+	}
+	return s.full
+}
+
+// take makes a batch received from arrived the current one.
+func (s *replication) take(b *batch, ok bool) error {
+	if !ok {
+		return s.err
+	}
+	assert(s.current == nil, "one batch at a time")
+	s.current, s.at = b, 0
+	return nil
+}
+
+// release gives the current batch back to receive.
+func (s *replication) release() {
+	if invariants {
+		spoil(s.current.buf[:cap(s.current.buf)])
+	}
+	s.free <- s.current // never blocks: there are as many places as buffers
+	s.current = nil
+}
+
+// frame interprets one frame; ok is false for those the capture need not see.
+func (s *replication) frame(kind byte, body []byte) (m walMessage, ok bool, err error) {
+	switch kind {
+	case 'd':
+	case 'E':
+		return m, false, fmt.Errorf("receive the replication stream: %w", serverError(body))
+	case 'c', 'C': // CopyDone, CommandComplete
+		return m, false, errStreamEnded
+	case 'N', 'S':
+		return m, false, nil
+	default:
+		return m, false, fmt.Errorf("receive the replication stream: unexpected message %q", kind)
+	}
+	if len(body) == 0 {
+		return m, false, errors.New("receive the replication stream: empty CopyData")
+	}
+	switch body[0] {
+	case 'w': // XLogData: start, end, send time, data (protocol-replication)
+		if len(body) < 25 {
+			return m, false, fmt.Errorf("receive the replication stream: XLogData of %d bytes, want at least 25", len(body))
+		}
+		return walMessage{kind: 'w', start: lsn(binary.BigEndian.Uint64(body[1:])), data: body[25:]}, true, nil
+	case 'k': // Primary keepalive: WAL end, send time, reply wanted
+		if len(body) != 18 {
+			return m, false, fmt.Errorf("receive the replication stream: keepalive of %d bytes, want 18", len(body))
+		}
+		if body[17] != 0 {
+			s.wake()
+		}
+		return walMessage{kind: 'k', start: lsn(binary.BigEndian.Uint64(body[1:]))}, true, nil
+	default:
+		return m, false, fmt.Errorf("receive the replication stream: unexpected CopyData %q", body[0])
+	}
+}
+
+// askKeepalive has the server report its position soon.
+func (s *replication) askKeepalive() {
+	s.reply.Store(true)
+	s.wake()
+}
+
+func (s *replication) wake() {
+	select {
+	case s.ask <- struct{}{}:
+	default:
+	}
+}
+
+// standby sends the acknowledged position: every interval, and whenever woken. One goroutine.
+func (s *replication) standby(ctx context.Context) error {
+	ticker := time.NewTicker(s.interval)
+	defer ticker.Stop()
+	for {
+		if err := s.sendStatus(); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("send a standby status update: %w", err)
+		}
+		select {
+		case <-ticker.C:
+			s.reply.Store(true) // a healthy link is never silent
+		case <-s.ask:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// sendStatus writes one Standby status update: written, flushed and applied are all the acknowledged position.
+func (s *replication) sendStatus() error {
+	var m [39]byte
+	position := s.flushed.Load()
+	m[0] = 'd'
+	binary.BigEndian.PutUint32(m[1:], uint32(len(m)-1))
+	m[5] = 'r'
+	binary.BigEndian.PutUint64(m[6:], position)
+	binary.BigEndian.PutUint64(m[14:], position)
+	binary.BigEndian.PutUint64(m[22:], position)
+	binary.BigEndian.PutUint64(m[30:], uint64(time.Now().UnixMicro()-postgresEpoch))
+	if s.reply.Swap(false) {
+		m[38] = 1
+	}
+	_, err := s.conn.Write(m[:])
+	return err
+}
+
+func (s *replication) close() { _ = s.conn.Close() }

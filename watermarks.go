@@ -1,0 +1,190 @@
+// watermarks.go owns fences: places in the stream that, once passed, prove that every earlier change has been seen.
+// A watermark fence is a row of ours whose change carries a UUID; it has passed when the transaction of that change has
+// been committed in the stream. An LSN fence, for captures that may not write, is a position; it has passed when a commit
+// ends at or beyond it, or a keepalive between transactions reports a WAL end at or beyond it.
+// Invariant: everything visible to a query that finished before establish was called commits before the fence, and
+// everything committed before the fence, but for transactions that are not visible yet (DESIGN I3), is visible to a query
+// that starts after establish has returned.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+)
+
+// fence is one place in the stream. The capture owns it once establish has returned.
+type fence struct {
+	watermark []byte // UUID text; nil for an LSN fence
+	position  lsn
+	seen      bool // the change carrying the watermark has come; its commit has not
+	passed    bool
+}
+
+// sawWatermark is told of every value written to our watermark row.
+func (f *fence) sawWatermark(value []byte) {
+	if f.watermark != nil && bytes.Equal(value, f.watermark) {
+		f.seen = true
+	}
+}
+
+// sawCommit is told of every commit, after its transaction's changes.
+func (f *fence) sawCommit(end lsn) {
+	if f.watermark == nil && end >= f.position || f.seen {
+		f.passed = true
+	}
+}
+
+// sawKeepalive is told of every keepalive between transactions: how far the server has sent.
+func (f *fence) sawKeepalive(end lsn) {
+	if f.watermark == nil && end >= f.position {
+		f.passed = true
+	}
+}
+
+const (
+	// watermarkTimeout bounds the wait for a synchronous standby, which is all that a statement timeout cancels once
+	// the row is written: the commit stands.
+	watermarkTimeout = 3 * time.Second
+
+	sqlWriteWatermark = `INSERT INTO %s (slot, watermark) VALUES ($1, $2)
+		ON CONFLICT (slot) DO UPDATE SET watermark = EXCLUDED.watermark`
+
+	sqlInsertPosition = `SELECT pg_current_wal_insert_lsn()::text`
+
+	sqlStandbyPosition = `SELECT greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'), pg_last_wal_replay_lsn())::text`
+
+	sqlWALGeometry = `SELECT current_setting('wal_block_size')::bigint,
+		(SELECT setting::bigint * CASE unit WHEN '8kB' THEN 8192 ELSE 1 END
+		 FROM pg_settings WHERE name = 'wal_segment_size')`
+)
+
+// fencer establishes fences, one at a time.
+type fencer struct {
+	db       *database
+	byLSN    bool
+	slot     string
+	conn     *pgx.Conn // the watermark writer, opened at first use and after a failure
+	blocks   uint64    // WAL block size, 0 until known
+	segments uint64
+}
+
+func newFencer(db *database) *fencer {
+	return &fencer{db: db, byLSN: db.settings.readOnly || db.standby, slot: db.settings.slot}
+}
+
+// establish makes a new fence. On error nothing may be concluded about the stream; establish may be called again.
+func (f *fencer) establish(ctx context.Context) (*fence, error) {
+	if f.byLSN {
+		return f.position(ctx)
+	}
+	for attempt := 1; ; attempt++ {
+		written, err := f.write(ctx)
+		if err == nil || ctx.Err() != nil || attempt == 5 {
+			return written, err
+		}
+		// The row may be locked by a session that looks at it, or the connection gone: nothing has been emitted on
+		// the strength of this fence, so writing another costs nothing.
+		select {
+		case <-time.After(time.Duration(attempt) * 200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (f *fencer) write(ctx context.Context) (*fence, error) {
+	table := f.db.settings.watermarks
+	if f.conn == nil || f.conn.IsClosed() {
+		conn, err := f.db.connectWatermarks(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f.conn = conn
+	}
+	id := uuid.NewString()
+	if _, err := f.conn.Exec(ctx, fmt.Sprintf(sqlWriteWatermark, quoteTable(table)), f.slot, id); err != nil {
+		return nil, fmt.Errorf("write a watermark to %s: %w", table, err)
+	}
+	return &fence{watermark: []byte(id)}, nil
+}
+
+// position makes an LSN fence.
+func (f *fencer) position(ctx context.Context) (*fence, error) {
+	made := &fence{}
+	err := f.db.with(ctx, func(conn *pgx.Conn) error {
+		if f.blocks == 0 {
+			if err := conn.QueryRow(ctx, sqlWALGeometry).Scan(&f.blocks, &f.segments); err != nil {
+				return err
+			}
+		}
+		query := sqlInsertPosition
+		if f.db.standby {
+			query = sqlStandbyPosition
+		}
+		var text string
+		if err := conn.QueryRow(ctx, query).Scan(&text); err != nil {
+			return err
+		}
+		at, err := pglogrepl.ParseLSN(text)
+		made.position = clampToFlushed(at, f.blocks, f.segments)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the server's WAL position for a fence: %w", err)
+	}
+	if !f.db.standby {
+		// On a quiet server nothing would follow the position for up to half a minute; a transaction id makes a commit
+		// record follow. On a connection of its own: it must not be part of anything.
+		err = f.db.with(ctx, func(conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, `SELECT txid_current()`)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("have the server write WAL behind a fence: %w", err)
+		}
+	}
+	return made, nil
+}
+
+// clampToFlushed takes a position that stands just behind a page header back to the page boundary: until the next record
+// is written the server reports the boundary as the end of its WAL (xlog.c, XLogBytePosToEndRecPtr; header sizes 24 and,
+// at the start of a segment, 40).
+func clampToFlushed(at lsn, block, segment uint64) lsn {
+	const shortHeader, longHeader = 24, 40
+	offset := uint64(at) % block
+	if segment > 0 && uint64(at)%segment == longHeader || offset == shortHeader {
+		return at - lsn(offset)
+	}
+	return at
+}
+
+func (f *fencer) close() {
+	if f.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = f.conn.Close(ctx)
+	}
+}
+
+// watermarkColumns finds the columns of our row in the watermarks table's relation.
+func watermarkColumns(r *relation) (slot, watermark int, err error) {
+	slot, watermark = -1, -1
+	for i, c := range r.columns {
+		switch c.name {
+		case "slot":
+			slot = i
+		case "watermark":
+			watermark = i
+		}
+	}
+	if slot < 0 || watermark < 0 {
+		return 0, 0, errors.New("the watermarks table lacks a column slot or watermark in the publication")
+	}
+	return slot, watermark, nil
+}
