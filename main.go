@@ -1,15 +1,120 @@
+// source-postgres is a capture connector for Estuary Flow. main.go owns the process: it tells a runtime on stdin from a
+// person at a terminal, sets up logging and signals, and turns the outcome into an exit status.
+//
+// Reading order: connector.go, capture.go, stream.go, tables.go, binding.go, watermarks.go, backfill.go, replication.go,
+// and below them what DESIGN.md lists.
 package main
 
 import (
-	_ "github.com/estuary/flow/go/protocols/capture"
-	_ "github.com/estuary/flow/go/protocols/flow"
-	_ "github.com/gogo/protobuf/jsonpb"
-	_ "github.com/google/uuid"
-	_ "github.com/jackc/pglogrepl"
-	_ "github.com/jackc/pgx/v5"
-	_ "github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/sirupsen/logrus"
-	_ "gopkg.in/yaml.v3"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
 )
 
-func main() {}
+const documentationURL = "https://go.estuary.dev/source-postgresql"
+
+// shutdownGrace is how long a stop may take before the process ends itself: a reader that has left stdout full must not keep
+// us.
+const shutdownGrace = 2 * time.Second
+
+func main() {
+	if len(os.Args) > 1 || terminalWidth(os.Stdin) > 0 {
+		os.Exit(runHuman(os.Args[1:]))
+	}
+	os.Exit(runConnector())
+}
+
+// errTerminated is the word of a signal.
+var errTerminated = errors.New("terminated by a signal")
+
+// runConnector serves the protocol on stdin and stdout and returns the exit status. The last line on stderr of a failure
+// is the whole reason.
+func runConnector() int {
+	if err := setUpLogging(os.Getenv("LOG_FORMAT"), os.Getenv("LOG_LEVEL")); err != nil {
+		logrus.Error(err)
+		return 1
+	}
+	c, err := parseCodec(os.Getenv("FLOW_RUNTIME_CODEC"))
+	if err != nil {
+		logrus.Error(err)
+		return 1
+	}
+	setMemoryLimit()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error of a write, told like any other
+	go func() {
+		<-signals
+		cancel(errTerminated)
+	}()
+
+	k := &connector{
+		requests: newRequestReader(os.Stdin, c),
+		out:      newOutput(os.Stdout, c),
+		docsURL:  documentationURL,
+		polling:  os.Getenv("SHUTDOWN_AFTER_POLLING") == "yes",
+	}
+	if url := os.Getenv("DOCS_URL"); url != "" {
+		k.docsURL = url
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- k.serve(ctx) }()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		select {
+		case err = <-ended:
+		case <-time.After(shutdownGrace):
+			logrus.Error("stopped while a write to stdout was blocked: the last message may be incomplete")
+			return 1
+		}
+	}
+	return exitStatus(err, k.out.settled())
+}
+
+// exitStatus logs why the process ends and returns its status. A stop between checkpoints is no failure.
+func exitStatus(err error, settled bool) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errStdinClosed), errors.Is(err, errTerminated):
+		if settled {
+			return 0
+		}
+		logrus.Errorf("%v: documents behind the last checkpoint were already written", err)
+	default:
+		logrus.Error(strings.TrimSpace(err.Error()))
+	}
+	return 1
+}
+
+func setUpLogging(format, level string) error {
+	logrus.SetOutput(os.Stderr)
+	switch format {
+	case "json":
+		logrus.SetFormatter(&logrus.JSONFormatter{})
+	case "text":
+		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
+	case "", "color":
+		logrus.SetFormatter(&logrus.TextFormatter{ForceColors: format == "color", FullTimestamp: true})
+	default:
+		return fmt.Errorf("LOG_FORMAT %q is not one of json, text, color", format)
+	}
+	if level == "" {
+		level = "info"
+	}
+	parsed, err := logrus.ParseLevel(level)
+	if err != nil {
+		return fmt.Errorf("LOG_LEVEL %q is not one of trace, debug, info, warn, error", level)
+	}
+	logrus.SetLevel(parsed)
+	return nil
+}

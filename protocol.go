@@ -546,6 +546,12 @@ func (o *output) flush() error {
 	return o.err
 }
 
+// drop forgets what has not reached the writer since the last checkpoint. REQUIRES: settled.
+func (o *output) drop() {
+	o.buf = o.buf[:0]
+	o.open = false
+}
+
 // settled reports whether nothing that reached the writer lies after the last checkpoint (or the opening response), so
 // that the process may exit 0: what is still buffered is dropped with it.
 func (o *output) settled() bool { return !o.dirty }

@@ -1,0 +1,638 @@
+// backfill.go owns one chunk: its query, its snapshot, its buffered rows, the patches applied to them, and its settled
+// output. Rows are kept as wire bytes in one arena, in the form the stream's tuples have, so that patching is replacing a
+// tuple and emission is the code that streaming uses.
+// Invariant: between its opening and its closing fence a chunk holds, for its range of keys, the rows of its snapshot with
+// every streamed change applied in commit order; rows are found by the exact text of their key, one live row a key.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// snapshot is a txid_current_snapshot(): which transactions a query sees.
+type snapshot struct {
+	xmin, xmax uint64
+	xip        []uint64
+}
+
+// parseSnapshot reads xmin:xmax:xip,… (txid_snapshot's text form).
+func parseSnapshot(text string) (s snapshot, err error) {
+	parts := strings.Split(text, ":")
+	if len(parts) != 3 {
+		return s, fmt.Errorf("snapshot %q is not xmin:xmax:xip", text)
+	}
+	if s.xmin, err = strconv.ParseUint(parts[0], 10, 64); err != nil {
+		return s, fmt.Errorf("snapshot %q: %w", text, err)
+	}
+	if s.xmax, err = strconv.ParseUint(parts[1], 10, 64); err != nil {
+		return s, fmt.Errorf("snapshot %q: %w", text, err)
+	}
+	if parts[2] == "" {
+		return s, nil
+	}
+	for xid := range strings.SplitSeq(parts[2], ",") {
+		x, err := strconv.ParseUint(xid, 10, 64)
+		if err != nil {
+			return s, fmt.Errorf("snapshot %q: %w", text, err)
+		}
+		s.xip = append(s.xip, x)
+	}
+	return s, nil
+}
+
+// sees reports whether a transaction that has been streamed, hence committed, is visible in the snapshot. xid is the
+// 32-bit one of the Begin message; the snapshot's epoch widens it.
+func (s *snapshot) sees(xid uint32) bool {
+	full := s.xmax&^0xffffffff | uint64(xid)
+	if full > s.xmax && full-s.xmax > 1<<31 && full >= 1<<32 {
+		full -= 1 << 32
+	} else if full < s.xmax && s.xmax-full > 1<<31 {
+		full += 1 << 32
+	}
+	return full < s.xmax && !slices.Contains(s.xip, full)
+}
+
+// xidSet are streamed transactions that touched a range not yet settled: a chunk counts only from a snapshot that sees
+// them all (DESIGN I3).
+type xidSet []uint32
+
+func (x *xidSet) add(xid uint32) {
+	if n := len(*x); n == 0 || (*x)[n-1] != xid {
+		*x = append(*x, xid)
+	}
+}
+
+// prune removes what the snapshot sees and reports whether nothing is left.
+func (x *xidSet) prune(s *snapshot) bool {
+	*x = slices.DeleteFunc(*x, s.sees)
+	return len(*x) == 0
+}
+
+// chunkRow is one buffered row: arena[at:tuple] is its key's identity, arena[tuple:end] its tuple.
+type chunkRow struct {
+	at, tuple, end int
+	dead           bool // deleted by a patch
+}
+
+// chunk is one bounded scan of one binding's table and what has become of it.
+type chunk struct {
+	binding *binding
+	plan    *plan  // of the rows
+	table   *table // as the query saw it
+	limit   int    // rows asked for
+	budget  int    // bytes
+
+	snapshot snapshot
+	arena    []byte
+	rows     []chunkRow
+	index    []uint32 // open addressing over the rows' identities: row+1, 0 is empty
+	seed     maphash.Seed
+	live     int
+	garbage  int // arena bytes no live row uses
+
+	final  bool    // the table ended within this chunk: its range ends at +∞
+	end    []value // key of the last row scanned; nil when none was
+	before []value // the key ahead of end, where several rows may share one; tied is the first row of end's
+	tied   int
+	order  []byte // comparison form of end
+	leaf   leafCursor
+	// filtered counts rows that only kept the scan moving (min_backfill_xid) and are not part of the chunk.
+	filtered int
+	stopped  bool // the query was stopped before its end, the rows so far being kept
+
+	generation int // the binding's when the chunk was asked for
+
+	spoiled string // why the chunk must be read again, "" when it need not
+	err     error
+	took    time.Duration
+	scratch tuple
+	keyBuf  []value
+	idBuf   []byte
+}
+
+// scanQuery is the query of one chunk.
+type scanQuery struct {
+	lock   string
+	sql    string
+	params [][]byte
+	// ctid is set for ctid scans: the first column of the result is the row's ctid.
+	ctid bool
+	// xmin is set when the next column tells whether the row passes min_backfill_xid.
+	xmin bool
+	// ties is set when several rows may have one key: the query returns all of its last one, and a chunk that was
+	// stopped ends before the key it was stopped in.
+	ties bool
+	// leaf is the relation a ctid scan reads; its filenode must be leaf.Filenode still.
+	leaf leafCursor
+}
+
+var errTableChanged = errors.New("the table changed its shape while its chunk was being read")
+
+// read runs the query and fills the chunk. The pipeline is one transaction: take the lock that rewriting DDL would hold,
+// then a snapshot, then the query, whose own snapshot is at least as new. A chunk that reaches its byte budget or its
+// statement timeout is a shorter chunk: its rows came in key order.
+func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) error {
+	started := time.Now()
+	defer func() { c.took = time.Since(started) }()
+	p := conn.StartPipeline(ctx)
+	p.SendQueryParams("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", nil, nil, nil, nil)
+	// A chunk that waits holds up the stream, so it does not wait long for DDL: the binding tries again later.
+	p.SendQueryParams("SET LOCAL lock_timeout = '1s'", nil, nil, nil, nil)
+	p.SendQueryParams(q.lock, nil, nil, nil, nil)
+	p.SendQueryParams("SELECT txid_current_snapshot()::text", nil, nil, nil, nil)
+	if q.ctid {
+		p.SendQueryParams(sqlLeafFilenode, [][]byte{strconv.AppendUint(nil, uint64(q.leaf.OID), 10)}, nil, nil, nil)
+	}
+	p.SendQueryParams(q.sql, q.params, nil, nil, nil)
+	p.SendQueryParams("COMMIT", nil, nil, nil, nil)
+	err := p.Sync()
+	if err == nil {
+		err = c.consume(ctx, conn, p, q)
+	}
+	if cerr := p.Close(); err == nil && !c.stopped {
+		err = cerr
+	}
+	return err
+}
+
+const sqlLeafFilenode = `SELECT coalesce(pg_relation_filenode($1::oid), 0)::text`
+
+// consume reads the results of the pipeline.
+func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipeline, q *scanQuery) error {
+	if err := skipResults(p, 3); err != nil {
+		return err
+	}
+	text, err := oneResult(p)
+	if err != nil {
+		return err
+	}
+	if c.snapshot, err = parseSnapshot(text); err != nil {
+		return err
+	}
+	if q.ctid {
+		filenode, err := oneResult(p)
+		if err != nil {
+			return err
+		}
+		if filenode != strconv.FormatUint(uint64(q.leaf.Filenode), 10) {
+			return errTableChanged
+		}
+	}
+	results, err := p.GetResults()
+	if err != nil {
+		return err
+	}
+	rr, ok := results.(*pgconn.ResultReader)
+	if !ok {
+		return fmt.Errorf("unexpected result %T", results)
+	}
+	return c.rowsFrom(ctx, conn, rr, q)
+}
+
+func skipResults(p *pgconn.Pipeline, n int) error {
+	for range n {
+		results, err := p.GetResults()
+		if err != nil {
+			return err
+		}
+		if rr, ok := results.(*pgconn.ResultReader); ok {
+			if _, err := rr.Close(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func oneResult(p *pgconn.Pipeline) (string, error) {
+	results, err := p.GetResults()
+	if err != nil {
+		return "", err
+	}
+	rr, ok := results.(*pgconn.ResultReader)
+	if !ok {
+		return "", fmt.Errorf("unexpected result %T", results)
+	}
+	result := rr.Read()
+	if result.Err != nil {
+		return "", result.Err
+	}
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 1 {
+		return "", fmt.Errorf("want one value, have %d rows", len(result.Rows))
+	}
+	return string(result.Rows[0][0]), nil
+}
+
+// rowsFrom buffers the result's rows.
+func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.ResultReader, q *scanQuery) error {
+	extra := 0
+	if q.ctid {
+		extra++
+	}
+	if q.xmin {
+		extra++
+	}
+	fields := rr.FieldDescriptions()
+	if len(fields) != extra+len(c.plan.columns) {
+		_, err := rr.Close()
+		if err == nil {
+			err = errTableChanged
+		}
+		return err
+	}
+	for i, column := range c.plan.columns {
+		if fields[extra+i].DataTypeOID != column.typeOID {
+			if _, err := rr.Close(); err != nil {
+				return err
+			}
+			return errTableChanged
+		}
+	}
+	c.scratch = make(tuple, len(c.plan.columns))
+	last := make([]byte, 0, 32) // ctid of the last row
+	for rr.NextRow() {
+		raw := rr.Values()
+		if q.ctid {
+			last = append(last[:0], raw[0]...)
+			raw = raw[1:]
+		}
+		keep := true
+		if q.xmin {
+			keep = len(raw[0]) == 1 && raw[0][0] == 't'
+			raw = raw[1:]
+		}
+		for i, v := range raw {
+			if v == nil {
+				c.scratch[i] = value{kind: valueNull}
+			} else {
+				c.scratch[i] = value{kind: valueText, data: v}
+			}
+		}
+		if keep {
+			c.add(c.scratch)
+		} else {
+			c.filtered++
+			c.idBuf = c.idBuf[:0]
+		}
+		if c.plan.key != nil && !q.ctid {
+			c.endAt(c.scratch, q.ties)
+		}
+		if len(c.arena) > c.budget {
+			return c.stopQuery(ctx, conn, rr, q, last)
+		}
+	}
+	_, err := rr.Close()
+	scanned := len(c.rows) + c.filtered
+	if err != nil {
+		if sqlState(err) == "57014" && scanned > 0 && ctx.Err() == nil {
+			return c.shorten(q, last) // the statement timeout made the chunk shorter
+		}
+		return err
+	}
+	// The table has ended only when the query completed with fewer rows than its LIMIT.
+	if !q.ctid {
+		c.final = scanned < c.limit
+	} else {
+		c.leaf = q.leaf
+		c.leaf.Block, c.leaf.Offset = q.leaf.next, 0
+		c.leaf.Done = q.leaf.next >= q.leaf.Pages
+	}
+	return nil
+}
+
+// stopQuery cancels the rest of a query whose chunk is full and leaves the connection unusable: a cancel request that
+// arrives late would hit whatever runs next on it.
+func (c *chunk) stopQuery(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.ResultReader, q *scanQuery, last []byte,
+) error {
+	more := rr.NextRow() // whether anything is left to cancel
+	if !more {
+		if _, err := rr.Close(); err != nil {
+			return err
+		}
+		if !q.ctid {
+			c.final = len(c.rows)+c.filtered < c.limit
+			return nil
+		}
+		c.leaf = q.leaf
+		c.leaf.Block, c.leaf.Offset = q.leaf.next, 0
+		c.leaf.Done = q.leaf.next >= q.leaf.Pages
+		return nil
+	}
+	stop, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_ = conn.CancelRequest(stop)
+	_ = conn.Close(stop)
+	return c.shorten(q, last)
+}
+
+// shorten ends the chunk at the last row that came before its query was stopped.
+func (c *chunk) shorten(q *scanQuery, ctid []byte) error {
+	c.stopped = true
+	if q.ctid {
+		c.leaf = q.leaf
+		block, offset, err := parseCTID(ctid)
+		c.leaf.Block, c.leaf.Offset = block, offset
+		return err
+	}
+	if !q.ties {
+		return nil
+	}
+	if c.before == nil {
+		return fmt.Errorf("more rows than fit a chunk have the key %s: choose a collection key that tells rows apart",
+			describeKey(c.end))
+	}
+	for i := range c.rows[c.tied:] {
+		c.rows[c.tied+i].dead = true
+		c.live--
+	}
+	c.end = c.before
+	return nil
+}
+
+// parseCTID reads (block,offset).
+func parseCTID(text []byte) (block int64, offset int, err error) {
+	b, o, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(string(text), "("), ")"), ",")
+	if !ok || len(text) < 5 || text[0] != '(' {
+		return 0, 0, fmt.Errorf("%q is not a ctid", text)
+	}
+	block, err = strconv.ParseInt(b, 10, 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%q is not a ctid", text)
+	}
+	offset, err = strconv.Atoi(o)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%q is not a ctid", text)
+	}
+	return block, offset, nil
+}
+
+// endAt makes t's key, just added, the end of the chunk.
+func (c *chunk) endAt(t tuple, ties bool) {
+	c.keyBuf = c.plan.keyValues(c.keyBuf, t, nil)
+	if ties && c.end != nil && !sameKey(c.end, c.keyBuf) {
+		c.before = copyValues(c.before, c.end)
+		c.tied = len(c.rows) - 1
+	}
+	c.end = copyValues(c.end, c.keyBuf)
+}
+
+// copyValues copies src into dst, reusing dst's memory.
+func copyValues(dst, src []value) []value {
+	if len(dst) != len(src) {
+		dst = make([]value, len(src))
+	}
+	for i, v := range src {
+		dst[i].kind = v.kind
+		dst[i].data = append(dst[i].data[:0], v.data...)
+	}
+	return dst
+}
+
+// add buffers a row of the query.
+func (c *chunk) add(t tuple) {
+	at := len(c.arena)
+	if c.plan.key != nil {
+		c.keyBuf = c.plan.keyValues(c.keyBuf, t, nil)
+		c.arena = appendIdentity(c.arena, c.keyBuf)
+	}
+	mid := len(c.arena)
+	c.arena = appendTuple(c.arena, t)
+	c.rows = append(c.rows, chunkRow{at: at, tuple: mid, end: len(c.arena)})
+	c.live++
+	if c.plan.key != nil {
+		c.insertIndex(len(c.rows) - 1)
+	}
+}
+
+func (c *chunk) insertIndex(row int) {
+	if len(c.rows)*4 > len(c.index)*3 {
+		c.rebuildIndex()
+		return // the rebuild has put this row in as well
+	}
+	c.place(row)
+}
+
+func (c *chunk) place(row int) {
+	r := &c.rows[row]
+	mask := uint64(len(c.index) - 1)
+	slot := maphash.Bytes(c.seed, c.arena[r.at:r.tuple]) & mask
+	for c.index[slot] != 0 {
+		slot = (slot + 1) & mask
+	}
+	c.index[slot] = uint32(row) + 1
+}
+
+func (c *chunk) rebuildIndex() {
+	size := 1024
+	for size < 2*len(c.rows) {
+		size *= 2
+	}
+	if cap(c.index) >= size {
+		c.index = c.index[:size]
+		clear(c.index)
+	} else {
+		c.index = make([]uint32, size)
+	}
+	for row := range c.rows {
+		c.place(row)
+	}
+}
+
+// find returns the row of an identity, dead or alive, or -1.
+func (c *chunk) find(identity []byte) int {
+	if len(c.index) == 0 {
+		return -1
+	}
+	mask := uint64(len(c.index) - 1)
+	slot := maphash.Bytes(c.seed, identity) & mask
+	for ; c.index[slot] != 0; slot = (slot + 1) & mask {
+		row := int(c.index[slot]) - 1
+		if r := &c.rows[row]; bytes.Equal(c.arena[r.at:r.tuple], identity) {
+			return row
+		}
+	}
+	return -1
+}
+
+// holds reports whether a live row has the identity.
+func (c *chunk) holds(identity []byte) bool {
+	row := c.find(identity)
+	return row >= 0 && !c.rows[row].dead
+}
+
+// put makes t the row of the identity. Unchanged TOAST values of t keep what the buffered row has, or what fill has,
+// which may be nil.
+func (c *chunk) put(identity []byte, t, fill tuple) {
+	row := c.find(identity)
+	if row >= 0 && !c.rows[row].dead {
+		t = c.merge(t, &c.rows[row], fill)
+	} else if fill != nil {
+		t = c.merge(t, nil, fill)
+	}
+	at := len(c.arena)
+	c.arena = append(c.arena, identity...)
+	mid := len(c.arena)
+	c.arena = appendTuple(c.arena, t)
+	if row < 0 {
+		c.rows = append(c.rows, chunkRow{at: at, tuple: mid, end: len(c.arena)})
+		c.insertIndex(len(c.rows) - 1)
+		c.live++
+		return
+	}
+	r := &c.rows[row]
+	c.garbage += r.end - r.at
+	if r.dead {
+		c.live++
+	}
+	*r = chunkRow{at: at, tuple: mid, end: len(c.arena)}
+}
+
+// merge returns t with its unchanged values taken from fill, then from the buffered row.
+func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
+	if !slices.ContainsFunc(t, func(v value) bool { return v.kind == valueUnchanged }) {
+		return t
+	}
+	c.scratch = append(c.scratch[:0], t...)
+	var old tuple
+	if buffered != nil {
+		var err error
+		old, _, err = decodeTuple(make(tuple, 0, len(t)), bytes.Clone(c.arena[buffered.tuple:buffered.end]))
+		assert(err == nil, "a buffered tuple decodes")
+	}
+	for i := range c.scratch {
+		if c.scratch[i].kind == valueUnchanged && fill != nil {
+			c.scratch[i] = fill[i]
+		}
+		if c.scratch[i].kind == valueUnchanged && old != nil {
+			c.scratch[i] = old[i]
+		}
+	}
+	return c.scratch
+}
+
+// remove deletes the row of the identity, if there is one.
+func (c *chunk) remove(identity []byte) {
+	if row := c.find(identity); row >= 0 && !c.rows[row].dead {
+		c.rows[row].dead = true
+		c.garbage += c.rows[row].end - c.rows[row].tuple
+		c.live--
+	}
+}
+
+// row returns a live row's tuple, decoded into dst, aliasing the arena.
+func (c *chunk) row(dst tuple, i int) tuple {
+	r := &c.rows[i]
+	t, _, err := decodeTuple(dst[:0], c.arena[r.tuple:r.end])
+	assert(err == nil, "a buffered tuple decodes")
+	return t
+}
+
+// clearRows forgets every row: the table was truncated.
+func (c *chunk) clearRows() {
+	for i := range c.rows {
+		c.rows[i].dead = true
+	}
+	c.live = 0
+	c.garbage = len(c.arena)
+}
+
+// spoil marks the chunk as one to be read again and frees its rows.
+func (c *chunk) spoil(reason string) {
+	if c.spoiled == "" {
+		c.spoiled = reason
+	}
+	c.arena, c.rows, c.index, c.live, c.garbage = nil, nil, nil, 0, 0
+}
+
+// compact drops garbage when it outweighs the rest, and spoils a chunk that patches have outgrown.
+func (c *chunk) compact() {
+	if len(c.arena) <= 2*c.budget {
+		return
+	}
+	if len(c.arena)-c.garbage > 2*c.budget && c.live > 1 {
+		c.spoil("the changes patched into it outgrew its budget")
+		return
+	}
+	if c.garbage < len(c.arena)/2 {
+		return
+	}
+	arena := make([]byte, 0, len(c.arena)-c.garbage)
+	rows := c.rows[:0]
+	for _, r := range c.rows {
+		if r.dead {
+			continue
+		}
+		at := len(arena)
+		arena = append(arena, c.arena[r.at:r.end]...)
+		rows = append(rows, chunkRow{at: at, tuple: at + r.tuple - r.at, end: len(arena)})
+	}
+	c.arena, c.rows, c.garbage = arena, rows, 0
+	c.rebuildIndex()
+}
+
+// keyExpressions are the SQL sides of a comparison of keys: columns, or casts of parameters.
+type keyTerm struct {
+	sql      string
+	null     bool // the term is a NULL value, known when the SQL is built
+	nullable bool // the term may be NULL, known only to the server
+}
+
+// sqlAfter is the SQL condition that key a comes after key b in ORDER BY's order (ascending, NULLS LAST). Plain row
+// comparison, which an index serves, unless a term may be NULL.
+func sqlAfter(a, b []keyTerm) string {
+	plain := true
+	for i := range a {
+		plain = plain && !a[i].nullable && !a[i].null && !b[i].null && !b[i].nullable
+	}
+	if plain {
+		return "(" + joinTerms(a) + ") > (" + joinTerms(b) + ")"
+	}
+	var either []string
+	var equal []string
+	for i := range a {
+		var greater string
+		switch {
+		case b[i].null: // nothing comes after NULL
+		case a[i].null:
+			greater = "true"
+		case a[i].nullable:
+			greater = "(" + a[i].sql + " IS NULL OR " + a[i].sql + " > " + b[i].sql + ")"
+		default:
+			greater = a[i].sql + " > " + b[i].sql
+		}
+		if greater != "" {
+			either = append(either, "("+strings.Join(append(slices.Clone(equal), greater), " AND ")+")")
+		}
+		switch {
+		case b[i].null && a[i].null:
+		case b[i].null:
+			equal = append(equal, a[i].sql+" IS NULL")
+		case a[i].null:
+			equal = append(equal, "false")
+		default:
+			equal = append(equal, a[i].sql+" = "+b[i].sql)
+		}
+	}
+	if len(either) == 0 {
+		return "false"
+	}
+	return "(" + strings.Join(either, " OR ") + ")"
+}
+
+func joinTerms(terms []keyTerm) string {
+	parts := make([]string, len(terms))
+	for i, t := range terms {
+		parts[i] = t.sql
+	}
+	return strings.Join(parts, ", ")
+}

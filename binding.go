@@ -1,0 +1,564 @@
+// binding.go owns one binding: its phase, its table and scan key, what it has captured, and the queries that read it.
+//
+//	            activate              last chunk settled
+//	Pending ───────────────▶ Backfill ──────────────────▶ Active
+//	   ▲  └── only changes, skipped ───────────────────────▲ │
+//	   │                                                     │
+//	   └── rewind (re-created, truncated, slot lost) ◀──────┘   any ── vanish ──▶ Missing
+//
+// Invariant: a change past scanned is dropped only in phaseBackfill of a filtering binding, because a later chunk reads
+// that row; in phasePending, because the whole table is still to be read.
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	pf "github.com/estuary/flow/go/protocols/flow"
+)
+
+type phase uint8
+
+const (
+	phasePending  phase = iota // asked for; none of its rows captured
+	phaseBackfill              // chunks are being read; rows past scanned belong to a later chunk
+	phaseActive                // every row captured; changes pass as they come
+	phaseMissing               // the table is gone
+)
+
+type event uint8
+
+const (
+	eventActivate event = iota // its backfill starts
+	eventComplete              // every row has been captured, or none is to be
+	eventRewind                // its table must be captured anew
+	eventVanish                // its table is gone or cannot be captured
+)
+
+// next returns the phase a binding enters when ev happens to it; ok is false for a transition that cannot be.
+// Every change of phase in the program goes through here.
+func (p phase) next(ev event) (_ phase, ok bool) {
+	switch {
+	case ev == eventActivate && p == phasePending:
+		return phaseBackfill, true
+	case ev == eventComplete && (p == phasePending || p == phaseBackfill):
+		return phaseActive, true
+	case ev == eventRewind:
+		return phasePending, true
+	case ev == eventVanish:
+		return phaseMissing, true
+	}
+	return p, false
+}
+
+// binding is one table the task asked for.
+type binding struct {
+	index         uint32 // in the protocol
+	stateKey      string
+	collection    string
+	resource      resource
+	collectionKey []string // column names of the collection key; nil for the fallback key
+	txid          bool     // the collection has a place for _meta.source.txid
+
+	phase phase
+	state *bindingState
+	meta  bindingMetadata
+	dirty bool // state or meta changed since the last checkpoint
+
+	table  *table // what the catalog says; nil when missing
+	plan   *plan  // for the table's columns as the catalog says
+	key    *scanKey
+	terms  []keyTerm // the key columns in SQL
+	casts  []string  // the type (and collation) of each key column in SQL, for comparing parameters
+	unique bool      // no two rows have one key
+	// immediate is set when the server enforces the key at every row, so that a transaction never holds two rows of one
+	// key even for a moment.
+	immediate bool
+
+	filters     bool // changes past scanned are dropped
+	scanned     []value
+	scannedAt   []byte // comparison form of scanned; nil before the first chunk
+	unsettled   xidSet
+	chunk       *chunk // its opening fence has passed: changes are patched into it
+	limit       int    // rows to ask for next
+	waiting     []writer
+	invisible   bool            // waiting for transactions in unsettled to become visible
+	notBefore   time.Time       // when to try the next chunk, after one that could not be read
+	failures    int             // chunks in a row that could not be read
+	sides       map[string]side // answers of the server, for keys whose order only it knows; of the current window
+	sourced     *plan           // the plan whose schema was sourced last
+	generation  int             // a chunk of an older one counts no more
+	truncations int
+}
+
+// name is the table's name as the resource has it.
+func (b *binding) name() tableName { return b.resource.table }
+
+// transition moves the binding to its next phase.
+func (b *binding) transition(ev event) {
+	next, ok := b.phase.next(ev)
+	assert(ok, "%s: event %d in phase %d", b.name(), ev, b.phase)
+	b.phase = next
+	b.dirty = true
+}
+
+// rewind has the table captured anew. first tells whether the collection can hold nothing of it.
+func (b *binding) rewind(first bool) {
+	b.transition(eventRewind)
+	b.state = &bindingState{Mode: storedPending}
+	b.meta.First = first
+	b.meta.Leaves = nil
+	b.meta.OID = 0
+	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
+	b.sides, b.failures = nil, 0
+}
+
+// park takes the binding out of the capture: its table is gone or cannot be captured.
+func (b *binding) park() {
+	if b.phase != phaseMissing {
+		b.transition(eventVanish)
+	}
+	b.state = &bindingState{Mode: storedMissing}
+	b.meta = bindingMetadata{}
+	b.chunk, b.waiting, b.unsettled, b.table, b.plan = nil, nil, nil, nil, nil
+}
+
+// storedState is the binding's entry as of now.
+func (b *binding) storedState() *bindingState {
+	b.state.setMetadata(&b.meta)
+	return b.state
+}
+
+// keyColumnsOf turns a collection's key pointers into column names; nil for the fallback key.
+func keyColumnsOf(pointers []string) []string {
+	if slices.Equal(pointers, fallbackKey) {
+		return nil
+	}
+	columns := make([]string, len(pointers))
+	for i, p := range pointers {
+		p = strings.TrimPrefix(p, "/")
+		columns[i] = strings.ReplaceAll(strings.ReplaceAll(p, "~1", "/"), "~0", "~")
+	}
+	return columns
+}
+
+func newBinding(index int, spec *pf.CaptureSpec_Binding) (*binding, error) {
+	r, err := parseResource(spec.ResourceConfigJson)
+	if err != nil {
+		return nil, fmt.Errorf("binding %d: %w", index, err)
+	}
+	b := &binding{
+		index:         uint32(index),
+		stateKey:      spec.StateKey,
+		collection:    spec.Collection.Name.String(),
+		resource:      r,
+		collectionKey: keyColumnsOf(spec.Collection.Key),
+		txid: slices.ContainsFunc(spec.Collection.Projections, func(p pf.Projection) bool {
+			return p.Ptr == "/_meta/source/txid"
+		}),
+	}
+	return b, nil
+}
+
+// keyless reports whether the table is scanned by ctid.
+func (b *binding) keyless() bool {
+	return b.resource.mode == modeKeyless || len(b.scanColumns()) == 0 && b.resource.mode != modeOnlyChanges
+}
+
+// scanColumns are the columns a scan walks by: the stored ones of a scan under way, else the resource's or the
+// collection's.
+func (b *binding) scanColumns() []string {
+	if b.state != nil && len(b.state.KeyColumns) > 0 && b.phase == phaseBackfill {
+		return b.state.KeyColumns
+	}
+	if len(b.resource.primaryKey) > 0 {
+		return b.resource.primaryKey
+	}
+	return b.collectionKey
+}
+
+// streamed are the columns of a table as the stream will describe them, and so those a chunk reads.
+func streamed(t *table) []relationColumn {
+	var columns []relationColumn
+	for i := range t.columns {
+		c := &t.columns[i]
+		if !t.sends(c) {
+			continue
+		}
+		columns = append(columns, relationColumn{
+			name: c.name, typeOID: c.typeOID, typmod: c.typmod, key: slices.Contains(t.identityColumns, c.name),
+		})
+	}
+	return columns
+}
+
+// prepare makes plan and scan key from what the catalog says of the table.
+func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[uint32]string) error {
+	columns := streamed(t)
+	b.table = t
+	b.plan = newPlan(columns, b.planOptions(types, s))
+	b.key, b.terms, b.casts = nil, nil, nil
+	if b.keyless() {
+		return nil
+	}
+	var keys []keyColumn
+	for _, name := range b.scanColumns() {
+		i := slices.IndexFunc(t.columns, func(c column) bool { return c.name == name })
+		if i < 0 || b.plan.missing == name {
+			return fmt.Errorf("its key column %q is not among the columns captured from the table", name)
+		}
+		c := &t.columns[i]
+		oid, _ := types.base(c.typeOID, c.typmod)
+		k := keyColumn{name: name, typeOID: oid, byteOrder: c.byteOrder, nullable: !c.notNull}
+		if known := types.lookup(oid); known != nil {
+			k.typeKind, k.typeName = known.kind, known.name
+		}
+		keys = append(keys, k)
+		b.terms = append(b.terms, keyTerm{sql: quoteIdent(name), nullable: k.nullable})
+		cast := casts[c.typeOID]
+		if c.collation != "" {
+			cast += " COLLATE " + c.collation
+		}
+		b.casts = append(b.casts, cast)
+	}
+	b.key = newScanKey(keys)
+	sorted := func(names []string) []string { return slices.Sorted(slices.Values(names)) }
+	scan := sorted(b.scanColumns())
+	b.immediate = slices.Equal(sorted(t.primaryKey), scan) || slices.Equal(sorted(t.uniqueKey), scan)
+	b.unique = b.immediate
+	b.filters = b.resource.mode != modeNormal && b.resource.mode != modeOnlyChanges && b.resource.filter == ""
+	return nil
+}
+
+func (b *binding) planOptions(types *typeCatalog, s *settings) planOptions {
+	keys := b.scanColumns()
+	if b.keyless() {
+		keys = b.collectionKey
+	}
+	return planOptions{
+		schema: b.name().schema, table: b.name().name, keyColumns: keys, collectionKey: b.collectionKey,
+		types: types, settings: s, txid: b.txid,
+	}
+}
+
+// storedModeOf is the mode word under which the incumbent can resume this binding's backfill.
+func (b *binding) storedModeOf() storedMode {
+	switch {
+	case b.keyless():
+		return storedKeyless
+	case b.filters && b.key.predictable():
+		return storedBackfill
+	default:
+		return storedUnfiltered
+	}
+}
+
+// resume takes up the position a stored backfill has reached. An error means that it cannot be.
+func (b *binding) resume() error {
+	b.scanned, b.scannedAt = nil, nil
+	if b.state.Scanned == nil || b.keyless() {
+		return nil
+	}
+	scanned, err := b.key.unpack(b.state.Scanned)
+	if err == nil && len(scanned) != len(b.terms) {
+		err = fmt.Errorf("%d values for %d key columns", len(scanned), len(b.terms))
+	}
+	if err != nil {
+		return fmt.Errorf("unpack the stored position: %w", err)
+	}
+	b.scannedAt, err = b.key.appendOrder([]byte{}, scanned)
+	b.scanned = scanned
+	return err
+}
+
+// advance moves the binding past a settled chunk.
+func (b *binding) advance(ck *chunk) error {
+	b.dirty = true
+	if b.keyless() {
+		b.meta.Leaves = b.leavesAfter(ck)
+		if leavesDone(b.meta.Leaves) {
+			return b.complete()
+		}
+		b.state.Scanned = storedLeafPosition(b.meta.Leaves)
+		return nil
+	}
+	if ck.final {
+		return b.complete()
+	}
+	packed, err := b.key.appendPacked(nil, ck.end)
+	if err != nil {
+		return err
+	}
+	b.state.Scanned = packed
+	b.scanned, b.scannedAt = ck.end, ck.order
+	return nil
+}
+
+// complete ends the backfill.
+func (b *binding) complete() error {
+	b.transition(eventComplete)
+	b.state.Mode = storedActive
+	b.state.Scanned = nil
+	b.meta.Leaves = nil
+	b.meta.First = false
+	b.scanned, b.scannedAt, b.unsettled, b.sides = nil, nil, nil, nil
+	return nil
+}
+
+// leavesAfter returns the cursors of a ctid scan once ck is settled.
+func (b *binding) leavesAfter(ck *chunk) []leafCursor {
+	leaves := slices.Clone(b.meta.Leaves)
+	for i := range leaves {
+		if leaves[i].OID == ck.leaf.OID {
+			leaves[i] = ck.leaf
+		}
+	}
+	return leaves
+}
+
+func leavesDone(leaves []leafCursor) bool {
+	return !slices.ContainsFunc(leaves, func(l leafCursor) bool { return !l.Done })
+}
+
+// storedLeafPosition is the position the incumbent would resume from without missing a row: it applies one to all leaves.
+func storedLeafPosition(leaves []leafCursor) []byte {
+	block, offset := int64(-1), 0
+	for _, l := range leaves {
+		if !l.Done && (block < 0 || l.Block < block || l.Block == block && l.Offset < offset) {
+			block, offset = l.Block, l.Offset
+		}
+	}
+	return fmt.Appendf(nil, "(%d,%d)", max(block, 0), offset)
+}
+
+// scanQuery is the query of the binding's next chunk, behind the one whose fence is being streamed to if there is one.
+func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
+	var columns []string
+	q := &scanQuery{lock: "LOCK TABLE " + quoteTable(b.name()) + " IN ACCESS SHARE MODE"}
+	from := quoteTable(b.name())
+	var where []string
+	if b.table.rowFilter != "" {
+		where = append(where, "("+b.table.rowFilter+")")
+	}
+	if b.resource.filter != "" {
+		where = append(where, "("+b.resource.filter+")")
+	}
+	if b.keyless() {
+		q.ctid = true
+		columns = append(columns, "ctid::text")
+		leaves := b.meta.Leaves
+		if b.chunk != nil {
+			leaves = b.leavesAfter(b.chunk)
+		}
+		i := slices.IndexFunc(leaves, func(l leafCursor) bool { return !l.Done })
+		q.leaf = leaves[i]
+		q.leaf.next = min(q.leaf.Block+int64(ck.limit/100)+1, q.leaf.Pages)
+		name := b.name()
+		for _, l := range b.table.leaves {
+			if l.oid == q.leaf.OID {
+				name = l.tableName
+			}
+		}
+		q.lock = "LOCK TABLE ONLY " + quoteTable(name) + " IN ACCESS SHARE MODE"
+		from = "ONLY " + quoteTable(name)
+		where = append(where, ctidRange(q.leaf, db.version))
+	} else if b.table.kind == 'r' {
+		from = "ONLY " + from
+	}
+	if s.minBackfillXID != "" {
+		q.xmin = true
+		columns = append(columns, xminCondition(s.minBackfillXID))
+		where = append(where, "(random() < 0.001 OR "+xminCondition(s.minBackfillXID)+")")
+	}
+	for _, c := range b.plan.columns {
+		columns = append(columns, quoteIdent(c.name))
+	}
+	order := ""
+	if !q.ctid {
+		lower := b.scanned
+		if b.chunk != nil {
+			lower = b.chunk.end
+		}
+		if lower != nil {
+			bound := make([]keyTerm, len(lower))
+			for i, v := range lower {
+				bound[i] = keyTerm{sql: "$" + strconv.Itoa(i+1) + "::" + b.casts[i], null: v.kind == valueNull}
+				q.params = append(q.params, v.data)
+				if v.kind == valueNull {
+					q.params[i] = nil
+				}
+			}
+			where = append(where, boundParams(bound)+sqlAfter(b.terms, bound))
+		}
+		q.ties = !b.unique
+		order = " ORDER BY " + joinTerms(b.terms) + " LIMIT " + strconv.Itoa(ck.limit)
+		if q.ties && db.version >= 130000 {
+			order = " ORDER BY " + joinTerms(b.terms) + " FETCH FIRST " + strconv.Itoa(ck.limit) + " ROWS WITH TIES"
+		}
+	}
+	q.sql = "SELECT " + strings.Join(columns, ", ") + " FROM " + from
+	if len(where) > 0 {
+		q.sql += " WHERE " + strings.Join(where, " AND ")
+	}
+	q.sql += order
+	return q
+}
+
+// boundParams is a condition that always holds and mentions every parameter that is NULL: the server wants each parameter
+// of a query to have a type.
+func boundParams(bound []keyTerm) string {
+	var s strings.Builder
+	for _, t := range bound {
+		if t.null {
+			s.WriteString(t.sql + " IS NULL AND ")
+		}
+	}
+	return s.String()
+}
+
+// ctidRange is the condition of one chunk of a ctid scan. Before version 14 a range of ctids is a scan of the whole table,
+// a list of them is not; a page holds at most 291 tuples (MaxHeapTuplesPerPage of an 8 KiB page), 1,169 of a 32 KiB one.
+func ctidRange(l leafCursor, version int) string {
+	if version >= 140000 {
+		return fmt.Sprintf("ctid > '(%d,%d)' AND ctid < '(%d,0)'", l.Block, l.Offset, l.next)
+	}
+	return fmt.Sprintf("ctid = ANY (ARRAY(SELECT ('(' || b || ',' || o || ')')::tid FROM generate_series(%d, %d) b, "+
+		"generate_series(1, 1169) o WHERE (b, o) > (%d, %d)))", l.Block, l.next-1, l.Block, l.Offset)
+}
+
+// xminCondition is the SQL condition that a row was written by the transaction or a later one, in 32-bit modular
+// arithmetic below the snapshot's end; 3 is the first normal transaction id.
+func xminCondition(xid string) string {
+	return "(xmin::text::bigint >= 3 AND (xmin::text::bigint - " + xid + " + 4294967296) % 4294967296 < 2147483648" +
+		" AND (txid_snapshot_xmax(txid_current_snapshot()) % 4294967296 - xmin::text::bigint + 4294967296) % 4294967296" +
+		" < 2147483648)"
+}
+
+// askAfter asks the server whether a key comes after each of the bounds.
+func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, key []value, bounds [][]value) ([]bool, error) {
+	var params [][]byte
+	termsOf := func(values []value) []keyTerm {
+		terms := make([]keyTerm, len(values))
+		for i, v := range values {
+			data := v.data
+			if v.kind == valueNull {
+				data = nil
+			}
+			params = append(params, data)
+			terms[i] = keyTerm{sql: "($" + strconv.Itoa(len(params)) + "::" + b.casts[i] + ")", null: v.kind == valueNull}
+		}
+		return terms
+	}
+	left := termsOf(key)
+	var columns []string
+	for _, bound := range bounds {
+		right := termsOf(bound)
+		columns = append(columns, "coalesce("+sqlAfter(left, right)+", false)::text")
+	}
+	where := strings.TrimSuffix(boundParams(left), " AND ")
+	sql := "SELECT " + strings.Join(columns, ", ")
+	if where != "" {
+		sql += " WHERE " + where
+	}
+	result := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, result.Err
+	}
+	if len(result.Rows) != 1 {
+		return nil, fmt.Errorf("want one row, have %d", len(result.Rows))
+	}
+	after := make([]bool, len(bounds))
+	for i, v := range result.Rows[0] {
+		after[i] = string(v) == "true"
+	}
+	return after, nil
+}
+
+// rereadRow reads the row of a key as it is now, and whether the snapshot it was read under sees the transactions. nil
+// when there is none, or the columns are not those of the plan any more.
+func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key []value, xids []uint32) (tuple, bool, error) {
+	var columns, where []string
+	var params [][]byte
+	for _, c := range p.columns {
+		columns = append(columns, quoteIdent(c.name))
+	}
+	for i, v := range key {
+		column := quoteIdent(p.columns[p.key[i]].name)
+		if v.kind == valueNull {
+			where = append(where, column+" IS NULL")
+			continue
+		}
+		params = append(params, v.data)
+		where = append(where, column+" = $"+strconv.Itoa(len(params)))
+	}
+	pg := conn.PgConn()
+	// The snapshot is taken first: the query that follows sees at least as much.
+	seen := pg.ExecParams(ctx, "SELECT txid_current_snapshot()::text", nil, nil, nil, nil).Read()
+	if seen.Err != nil {
+		return nil, false, seen.Err
+	}
+	at, err := parseSnapshot(string(seen.Rows[0][0]))
+	if err != nil {
+		return nil, false, err
+	}
+	if slices.ContainsFunc(xids, func(xid uint32) bool { return !at.sees(xid) }) {
+		return nil, false, nil
+	}
+	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+quoteTable(name)+" WHERE "+
+		strings.Join(where, " AND "), params, nil, nil, nil).Read()
+	switch code := sqlState(result.Err); {
+	case code == "42703" || code == "42P01":
+		return nil, true, nil
+	case result.Err != nil:
+		return nil, false, result.Err
+	case len(result.Rows) == 0:
+		return nil, true, nil
+	}
+	row := make(tuple, len(p.columns))
+	for i, v := range result.Rows[0] {
+		if result.FieldDescriptions[i].DataTypeOID != p.columns[i].typeOID {
+			return nil, true, nil
+		}
+		row[i] = value{kind: valueText, data: v}
+		if v == nil {
+			row[i].kind = valueNull
+		}
+	}
+	return row, true, nil
+}
+
+// adapt sizes the next chunk by what the last one cost: the configured row count is a ceiling, and a chunk should fill
+// neither its budget nor much more than two seconds of stalled stream.
+func (b *binding) adapt(c *chunk, s *settings, fixed bool) {
+	limit := c.limit
+	scanned := len(c.rows) + c.filtered
+	if c.stopped {
+		limit = max(1, scanned*3/4)
+	} else if !fixed && c.took > 2*time.Second {
+		limit = max(16, limit/2)
+	} else if c.took < time.Second && len(c.arena) < c.budget/2 {
+		limit *= 2
+	}
+	b.limit = min(limit, s.chunkRows)
+}
+
+// describeWaiting names whom the binding waits for.
+func (b *binding) describeWaiting() string {
+	switch {
+	case len(b.waiting) > 0:
+		w := &b.waiting[0]
+		return fmt.Sprintf("%s waits for %d open transactions that may have written to it, the first: %s",
+			b.name(), len(b.waiting), w)
+	case b.invisible:
+		return fmt.Sprintf("%s waits for %d committed transactions to become visible (synchronous replication: is the "+
+			"standby away?)", b.name(), len(b.unsettled))
+	default:
+		return ""
+	}
+}

@@ -1,0 +1,656 @@
+// capture.go owns the capture's loop: which chunk next, when to fence, when to checkpoint. It runs in one goroutine, which
+// owns every binding, the checkpoint and stdout; chunks are read by others and handed over once.
+// Invariants: a checkpoint is written only between transactions, and never between a passed fence and the emission of the
+// chunks it settles (DESIGN I7). The stream does not pass a chunk's opening fence until that chunk's end is known.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/sirupsen/logrus"
+)
+
+const (
+	// bufferBudget bounds the bytes of all chunks buffered at a time: two rounds, the one being streamed to and the
+	// one being read.
+	bufferBudget = 32 << 20
+	// roundChunks is how many bindings may have a chunk in one round.
+	roundChunks = 4
+
+	// A busy stream checkpoints after so many bytes or so long, an idle one at once.
+	checkpointBytes = 16 << 20
+	checkpointDelay = time.Second
+	// idleCheckpoint is how often a state-only checkpoint may move the cursor of a capture with nothing to deliver.
+	idleCheckpoint = 10 * time.Second
+
+	tickInterval = 100 * time.Millisecond
+	// maxFailures is how often in a row a chunk may fail to be read before its error ends the capture.
+	maxFailures = 5
+)
+
+// round is the chunks that one fence closes.
+type round struct {
+	chunks []*chunk
+	fence  *fence
+	err    error         // of the fence
+	done   chan struct{} // closed when chunks and fence are complete; they belong to the capture from then on
+}
+
+// stage is how far a session of the capture has come.
+type stage uint8
+
+const (
+	stageCatchUp  stage = iota // streaming to a fence before any backfill starts or goes on
+	stageCapture               // backfilling, streaming
+	stageFinal                 // streaming to the shutdown fence
+	stageFinished              // it has passed
+)
+
+// capture is one Open session.
+type capture struct {
+	ctx      context.Context
+	db       *database
+	settings *settings
+	types    *typeCatalog
+	casts    map[uint32]string
+	out      *output
+	acks     *acknowledgements
+	diag     *diagnostics
+	fencer   *fencer
+	session  *replication
+	polling  bool // SHUTDOWN_AFTER_POLLING
+
+	bindings []*binding
+	byName   map[tableName]*binding
+	pending  []*binding // in phasePending
+	reading  []*binding // in phaseBackfill, highest priority first
+	removed  map[string]*bindingState
+
+	relations map[uint32]*relationEntry
+	lastEntry *relationEntry
+	tx        transaction
+	from      provenance // of the document being written
+
+	cursor      lsn // end of the last streamed transaction, or where a keepalive showed the server to be
+	previousEnd lsn // end of the last transaction received on this connection, at first the start position
+	idleEnd     lsn // WAL end of the last keepalive between transactions
+	stored      lsn // cursor of the last checkpoint
+
+	stage stage
+	open  *round // its fence is being streamed to, its chunks patched
+	ahead *round // being read
+
+	due          bool // documents, or a cursor that documents stand behind, await a checkpoint
+	dueSince     time.Time
+	undelivered  int // bytes since the last checkpoint
+	documents    int // in the session
+	checkpointed time.Time
+	patch        []byte
+	lastTick     time.Time
+	ticks        *time.Ticker
+	rediscoverAt time.Time
+	lastProgress time.Time
+	chunkArenas  [][]byte
+	change       change
+	newKey       []value
+	oldKey       []value
+	identity     []byte
+	order        []byte
+	image        []byte
+	filled       tuple
+	rowScratch   tuple
+	seed         maphash.Seed
+	roundRobin   int
+	waitingSince time.Time
+}
+
+// stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.cursor is where to start.
+func (c *capture) stream(ctx context.Context, start lsn) error {
+	c.ctx = ctx
+	c.relations = make(map[uint32]*relationEntry)
+	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
+	c.tx = transaction{}
+	c.previousEnd, c.idleEnd = start, start
+	c.seed = maphash.MakeSeed()
+	c.rediscoverAt = c.nextRediscovery()
+	c.ticks = time.NewTicker(tickInterval)
+	defer c.ticks.Stop()
+	for _, b := range c.bindings {
+		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
+	}
+	if err := c.resumeBackfills(); err != nil {
+		return err
+	}
+	c.diag.status("Catching up on CDC history")
+	c.startRound(nil)
+	for {
+		if !c.tx.open {
+			if err := c.advance(); err != nil {
+				return err
+			}
+			if c.stage == stageFinished {
+				return nil
+			}
+		}
+		if c.session.ready() {
+			m, err := c.session.next(ctx)
+			if err != nil {
+				return err
+			}
+			if err := c.handle(&m); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := c.wait(); err != nil {
+			return err
+		}
+	}
+}
+
+// wait runs when no message is waiting: what can be delivered is, then it blocks until something happens.
+func (c *capture) wait() error {
+	if c.due && !c.tx.open && !c.polling {
+		if err := c.checkpoint(); err != nil {
+			return err
+		}
+	}
+	var read <-chan struct{}
+	if c.ahead != nil && c.open == nil {
+		read = c.ahead.done
+	}
+	select {
+	case b, ok := <-c.session.arrived():
+		return c.session.take(b, ok)
+	case <-read:
+		return nil
+	case <-c.ticks.C:
+		return c.tick()
+	case <-c.ctx.Done():
+		return context.Cause(c.ctx)
+	}
+}
+
+// advance does what the stream's position allows. REQUIRES: between transactions.
+func (c *capture) advance() error {
+	if c.open != nil && c.open.fence.passed {
+		if err := c.settle(); err != nil {
+			return err
+		}
+	}
+	for c.open == nil && c.ahead != nil {
+		// The stream is at the opening fence of what is being read: it waits here until the chunks' ends are known.
+		if err := c.awaitRead(); err != nil {
+			return err
+		}
+		if err := c.promote(); err != nil {
+			return err
+		}
+		if c.open != nil && c.open.fence.passed {
+			if err := c.settle(); err != nil {
+				return err
+			}
+		}
+	}
+	if c.stage == stageCapture && c.open == nil && c.ahead == nil {
+		if err := c.schedule(); err != nil {
+			return err
+		}
+	}
+	if c.due && !c.polling && (c.undelivered >= checkpointBytes || time.Since(c.dueSince) >= checkpointDelay) {
+		return c.checkpoint()
+	}
+	if time.Since(c.lastTick) >= tickInterval {
+		return c.tick()
+	}
+	return nil
+}
+
+// schedule activates what may be activated and starts the next round.
+func (c *capture) schedule() error {
+	if err := c.activate(); err != nil {
+		return err
+	}
+	if picked := c.pick(); len(picked) > 0 {
+		c.startRound(picked)
+		return nil
+	}
+	if c.polling && len(c.pending) == 0 && len(c.reading) == 0 {
+		c.stage = stageFinal
+		c.startRound(nil)
+	}
+	return nil
+}
+
+// awaitRead waits for the round being read. The stream stalls meanwhile; the receive buffers fill and the server waits.
+func (c *capture) awaitRead() error {
+	for {
+		select {
+		case <-c.ahead.done:
+			return nil
+		case <-c.ticks.C:
+			c.diag.tick()
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+}
+
+// promote makes the round that was read the one being streamed to. Its chunks count only if their snapshots see every
+// transaction streamed so far that touched their tables.
+func (c *capture) promote() error {
+	r := c.ahead
+	c.ahead = nil
+	if r.err != nil {
+		return r.err
+	}
+	kept := r.chunks[:0]
+	for _, ck := range r.chunks {
+		b := ck.binding
+		if ck.generation != b.generation {
+			continue
+		}
+		if ck.err != nil {
+			if err := c.chunkFailed(ck); err != nil {
+				return err
+			}
+			continue
+		}
+		b.failures = 0
+		if !c.db.standby && !b.unsettled.prune(&ck.snapshot) {
+			b.invisible = true
+			logrus.WithFields(logrus.Fields{"table": b.name().String(), "transactions": len(b.unsettled)}).
+				Debug("chunk is read again: a streamed transaction was not visible to it")
+			continue
+		}
+		if !ck.final && ck.end == nil && ck.leaf.OID == 0 {
+			return fmt.Errorf("backfill %s: a chunk that is not the last has no end", b.name())
+		}
+		if ck.end != nil && b.key != nil {
+			order, err := b.key.appendOrder(nil, ck.end)
+			if err != nil {
+				return fmt.Errorf("backfill %s: %w", b.name(), err)
+			}
+			ck.order = order
+		}
+		b.chunk, b.sides = ck, nil
+		kept = append(kept, ck)
+	}
+	r.chunks = kept
+	c.open = r
+	r.fence.sawKeepalive(max(c.previousEnd, c.idleEnd)) // an LSN fence may lie behind us already
+	if c.stage != stageCapture {
+		return nil
+	}
+	if len(c.pending) > 0 {
+		if err := c.activate(); err != nil {
+			return err
+		}
+	}
+	if picked := c.pick(); len(picked) > 0 {
+		c.startRound(picked) // reads while we stream to the fence just opened, and emit
+	}
+	return nil
+}
+
+// pick chooses the bindings of the next round: of those that can be read now, the highest priority that has any.
+func (c *capture) pick() []*binding {
+	most := roundChunks
+	if c.polling {
+		most = 1
+	}
+	now := time.Now()
+	var picked []*binding
+	for i := range c.reading {
+		b := c.reading[(i+c.roundRobin)%len(c.reading)]
+		if len(b.waiting) > 0 || b.invisible || now.Before(b.notBefore) || b.chunk != nil && (b.chunk.final || b.chunk.spoiled != "") {
+			continue
+		}
+		if b.chunk != nil && b.keyless() && leavesDone(b.leavesAfter(b.chunk)) {
+			continue
+		}
+		if len(picked) > 0 && b.resource.priority > picked[0].resource.priority {
+			picked = picked[:0]
+		}
+		if len(picked) > 0 && b.resource.priority < picked[0].resource.priority || len(picked) == most {
+			continue
+		}
+		picked = append(picked, b)
+	}
+	c.roundRobin++
+	return picked
+}
+
+// startRound reads a chunk of each binding and then makes the fence that closes them.
+func (c *capture) startRound(bindings []*binding) {
+	assert(c.ahead == nil, "one round is read at a time")
+	r := &round{done: make(chan struct{})}
+	budget := bufferBudget / 2
+	if !c.polling {
+		budget = bufferBudget / 2 / max(1, min(len(c.reading), roundChunks))
+	}
+	type job struct {
+		chunk *chunk
+		query *scanQuery
+	}
+	var jobs []job
+	for _, b := range bindings {
+		ck := &chunk{
+			binding: b, plan: b.plan, table: b.table, limit: max(1, b.limit), budget: budget, seed: c.seed,
+			generation: b.generation,
+		}
+		r.chunks = append(r.chunks, ck)
+		jobs = append(jobs, job{ck, b.scanQuery(ck, c.settings, c.db)})
+	}
+	c.ahead = r
+	ctx, fencer, db := c.ctx, c.fencer, c.db
+	go func() {
+		defer close(r.done)
+		var scans sync.WaitGroup
+		for _, j := range jobs {
+			scans.Go(func() { j.chunk.err = scan(ctx, db, j.chunk, j.query) })
+		}
+		scans.Wait()
+		r.fence, r.err = fencer.establish(ctx)
+	}()
+}
+
+// scan reads one chunk on a connection of its own.
+func scan(ctx context.Context, db *database, ck *chunk, q *scanQuery) error {
+	conn, err := db.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return ck.read(ctx, conn.Conn().PgConn(), q)
+}
+
+// settle ends the round whose fence has passed: its chunks are emitted, each followed by its own checkpoint.
+func (c *capture) settle() error {
+	r := c.open
+	c.open = nil
+	switch c.stage {
+	case stageCatchUp:
+		if r.fence.watermark == nil {
+			c.cursor = max(c.cursor, r.fence.position)
+		}
+		if err := c.checkpoint(); err != nil {
+			return err
+		}
+		c.stage = stageCapture
+		if len(c.pending)+len(c.reading) > 0 {
+			c.diag.status("Backfilling Tables")
+		} else {
+			c.diag.status("Streaming CDC Events")
+		}
+		return nil
+	case stageFinal:
+		logrus.Info("Shutting down due to SHUTDOWN_AFTER_POLLING=yes")
+		c.stage = stageFinished
+		return c.checkpoint()
+	}
+	for _, ck := range r.chunks {
+		if err := c.settleChunk(ck); err != nil {
+			return fmt.Errorf("backfill %s: %w", ck.binding.name(), err)
+		}
+	}
+	return nil
+}
+
+// settleChunk emits one chunk and moves its binding past it.
+func (c *capture) settleChunk(ck *chunk) error {
+	b := ck.binding
+	if ck.generation != b.generation {
+		return nil
+	}
+	b.chunk, b.sides = nil, nil
+	if ck.spoiled != "" {
+		logrus.WithFields(logrus.Fields{"table": b.name().String(), "reason": ck.spoiled}).Info("chunk is read again")
+		if c.ahead != nil { // what was read behind it stands on an end that is not settled
+			for _, next := range c.ahead.chunks {
+				if next.binding == b {
+					next.generation = -1
+				}
+			}
+		}
+		b.limit = max(1, ck.limit/2)
+		return nil
+	}
+	if b.sourced != ck.plan {
+		if err := c.sourceSchema(b, ck.plan, nil); err != nil {
+			return err
+		}
+	}
+	from := provenance{op: 'c', snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
+	for i := range ck.rows {
+		if ck.rows[i].dead {
+			continue
+		}
+		c.rowScratch = ck.row(c.rowScratch, i)
+		t := c.rowScratch
+		if hasUnchanged(t) {
+			whole, err := c.completeRow(b, ck, t)
+			if err != nil {
+				return err
+			}
+			if whole == nil {
+				continue // the row is gone; its delete follows
+			}
+			t = whole
+		}
+		if err := c.write(b, ck.plan, &from, t, false, nil, false); err != nil {
+			return err
+		}
+		from.loc[1]++
+	}
+	rows := int(from.loc[1]) - b.state.Backfilled
+	b.state.Backfilled = int(from.loc[1])
+	b.adapt(ck, c.settings, c.polling)
+	if err := b.advance(ck); err != nil {
+		return err
+	}
+	c.diag.scanned(b, ck, rows)
+	if b.phase == phaseActive {
+		c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+		logrus.WithFields(logrus.Fields{"stream": b.name().String(), "rows": b.state.Backfilled}).Info("backfill completed")
+		if len(c.pending)+len(c.reading) == 0 {
+			c.diag.status("Streaming CDC Events")
+		}
+	}
+	return c.checkpoint()
+}
+
+// completeRow fills in the unchanged TOAST values of a buffered row whose older image was not in the chunk.
+func (c *capture) completeRow(b *binding, ck *chunk, t tuple) (tuple, error) {
+	c.newKey = ck.plan.keyValues(c.newKey, t, nil)
+	row, err := c.reread(b, ck.plan, c.newKey)
+	if err != nil || row == nil {
+		return nil, err
+	}
+	c.filled = append(c.filled[:0], t...)
+	for i := range c.filled {
+		if c.filled[i].kind == valueUnchanged {
+			c.filled[i] = row[i]
+		}
+	}
+	return c.filled, nil
+}
+
+// chunkFailed decides what an unreadable chunk means: another try, a parked binding, or the end of the capture.
+func (c *capture) chunkFailed(ck *chunk) error {
+	b := ck.binding
+	err := ck.err
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
+	b.failures++
+	b.notBefore = time.Now().Add(time.Duration(b.failures) * 500 * time.Millisecond)
+	code := sqlState(err)
+	described := fmt.Errorf("backfill %s: chunk after %s: %w", b.name(), describeKey(b.scanned), err)
+	switch {
+	case code == "55P03": // lock_not_available
+		b.failures = 1
+		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
+		return nil
+	case errors.Is(err, errTableChanged), code == "42703", code == "42P01", code == "3F000": // undefined column, table, schema
+		if b.failures > maxFailures {
+			return described
+		}
+		return c.reload(b)
+	case code == "42501": // insufficient_privilege
+		c.parkBinding(b, fmt.Sprintf("%v; run GRANT SELECT ON %s TO %s", err, quoteTable(b.name()), quoteIdent(c.settings.user)))
+		return nil
+	case code == "57014" && b.failures <= 3:
+		b.limit = max(1, b.limit/8)
+		c.status("A backfill query of %s exceeded the statement timeout; trying a smaller chunk", b.name())
+		return nil
+	case code == "57014":
+		return &userError{msg: fmt.Sprintf("%v: not one row came within the statement timeout of %s; create an index on "+
+			"the key (%s) or raise advanced.statement_timeout", described, c.settings.statementTimeout, joinTerms(b.terms))}
+	case b.failures > maxFailures:
+		return described
+	case b.failures > 1 && (code == "22P02" || code == "22007" || code == "22008" || code == "22003"):
+		// The stored position cannot be read by the server as a value of the key's types.
+		c.status("The stored backfill position of %s cannot be used (%v): its backfill starts again", b.name(), err)
+		c.rewind(b)
+		return nil
+	}
+	logrus.WithError(described).Warn("a backfill query failed and is tried again")
+	return nil
+}
+
+// committed is called after each commit of the stream.
+func (c *capture) committed(end lsn) {
+	if c.open != nil {
+		c.open.fence.sawCommit(end)
+	}
+	if c.tx.changes > 0 && !c.due {
+		c.due, c.dueSince = true, time.Now()
+	}
+}
+
+// keepalive is called with the position of each keepalive. One inside a transaction says nothing we may use.
+func (c *capture) keepalive(end lsn) {
+	if c.tx.open {
+		return
+	}
+	c.idleEnd = max(c.idleEnd, end)
+	if c.open != nil {
+		c.open.fence.sawKeepalive(end)
+	}
+}
+
+// checkpoint writes the state as of the last streamed transaction. REQUIRES: between transactions.
+func (c *capture) checkpoint() error {
+	assert(!c.tx.open, "checkpoint inside a transaction")
+	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
+	changed := c.removed
+	c.removed = nil
+	for _, b := range c.bindings {
+		if b.dirty {
+			if changed == nil {
+				changed = make(map[string]*bindingState)
+			}
+			changed[b.stateKey] = b.storedState()
+			b.dirty = false
+		}
+	}
+	var err error
+	if c.patch, err = appendPatch(c.patch[:0], c.cursor, changed); err != nil {
+		return err
+	}
+	c.acks.push(c.cursor)
+	if err := c.out.checkpoint(c.patch); err != nil {
+		return err
+	}
+	c.due, c.undelivered = false, 0
+	c.stored, c.checkpointed = c.cursor, time.Now()
+	return nil
+}
+
+// tick does what time asks for. It may run inside a transaction.
+func (c *capture) tick() error {
+	c.lastTick = time.Now()
+	c.diag.tick()
+	if c.open != nil && c.open.fence.watermark == nil {
+		c.session.askKeepalive() // an LSN fence on a quiet server passes by a keepalive
+	}
+	if err := c.pollWaiting(); err != nil {
+		return err
+	}
+	if c.tx.open {
+		return nil
+	}
+	if time.Now().After(c.rediscoverAt) {
+		if err := c.rediscover(); err != nil {
+			return err
+		}
+	}
+	// Nothing is undelivered and the server is further on: the cursor moves, so that the slot can.
+	if !c.polling && !c.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
+		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= idleCheckpoint {
+		c.cursor = max(c.cursor, c.idleEnd)
+		return c.checkpoint()
+	}
+	return nil
+}
+
+// rewind has a binding's table captured anew: what is in flight for it counts no more.
+func (c *capture) rewind(b *binding) {
+	b.rewind(false)
+	b.generation++
+	c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+	if !slices.Contains(c.pending, b) {
+		c.pending = append(c.pending, b)
+	}
+}
+
+// parkBinding takes a binding out of the capture, with the reason.
+func (c *capture) parkBinding(b *binding, reason string) {
+	c.status("%s is no longer captured: %s", b.name(), reason)
+	b.park()
+	b.generation++
+	c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+	c.pending = slices.DeleteFunc(c.pending, func(r *binding) bool { return r == b })
+}
+
+func (c *capture) status(format string, args ...any) { c.diag.status(fmt.Sprintf(format, args...)) }
+
+// reread reads the row of a key as it is now: for unchanged TOAST values that no tuple at hand has. A newer value is fine,
+// an older one is not: the row counts only from a snapshot that sees the transaction being applied. nil when there is no
+// such row, or the table's shape has gone on.
+func (c *capture) reread(b *binding, p *plan, key []value) (tuple, error) {
+	xids := b.unsettled
+	if c.tx.open {
+		xids = append(slices.Clone(xids), c.tx.begin.xid)
+	}
+	if c.db.standby {
+		xids = nil // a standby's commits are visible before they are streamed, and its snapshots list no transactions
+	}
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		var row tuple
+		var seen bool
+		err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+			row, seen, err = rereadRow(c.ctx, conn, b.name(), p, key, xids)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the row %s of %s again: %w", describeKey(key), b.name(), err)
+		}
+		if seen {
+			return row, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-c.ctx.Done():
+			return nil, context.Cause(c.ctx)
+		}
+	}
+}

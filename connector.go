@@ -1,0 +1,737 @@
+// connector.go owns the five requests: Spec, Discover, Validate, Apply and Open. One process answers any number of the
+// first four in turn; Open turns into a capture that ends the process.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	pc "github.com/estuary/flow/go/protocols/capture"
+	pf "github.com/estuary/flow/go/protocols/flow"
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/sirupsen/logrus"
+)
+
+// protocolVersion is the capture protocol's number, which the runtime checks.
+const protocolVersion = 3032023
+
+// connector serves one process' requests.
+type connector struct {
+	requests *requestReader
+	out      *output
+	docsURL  string
+	polling  bool // SHUTDOWN_AFTER_POLLING=yes
+}
+
+// serve answers requests until input ends or a capture does. A nil error means exit status 0.
+func (k *connector) serve(ctx context.Context) error {
+	for {
+		r, err := k.requests.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var response *pc.Response
+		switch {
+		case r.Spec != nil:
+			response = k.spec()
+		case r.Discover != nil:
+			response, err = k.discover(ctx, r.Discover)
+		case r.Validate != nil:
+			response, err = k.validate(ctx, r.Validate)
+		case r.Apply != nil:
+			response, err = k.apply(ctx, r.Apply)
+		case r.Open != nil:
+			return k.open(ctx, r.Open)
+		default:
+			return errors.New("the runtime sent an acknowledgement before a capture was opened")
+		}
+		if err != nil {
+			return err
+		}
+		if err := k.out.respond(response); err != nil {
+			return err
+		}
+	}
+}
+
+func (k *connector) spec() *pc.Response {
+	return &pc.Response{Spec: &pc.Response_Spec{
+		Protocol:                 protocolVersion,
+		ConfigSchemaJson:         configSchema(),
+		ResourceConfigSchemaJson: resourceSchema(),
+		DocumentationUrl:         k.docsURL,
+		ResourcePathPointers:     []string{"/namespace", "/stream"},
+	}}
+}
+
+// discover lists what could be captured.
+func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.Response, error) {
+	logStatus("Initializing connector", nil)
+	s, err := parseConfig(r.ConfigJson)
+	if err != nil {
+		return nil, err
+	}
+	db, err := connectDatabase(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer db.close()
+	types := newTypeCatalog()
+	var tables []*table
+	var leftOut map[string][]tableName
+	err = db.with(ctx, func(conn *pgx.Conn) (err error) {
+		if tables, leftOut, err = listTables(ctx, conn, s); err != nil {
+			return err
+		}
+		return loadTypes(ctx, conn, types, typesOf(tables, types))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("discover tables: %w", err)
+	}
+	logLeftOut(leftOut)
+	collections, err := proposeCollections(tables, types, s)
+	if err != nil {
+		return nil, err
+	}
+	discovered := &pc.Response_Discovered{}
+	for i, c := range collections {
+		resource := map[string]string{"namespace": tables[i].schema, "stream": tables[i].name}
+		if c.mode != "" {
+			resource["mode"] = c.mode
+		}
+		raw, err := json.Marshal(resource)
+		if err != nil {
+			return nil, err
+		}
+		discovered.Bindings = append(discovered.Bindings, &pc.Response_Discovered_Binding{
+			RecommendedName: c.name, ResourceConfigJson: raw, DocumentSchemaJson: c.schema, Key: c.key,
+			IsFallbackKey: c.fallbackKey,
+		})
+	}
+	if len(tables) == 0 {
+		logrus.Warn("no tables were discovered: grant the capture user access to them and add them to the publication, or " +
+			"set advanced.discover_unpublished_tables")
+	}
+	return &pc.Response{Discovered: discovered}, nil
+}
+
+func logLeftOut(leftOut map[string][]tableName) {
+	var parts []string
+	for reason, names := range leftOut {
+		parts = append(parts, fmt.Sprintf("%d %s (such as %s)", len(names), reason, names[0]))
+	}
+	if len(parts) > 0 {
+		slices.Sort(parts)
+		logrus.Info("left out of discovery: " + strings.Join(parts, "; "))
+	}
+}
+
+// typesOf lists the types of all columns that the catalog does not know.
+func typesOf(tables []*table, types *typeCatalog) []uint32 {
+	var oids []uint32
+	for _, t := range tables {
+		for i := range t.columns {
+			if types.lookup(t.columns[i].typeOID) == nil && !slices.Contains(oids, t.columns[i].typeOID) {
+				oids = append(oids, t.columns[i].typeOID)
+			}
+		}
+	}
+	return oids
+}
+
+// tableCatalog is what a capture needs to know of its tables before it starts.
+type tableCatalog struct {
+	tables map[tableName]*table
+	types  *typeCatalog
+}
+
+func readCatalog(ctx context.Context, db *database, names []tableName) (*tableCatalog, error) {
+	read := &tableCatalog{types: newTypeCatalog()}
+	err := db.with(ctx, func(conn *pgx.Conn) (err error) {
+		if read.tables, err = loadTables(ctx, conn, db.settings, names); err != nil {
+			return err
+		}
+		tables := make([]*table, 0, len(read.tables))
+		for _, t := range read.tables {
+			tables = append(tables, t)
+		}
+		return loadTypes(ctx, conn, read.types, typesOf(tables, read.types))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog about the captured tables: %w", err)
+	}
+	return read, nil
+}
+
+// validate checks that the server and every table can be captured as asked.
+func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.Response, error) {
+	logStatus("Validating capture configuration", nil)
+	s, err := parseConfig(r.ConfigJson)
+	if err != nil {
+		return nil, err
+	}
+	db, err := connectDatabase(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer db.close()
+	var wanted []requirement
+	var names []tableName
+	var faults []error
+	validated := &pc.Response_Validated{}
+	for i, b := range r.Bindings {
+		res, err := parseResource(b.ResourceConfigJson)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("binding %d: %w", i, err))
+			continue
+		}
+		if err := validateResource(res, b, r.LastCapture); err != nil {
+			faults = append(faults, err)
+		}
+		names = append(names, res.table)
+		wanted = append(wanted, requirementOf(res, b.Collection.Key))
+		validated.Bindings = append(validated.Bindings, &pc.Response_Validated_Binding{
+			ResourcePath: []string{res.table.schema, res.table.name},
+		})
+	}
+	read, err := readCatalog(ctx, db, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range wanted {
+		if t := read.tables[w.table]; t != nil {
+			faults = append(faults, keyColumnsFault(t, w.key))
+		}
+	}
+	warnings, err := checkPrerequisites(ctx, db, wanted)
+	for _, w := range warnings {
+		logrus.Warn(w)
+	}
+	if err := errors.Join(append(faults, err)...); err != nil {
+		return nil, err
+	}
+	return &pc.Response{Validated: validated}, nil
+}
+
+// keyColumnsFault checks that a table has the columns it is to be scanned by, among those that are captured.
+func keyColumnsFault(t *table, key []string) error {
+	columns := streamed(t)
+	for _, name := range key {
+		if !slices.ContainsFunc(columns, func(c relationColumn) bool { return c.name == name }) {
+			return &userError{msg: fmt.Sprintf("%s has no captured column %q, which its collection's key names: choose a key "+
+				"of columns that the table has and the publication publishes", t.tableName, name)}
+		}
+	}
+	return nil
+}
+
+// validateResource checks one binding against itself and the capture before.
+func validateResource(res resource, b *pc.Request_Validate_Binding, last *pf.CaptureSpec) error {
+	keyed := res.mode != modeKeyless && res.mode != modeOnlyChanges
+	if keyed && len(res.primaryKey) == 0 && keyColumnsOf(b.Collection.Key) == nil {
+		return &userError{msg: fmt.Sprintf("%s has no key to scan it by (its collection's key is the fallback key): set its "+
+			"backfill mode to %q or %q, or give the collection a key", res.table, modeKeyless, modeOnlyChanges)}
+	}
+	if last == nil {
+		return nil
+	}
+	for _, old := range last.Bindings {
+		before, err := parseResource(old.ResourceConfigJson)
+		if err != nil || before.table != res.table || b.Backfill > old.Backfill {
+			continue
+		}
+		if before.mode != res.mode {
+			return &userError{msg: fmt.Sprintf("%s: changing the backfill mode from %q to %q needs a new backfill: trigger a "+
+				"backfill of this binding together with the change", res.table, before.mode, res.mode)}
+		}
+		if before.filter != res.filter && res.filter != "" {
+			return &userError{msg: fmt.Sprintf("%s: changing advanced.additional_backfill_filter needs a new backfill: "+
+				"trigger a backfill of this binding together with the change", res.table)}
+		}
+	}
+	return nil
+}
+
+// requirementOf is what the server must have for a binding: changes must carry its key, whichever columns a scan walks by.
+func requirementOf(r resource, key []string) requirement {
+	columns := keyColumnsOf(key)
+	if len(r.primaryKey) > 0 && r.mode != modeKeyless {
+		columns = r.primaryKey
+	}
+	return requirement{table: r.table, key: columns}
+}
+
+// apply checks that the bound tables are there. It changes nothing, and a missing table does not stop the others: Open
+// parks its binding.
+func (k *connector) apply(ctx context.Context, r *pc.Request_Apply) (*pc.Response, error) {
+	response := &pc.Response{Applied: &pc.Response_Applied{}}
+	if r.Capture == nil || len(r.Capture.Bindings) == 0 {
+		return response, nil
+	}
+	logStatus("Applying capture configuration", nil)
+	s, err := parseConfig(r.Capture.ConfigJson)
+	if err != nil {
+		return nil, err
+	}
+	db, err := connectDatabase(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer db.close()
+	var names []tableName
+	for i, b := range r.Capture.Bindings {
+		res, err := parseResource(b.ResourceConfigJson)
+		if err != nil {
+			return nil, fmt.Errorf("binding %d: %w", i, err)
+		}
+		names = append(names, res.table)
+	}
+	read, err := readCatalog(ctx, db, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if read.tables[name] == nil {
+			logStatus(fmt.Sprintf("%s does not exist: it will not be captured until it does", name), nil)
+		}
+	}
+	return response, nil
+}
+
+// open runs a capture until it is stopped or fails.
+func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
+	if r.Range != nil && (r.Range.KeyBegin != 0 || r.Range.KeyEnd != 0xffffffff) {
+		return &userError{msg: "this shard covers part of the key range, but a replication slot cannot be shared: a capture of " +
+			"PostgreSQL cannot be split; set its shards back to one"}
+	}
+	logStatus("Starting capture", nil)
+	s, err := parseConfig(r.Capture.ConfigJson)
+	if err != nil {
+		return err
+	}
+	state, err := parseState(r.StateJson)
+	if err != nil {
+		return err
+	}
+	var bindings []*binding
+	for i, spec := range r.Capture.Bindings {
+		b, err := newBinding(i, spec)
+		if err != nil {
+			return err
+		}
+		bindings = append(bindings, b)
+	}
+	acks := &acknowledgements{}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { cancel(acks.run(k.requests)) }()
+
+	logStatus("Connecting to database", nil)
+	db, err := connectDatabase(ctx, s)
+	if err != nil {
+		return stopCause(ctx, err)
+	}
+	defer db.close()
+	c := &capture{
+		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling,
+		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]string), fencer: newFencer(db),
+	}
+	defer c.fencer.close()
+	c.diag = &diagnostics{capture: c}
+	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
+		return stopCause(ctx, err)
+	}
+	return stopCause(ctx, c.run(ctx))
+}
+
+// stopCause prefers the reason of the stop over what it broke.
+func stopCause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// start checks the server, reconciles the stored state with the task's bindings and emits the opening messages.
+func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, state *captureState) error {
+	var names []tableName
+	var wanted []requirement
+	for i, b := range c.bindings {
+		if c.byName[b.name()] != nil {
+			return &userError{msg: fmt.Sprintf("%s is bound twice: remove one of its bindings", b.name())}
+		}
+		c.byName[b.name()] = b
+		names = append(names, b.name())
+		wanted = append(wanted, requirementOf(b.resource, specs[i].Collection.Key))
+	}
+	read, err := readCatalog(ctx, c.db, names)
+	if err != nil {
+		return err
+	}
+	c.types = read.types
+	c.diag.status("Verifying capture requirements")
+	unfit, warnings, err := openPrerequisites(ctx, c.db, wanted)
+	for _, w := range warnings {
+		logrus.Warn(w)
+	}
+	if err != nil {
+		return err
+	}
+	if c.cursor, err = state.cursor(); err != nil {
+		return err
+	}
+	c.reconcile(specs, state)
+	if err := c.prepareAll(read.tables, unfit); err != nil {
+		return err
+	}
+
+	if err := c.out.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}); err != nil {
+		return err
+	}
+	if len(c.bindings) == 0 {
+		c.diag.status("Capture started, no bindings are enabled")
+	} else {
+		logStatus("Capture started", logrus.Fields{"bindings": len(c.bindings)})
+	}
+	for _, b := range c.bindings {
+		if b.plan == nil {
+			continue
+		}
+		if err := c.sourceSchema(b, b.plan, nil); err != nil {
+			return err
+		}
+	}
+	// The schemas commit at once, with the cursor as it was; the bindings as they are now follow.
+	return c.opening(state)
+}
+
+// opening emits the two checkpoints that begin a session.
+func (c *capture) opening(state *captureState) error {
+	cursor, err := state.cursor()
+	if err != nil {
+		return err
+	}
+	patch, err := appendPatch(nil, cursor, nil)
+	if err != nil {
+		return err
+	}
+	c.acks.push(cursor)
+	if err := c.out.checkpoint(patch); err != nil {
+		return err
+	}
+	return c.checkpoint()
+}
+
+// reconcile makes the bindings' states from what is stored.
+func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState) {
+	fresh := true
+	bound := make(map[string]bool)
+	for i, b := range c.bindings {
+		bound[b.stateKey] = true
+		stored := state.Bindings[b.stateKey]
+		if stored == nil || stored.Mode == storedIgnore {
+			logrus.WithField("stateKey", b.stateKey).Info("binding added to capture")
+			b.state = &bindingState{Mode: storedPending}
+			b.meta.First = stored == nil && specs[i].Backfill == 0
+			b.phase, b.dirty = phasePending, true
+			continue
+		}
+		fresh = false
+		b.state = stored
+		b.meta, _ = stored.metadata()
+		switch stored.Mode {
+		case storedPending:
+			b.phase = phasePending
+		case storedBackfill, storedUnfiltered, storedKeyless:
+			b.phase = phaseBackfill
+		case storedActive:
+			b.phase = phaseActive
+		case storedMissing:
+			b.phase = phaseMissing
+		}
+	}
+	for key, stored := range state.Bindings {
+		if !bound[key] && stored.Mode != storedIgnore {
+			logrus.WithField("stateKey", key).Info("binding removed from capture")
+			if c.removed == nil {
+				c.removed = make(map[string]*bindingState)
+			}
+			c.removed[key] = ignoredState()
+		}
+	}
+	if fresh && c.cursor != 0 {
+		logrus.Info("all bindings are new, resetting replication cursor")
+		c.cursor = 0
+	}
+	if c.settings.flags.forceResetCursor != 0 {
+		c.cursor = c.settings.flags.forceResetCursor
+	}
+}
+
+// prepareAll makes the bindings' plans; those whose tables are gone or cannot be captured are parked.
+func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]string) error {
+	var oids []uint32
+	for _, t := range tables {
+		for i := range t.columns {
+			if !slices.Contains(oids, t.columns[i].typeOID) {
+				oids = append(oids, t.columns[i].typeOID)
+			}
+		}
+	}
+	if err := c.loadCasts(oids); err != nil {
+		return fmt.Errorf("read the names of the captured columns' types: %w", err)
+	}
+	for _, b := range c.bindings {
+		if reason := unfit[b.name()]; reason != "" && tables[b.name()] != nil {
+			c.parkBinding(b, reason)
+			continue
+		}
+		if err := c.refresh(b, tables[b.name()]); err != nil {
+			return err
+		}
+		if b.phase == phaseActive && b.meta.OID == 0 && b.table != nil { // taken over from the incumbent
+			b.meta.OID, b.dirty = b.table.oid, true
+		}
+		if b.phase == phaseBackfill && b.meta.OID == 0 && b.table != nil {
+			b.meta.OID = b.table.oid
+		}
+	}
+	return nil
+}
+
+// run streams until the capture ends, over as many replication sessions as it takes.
+func (c *capture) run(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		before := c.stored
+		err := c.replicate(ctx)
+		if err == nil || ctx.Err() != nil || !transient(err) || !c.out.settled() {
+			return err
+		}
+		if c.stored > before {
+			attempt = 0
+		}
+		if attempt >= 8 {
+			return err
+		}
+		// Nothing has been emitted since the last checkpoint: what is in memory is what is stored, and a new session
+		// resumes as a new process would.
+		c.out.drop()
+		c.cursor = c.stored
+		for _, b := range c.bindings {
+			b.sourced = nil // its schema may have been dropped
+		}
+		pause := min(time.Second<<attempt, 15*time.Second)
+		c.diag.status(fmt.Sprintf("Reconnecting in %s: %v", pause, err))
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// transient reports whether an error may pass if we connect again.
+func transient(err error) bool {
+	if _, ok := errors.AsType[*slotLossError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, errStreamEnded) || pgconn.Timeout(err) {
+		return true
+	}
+	switch code := sqlState(err); {
+	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "57P"), code == "55006", code == "53300":
+		return true // connection exceptions, operator intervention, object in use, too many connections
+	}
+	return false
+}
+
+// replicate runs one replication session: its goroutines end with it.
+func (c *capture) replicate(ctx context.Context) error {
+	conn, err := c.db.connectReplication(ctx)
+	if err != nil {
+		return err
+	}
+	start, err := c.position(ctx, conn)
+	if err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	if c.acks.flushed.Load() < uint64(c.stored) && c.stored == start {
+		c.acks.flushed.Store(uint64(start)) // the runtime gave us this cursor, so it has committed it
+	}
+	timeout, err := c.senderTimeout(ctx)
+	if err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	logrus.WithFields(logrus.Fields{
+		"slot": c.settings.slot, "publication": c.settings.publication, "startLSN": start.String(),
+	}).Info("starting replication")
+	session, err := c.startSession(ctx, conn, start, timeout)
+	if err != nil {
+		return err
+	}
+	c.session = session
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{}, 2)
+	go func() { _ = session.receive(ctx); ended <- struct{}{} }()
+	go func() {
+		if err := session.standby(ctx); err != nil {
+			cancel(err)
+		}
+		ended <- struct{}{}
+	}()
+	err = c.stream(ctx, start)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	cancel(errSessionOver)
+	session.close()
+	<-ended
+	<-ended
+	if c.ahead != nil {
+		<-c.ahead.done
+	}
+	return err
+}
+
+// errSessionOver ends the goroutines of a session that has ended by itself.
+var errSessionOver = errors.New("the replication session is over")
+
+// startSession starts the stream; a slot still held by our predecessor is waited for.
+func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start lsn, timeout time.Duration) (*replication, error) {
+	deadline := time.Now().Add(slotBusyLimit)
+	for {
+		session, err := startReplication(ctx, conn, c.settings.slot, c.settings.publication, start, &c.acks.flushed, timeout)
+		if err == nil || sqlState(err) != "55006" {
+			return session, err
+		}
+		if time.Now().After(deadline) {
+			return nil, slotInUse(c.settings.slot, err, slotBusyLimit)
+		}
+		c.diag.status(fmt.Sprintf("Waiting for replication slot %q, which another session still holds", c.settings.slot))
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if conn, err = c.db.connectReplication(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// slotBusyLimit is how long the slot may be held by our predecessor, which the runtime kills within seconds.
+const slotBusyLimit = 30 * time.Second
+
+func (c *capture) senderTimeout(ctx context.Context) (time.Duration, error) {
+	var milliseconds int64
+	err := c.db.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'`).Scan(&milliseconds)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	return time.Duration(milliseconds) * time.Millisecond, nil
+}
+
+// position decides where to start: at the cursor if the slot still has what follows it, at a new slot's start otherwise.
+func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error) {
+	identity, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return 0, fmt.Errorf("identify the server: %w", err)
+	}
+	if c.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
+		status, err := inspectSlot(ctx, c.db)
+		if err != nil {
+			return 0, err
+		}
+		fault := slotFault(status, c.cursor)
+		if fault == nil {
+			fault, err = c.timelineFault(ctx, conn, identity)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if fault == nil {
+			c.noteServer(identity)
+			return c.cursor, nil
+		}
+		if _, lost := errors.AsType[*slotLossError](fault); !lost || c.settings.onSlotLoss != "backfill" {
+			return 0, fault
+		}
+		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled. Documents of rows "+
+			"that vanished meanwhile stay in the collections.", fault)
+		for _, b := range c.bindings {
+			if b.phase == phaseActive || b.phase == phaseBackfill {
+				c.rewind(b)
+			}
+		}
+	}
+	flags := c.settings.flags
+	switch {
+	case flags.forceResetCursor != 0:
+		c.cursor = flags.forceResetCursor
+	case flags.initialBackfillCursor != 0:
+		c.cursor = flags.initialBackfillCursor
+	case !flags.createReplicationSlot:
+		status, err := inspectSlot(ctx, c.db)
+		if err != nil {
+			return 0, err
+		}
+		c.cursor = max(status.confirmed, 1)
+	default:
+		logrus.WithField("slot", c.settings.slot).Info("attempting to create replication slot")
+		at, err := createSlot(ctx, c.db, conn, c.diag.status)
+		if err != nil {
+			return 0, err
+		}
+		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": at.String()}).Info("created replication slot")
+		c.cursor = at
+	}
+	c.acks.flushed.Store(0)
+	c.noteServer(identity)
+	return c.cursor, nil
+}
+
+// timelineFault looks whether the server's past is the one that the cursor belongs to.
+func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identity pglogrepl.IdentifySystemResult) (fault, err error) {
+	current, stored := int(identity.Timeline), 0
+	for _, b := range c.bindings {
+		if b.meta.System == identity.SystemID {
+			stored = max(stored, b.meta.Timeline)
+		}
+	}
+	if stored == 0 || stored == current {
+		return nil, nil
+	}
+	history, err := pglogrepl.TimelineHistory(ctx, conn, identity.Timeline)
+	if err != nil {
+		return nil, fmt.Errorf("read the history of timeline %d: %w", current, err)
+	}
+	return timelineFault(history.Content, stored, current, c.cursor), nil
+}
+
+// noteServer keeps which server wrote the WAL behind the cursor.
+func (c *capture) noteServer(identity pglogrepl.IdentifySystemResult) {
+	for _, b := range c.bindings {
+		if b.meta.System != identity.SystemID || b.meta.Timeline != int(identity.Timeline) {
+			b.meta.System, b.meta.Timeline = identity.SystemID, int(identity.Timeline)
+			b.dirty = b.dirty || b.phase == phaseActive || b.phase == phaseBackfill
+		}
+	}
+}

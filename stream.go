@@ -1,0 +1,582 @@
+// stream.go owns the way of a WAL message to a document or a patch: it decodes, finds the binding, and judges each change
+// by its key and its binding's phase.
+// Invariant (DESIGN I2–I5): a change is emitted if its key is settled, patched if its key lies in the chunk whose opening
+// fence has passed, and dropped otherwise, with its transaction remembered until a chunk's snapshot sees it. An update
+// that moves a key is a delete of the old key and a create of the new one, each judged by itself.
+package main
+
+import (
+	"fmt"
+	"hash/maphash"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// relationEntry is what the stream's Relation messages and the catalog say together of one OID.
+type relationEntry struct {
+	relation *relation
+	binding  *binding // nil when no binding captures it
+	plan     *plan
+	// watermark marks our watermarks table; slotColumn and uuidColumn are the columns of its row.
+	watermark              bool
+	slotColumn, uuidColumn int
+}
+
+// transaction is the one being streamed.
+type transaction struct {
+	open      bool
+	begin     beginMessage
+	changes   int   // inserts, updates and deletes of captured tables
+	lastLoc   int64 // loc[1] of the last document
+	placed    map[string][]uint64
+	truncated bool
+}
+
+// side is where a key lies relative to a backfill.
+type side uint8
+
+const (
+	sideScanned side = iota // settled: at or before scanned
+	sideChunk               // in the chunk whose opening fence has passed
+	sideBeyond              // a later chunk will read it
+)
+
+// handle processes one WAL message.
+func (c *capture) handle(m *walMessage) error {
+	if m.kind == 'k' {
+		c.keepalive(m.start)
+		return nil
+	}
+	if len(m.data) == 0 {
+		return fmt.Errorf("stream at %s: empty message", m.start)
+	}
+	var err error
+	switch kind := m.data[0]; kind {
+	case 'I', 'U', 'D':
+		err = c.handleChange(m)
+	case 'B':
+		err = c.handleBegin(m.data)
+	case 'C':
+		err = c.handleCommit(m.data)
+	case 'R':
+		err = c.handleRelation(m.data)
+	case 'T':
+		err = c.handleTruncate(m.data)
+	case 'Y':
+		_, err = decodeType(m.data)
+	case 'O', 'M': // origin, logical message
+	default:
+		err = fmt.Errorf("unexpected message %q", kind)
+	}
+	if err != nil {
+		return fmt.Errorf("stream at %s: %w", m.start, err)
+	}
+	return nil
+}
+
+func (c *capture) handleBegin(data []byte) error {
+	if c.tx.open {
+		return fmt.Errorf("begin inside transaction %d", c.tx.begin.xid)
+	}
+	begin, err := decodeBegin(data)
+	if err != nil {
+		return err
+	}
+	c.tx.open, c.tx.begin, c.tx.changes, c.tx.lastLoc, c.tx.truncated = true, begin, 0, 0, false
+	clear(c.tx.placed)
+	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
+	c.from.loc[0] = int64(c.previousEnd)
+	c.from.loc[2] = int64(begin.finalLSN)
+	c.from.xid = begin.xid
+	return nil
+}
+
+func (c *capture) handleCommit(data []byte) error {
+	commit, err := decodeCommit(data)
+	if err != nil {
+		return err
+	}
+	if !c.tx.open {
+		return fmt.Errorf("commit without a begin")
+	}
+	if commit.commitLSN != c.tx.begin.finalLSN {
+		return fmt.Errorf("commit at %s of a transaction that began with final LSN %s", commit.commitLSN, c.tx.begin.finalLSN)
+	}
+	if commit.endLSN < c.previousEnd {
+		return fmt.Errorf("commit that ends at %s behind one that ended at %s", commit.endLSN, c.previousEnd)
+	}
+	c.tx.open = false
+	c.previousEnd = commit.endLSN
+	c.cursor = commit.endLSN
+	c.committed(commit.endLSN)
+	return nil
+}
+
+// handleChange decodes an insert, update or delete and applies it to its binding.
+func (c *capture) handleChange(m *walMessage) error {
+	ch := &c.change
+	if err := decodeChange(m.data, ch); err != nil {
+		return err
+	}
+	e := c.lastEntry
+	if e == nil || e.relation.oid != ch.relation {
+		if e = c.relations[ch.relation]; e == nil {
+			return fmt.Errorf("change of relation %d, which has not been described", ch.relation)
+		}
+		c.lastEntry = e
+	}
+	if !c.tx.open {
+		return fmt.Errorf("change of %s.%s outside a transaction", e.relation.schema, e.relation.name)
+	}
+	if e.watermark {
+		c.sawWatermark(e, ch.new)
+		return nil
+	}
+	b := e.binding
+	if b == nil || b.phase != phaseActive && b.phase != phaseBackfill {
+		return nil
+	}
+	if e.plan == nil { // the table was gone when the stream described it
+		if err := c.describe(e); err != nil || e.plan == nil {
+			return err
+		}
+	}
+	want := len(e.relation.columns)
+	if ch.new != nil && len(ch.new) != want || ch.old != nil && len(ch.old) != want {
+		return fmt.Errorf("change of %s: %d columns, the relation has %d", b.name(), max(len(ch.new), len(ch.old)), want)
+	}
+	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1)
+	c.tx.changes++
+	if err := c.apply(e, ch); err != nil {
+		return fmt.Errorf("change of %s: %w", b.name(), err)
+	}
+	c.tx.lastLoc = c.from.loc[1]
+	return nil
+}
+
+// sawWatermark tells the fences of a value written to our row.
+func (c *capture) sawWatermark(e *relationEntry, row tuple) {
+	if len(row) <= max(e.slotColumn, e.uuidColumn) || string(row[e.slotColumn].data) != c.settings.slot {
+		return
+	}
+	// The fence of the round being read cannot come yet: the stream stops at the open one until that round is complete.
+	if c.open != nil {
+		c.open.fence.sawWatermark(row[e.uuidColumn].data)
+	}
+}
+
+// apply judges one change. Tuples have as many columns as the plan.
+func (c *capture) apply(e *relationEntry, ch *change) error {
+	b, p := e.binding, e.plan
+	if b.phase == phaseBackfill && b.meta.OID != e.relation.oid {
+		return nil // of a table that had this name before; the one that has it now is being read
+	}
+	if p.key == nil {
+		return c.applyKeyless(e, ch)
+	}
+	switch ch.op {
+	case 'I':
+		c.newKey = p.keyValues(c.newKey, ch.new, nil)
+		return c.place(e, 'c', c.newKey, ch.new, nil, nil, false)
+	case 'D':
+		key, err := c.oldKeyOf(e, ch)
+		if err != nil {
+			return err
+		}
+		return c.remove(e, key, ch)
+	}
+	// An update. An old tuple tells the old key, as far as it carries the key's columns; without one the key is the same.
+	full := ch.oldKind == 'O'
+	var fill tuple
+	if full {
+		fill = ch.old
+	}
+	c.newKey = p.keyValues(c.newKey, ch.new, ch.old)
+	moved := false
+	if ch.oldKind != 0 && c.oldHasKey(e, ch) {
+		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
+		moved = !sameKey(c.oldKey, c.newKey)
+	}
+	if !moved {
+		return c.place(e, 'u', c.newKey, ch.new, fill, ch.old, !full)
+	}
+	if err := checkOldKey(c.oldKey, p); err != nil {
+		return err
+	}
+	// The buffered row is about to be removed: what it has of unchanged TOAST values goes with the row to its new key.
+	if fill == nil && b.chunk != nil {
+		fill = c.bufferedRow(b.chunk, p, c.oldKey)
+	}
+	if err := c.remove(e, c.oldKey, ch); err != nil {
+		return err
+	}
+	c.from.loc[1]++
+	return c.place(e, 'c', c.newKey, ch.new, fill, nil, false)
+}
+
+// bufferedRow returns a copy of the chunk's live row of a key, or nil.
+func (c *capture) bufferedRow(ck *chunk, p *plan, key []value) tuple {
+	if ck.spoiled != "" || !ck.plan.sameShape(p.columns) {
+		return nil
+	}
+	c.identity = appendIdentity(c.identity[:0], key)
+	i := ck.find(c.identity)
+	if i < 0 || ck.rows[i].dead {
+		return nil
+	}
+	return cloneTuple(ck.row(nil, i))
+}
+
+func cloneTuple(t tuple) tuple {
+	copied := slices.Clone(t)
+	for i := range copied {
+		copied[i].data = slices.Clone(copied[i].data)
+	}
+	return copied
+}
+
+// oldHasKey reports whether the old tuple carries every column of the key.
+func (c *capture) oldHasKey(e *relationEntry, ch *change) bool {
+	if ch.oldKind == 'O' {
+		return true
+	}
+	for _, i := range e.plan.key {
+		if !e.relation.columns[i].key {
+			return false
+		}
+	}
+	return true
+}
+
+// oldKeyOf returns the key of a deleted row.
+func (c *capture) oldKeyOf(e *relationEntry, ch *change) ([]value, error) {
+	if !c.oldHasKey(e, ch) {
+		return nil, &userError{msg: fmt.Sprintf("a delete does not carry the collection key: the replica identity lacks "+
+			"some of its columns; run ALTER TABLE %s REPLICA IDENTITY FULL and trigger a backfill of this binding",
+			quoteTable(e.binding.name()))}
+	}
+	c.oldKey = e.plan.keyValues(c.oldKey, ch.old, nil)
+	return c.oldKey, checkOldKey(c.oldKey, e.plan)
+}
+
+// checkOldKey refuses a key tuple with a NULL where the column cannot be NULL: such a value is no key.
+func checkOldKey(key []value, p *plan) error {
+	for i, v := range key {
+		if v.kind == valueUnchanged {
+			return fmt.Errorf("the old tuple lacks key column %q", p.columns[p.key[i]].name)
+		}
+	}
+	return nil
+}
+
+// place applies a row that now stands under a key: by an insert or the second half of a key move (op 'c'), or by an
+// update of it (op 'u', with before when the old tuple came). fill is where unchanged TOAST values may be found.
+func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
+	b := e.binding
+	c.track(e, op, key, t, before)
+	if b.phase == phaseActive {
+		return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
+	}
+	c.identity = appendIdentity(c.identity[:0], key)
+	at, err := c.sideOf(b, key)
+	if err != nil {
+		return err
+	}
+	if at != sideScanned {
+		b.unsettled.add(c.tx.begin.xid)
+	}
+	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filters || ck.holds(c.identity)) {
+		if c.patchable(ck, e) {
+			ck.put(c.identity, t, fill)
+			ck.compact()
+		}
+	}
+	if b.filters && at != sideScanned {
+		return nil
+	}
+	return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
+}
+
+// emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
+func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
+	if fill == nil && hasUnchanged(t) && (op == 'c' || e.binding.phase == phaseBackfill && e.binding.keyless()) {
+		row, err := c.reread(e.binding, e.plan, key)
+		if err != nil {
+			return err
+		}
+		fill = row
+	}
+	if fill != nil && (before == nil || beforeKeysOnly) && hasUnchanged(t) {
+		c.filled = append(c.filled[:0], t...)
+		for i := range c.filled {
+			if c.filled[i].kind == valueUnchanged {
+				c.filled[i] = fill[i]
+			}
+		}
+		t = c.filled
+	}
+	return c.emit(e, op, t, false, before, beforeKeysOnly)
+}
+
+func hasUnchanged(t tuple) bool {
+	for i := range t {
+		if t[i].kind == valueUnchanged {
+			return true
+		}
+	}
+	return false
+}
+
+// remove applies the disappearance of the row under a key: by a delete or the first half of a key move.
+func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
+	b := e.binding
+	if c.untrack(e, key, ch.old) {
+		return nil // another row of this transaction stands under the key
+	}
+	if b.phase == phaseBackfill {
+		c.identity = appendIdentity(c.identity[:0], key)
+		at, err := c.sideOf(b, key)
+		if err != nil {
+			return err
+		}
+		if at != sideScanned {
+			b.unsettled.add(c.tx.begin.xid)
+		}
+		if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && c.patchable(ck, e) {
+			ck.remove(c.identity)
+		}
+		if b.filters && at != sideScanned && b.meta.First {
+			return nil // no document of this key has ever been emitted
+		}
+	}
+	return c.emit(e, 'd', ch.old, ch.oldKind == 'K', nil, false)
+}
+
+// patchable reports whether a change may be patched into the chunk; one of another shape spoils it.
+func (c *capture) patchable(ck *chunk, e *relationEntry) bool {
+	if ck.table.oid != e.relation.oid {
+		return false
+	}
+	if ck.plan != e.plan && !ck.plan.sameShape(e.plan.columns) {
+		ck.spoil("the table changed its shape")
+		return false
+	}
+	return true
+}
+
+// track remembers the rows that this transaction has put under keys the server checks only at commit: there two rows may
+// share a key for a moment, and the delete of the older one must not remove the younger. The old tuple, which such tables
+// have in full, tells which row a change is about.
+func (c *capture) track(e *relationEntry, op byte, key []value, t, before tuple) {
+	if e.binding.immediate || e.relation.identity != 'f' {
+		return
+	}
+	if c.tx.placed == nil {
+		c.tx.placed = make(map[string][]uint64)
+	}
+	c.identity = appendIdentity(c.identity[:0], key)
+	rows := c.tx.placed[string(c.identity)]
+	if op == 'u' {
+		i := slices.Index(rows, c.imageOf(before))
+		if i < 0 {
+			return
+		}
+		rows[i] = c.imageOf(t)
+		return
+	}
+	c.tx.placed[string(c.identity)] = append(rows, c.imageOf(t))
+}
+
+// untrack forgets a row that leaves its key and reports whether one of this transaction remains there.
+func (c *capture) untrack(e *relationEntry, key []value, old tuple) bool {
+	if e.binding.immediate || e.relation.identity != 'f' || len(c.tx.placed) == 0 {
+		return false
+	}
+	c.identity = appendIdentity(c.identity[:0], key)
+	rows := c.tx.placed[string(c.identity)]
+	if i := slices.Index(rows, c.imageOf(old)); i >= 0 {
+		rows = slices.Delete(rows, i, i+1)
+		c.tx.placed[string(c.identity)] = rows
+	}
+	return len(rows) > 0
+}
+
+func (c *capture) imageOf(t tuple) uint64 {
+	c.image = appendIdentity(c.image[:0], t)
+	return maphash.Bytes(c.seed, c.image)
+}
+
+// applyKeyless applies a change of a table whose documents have no key of the table's: every change is one document.
+func (c *capture) applyKeyless(e *relationEntry, ch *change) error {
+	switch ch.op {
+	case 'I':
+		return c.emit(e, 'c', ch.new, false, nil, false)
+	case 'D':
+		return c.emit(e, 'd', ch.old, ch.oldKind == 'K', nil, false)
+	default:
+		return c.emit(e, 'u', ch.new, false, ch.old, ch.oldKind != 'O')
+	}
+}
+
+// emit writes one document of the stream.
+func (c *capture) emit(e *relationEntry, op byte, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool) error {
+	if e.binding.sourced != e.plan {
+		if err := c.sourceSchema(e.binding, e.plan, e.relation); err != nil {
+			return err
+		}
+	}
+	c.from.op = op
+	return c.write(e.binding, e.plan, &c.from, t, keysOnly, before, beforeKeysOnly)
+}
+
+// write appends one document to the output.
+func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
+) error {
+	dst := c.out.begin(b.index)
+	at := len(dst)
+	dst, err := p.appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
+	if err != nil {
+		c.out.discard()
+		return err
+	}
+	c.undelivered += len(dst) - at
+	c.documents++
+	return c.out.end(dst)
+}
+
+// sideOf tells where a key lies in its binding's backfill. REQUIRES: phaseBackfill; c.identity is the key's.
+func (c *capture) sideOf(b *binding, key []value) (side, error) {
+	ck := b.chunk
+	if ck != nil && ck.spoiled != "" {
+		ck = nil
+	}
+	if b.keyless() || !b.filters {
+		if ck == nil {
+			return sideBeyond, nil
+		}
+		return sideChunk, nil
+	}
+	if !b.key.ordered() {
+		return c.askSide(b, ck, key)
+	}
+	order, err := b.key.appendOrder(c.order[:0], key)
+	if err != nil {
+		return 0, err
+	}
+	c.order = order
+	switch {
+	case b.scannedAt != nil && string(order) <= string(b.scannedAt):
+		return sideScanned, nil
+	case ck != nil && (ck.final || string(order) <= string(ck.order)):
+		return sideChunk, nil
+	}
+	return sideBeyond, nil
+}
+
+// askSide is sideOf for keys whose order only the server knows. Answers are kept until the window changes.
+func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
+	switch {
+	case b.scanned == nil && ck == nil:
+		return sideBeyond, nil
+	case b.scanned == nil && ck.final:
+		return sideChunk, nil
+	case ck != nil && ck.find(c.identity) >= 0:
+		return sideChunk, nil
+	}
+	if known, ok := b.sides[string(c.identity)]; ok {
+		return known, nil
+	}
+	var bounds [][]value
+	if b.scanned != nil {
+		bounds = append(bounds, b.scanned)
+	}
+	if ck != nil && !ck.final {
+		bounds = append(bounds, ck.end)
+	}
+	var beyond []bool
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		beyond, err = askAfter(c.ctx, conn, b, key, bounds)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err)
+	}
+	at := sideBeyond
+	i := 0
+	if b.scanned != nil {
+		if !beyond[0] {
+			at = sideScanned
+		}
+		i++
+	}
+	if at == sideBeyond && ck != nil && (ck.final || !beyond[i]) {
+		at = sideChunk
+	}
+	if b.sides == nil || len(b.sides) > 1<<16 {
+		b.sides = make(map[string]side)
+	}
+	b.sides[string(c.identity)] = at
+	return at, nil
+}
+
+// handleRelation takes note of a table's shape as of here in the stream.
+func (c *capture) handleRelation(data []byte) error {
+	r, err := decodeRelation(data)
+	if err != nil {
+		return err
+	}
+	c.lastEntry = nil
+	e := &relationEntry{relation: r}
+	c.relations[r.oid] = e
+	name := tableName{schema: r.schema, name: r.name}
+	if !c.settings.readOnly && name == c.settings.watermarks {
+		e.watermark = true
+		e.slotColumn, e.uuidColumn, err = watermarkColumns(r)
+		return err
+	}
+	b := c.byName[name]
+	if b == nil || b.phase == phaseMissing {
+		return nil
+	}
+	e.binding = b
+	return c.describe(e)
+}
+
+// handleTruncate applies a TRUNCATE. There is no message for it in the protocol of captures: documents of the rows stay.
+func (c *capture) handleTruncate(data []byte) error {
+	m, err := decodeTruncate(data)
+	if err != nil {
+		return err
+	}
+	for _, oid := range m.relations {
+		e := c.relations[oid]
+		if e == nil {
+			return fmt.Errorf("truncate of relation %d, which has not been described", oid)
+		}
+		if b := e.binding; b != nil && (b.phase == phaseActive || b.phase == phaseBackfill) {
+			c.truncated(b, e)
+		}
+	}
+	return nil
+}
+
+// truncated applies a TRUNCATE to its binding.
+func (c *capture) truncated(b *binding, e *relationEntry) {
+	b.truncations++
+	if c.settings.onTruncate == "backfill" {
+		c.status("%s was truncated: it is backfilled again. Documents of rows that vanished stay in the collection.", b.name())
+		c.rewind(b)
+		return
+	}
+	if b.truncations == 1 {
+		c.status("%s was truncated: its rows are gone from the source, their documents stay in the collection. Reset the "+
+			"collection to remove them, or set advanced.on_truncate to \"backfill\".", b.name())
+	}
+	if b.phase == phaseBackfill {
+		b.unsettled.add(c.tx.begin.xid)
+		if b.chunk != nil && b.chunk.spoiled == "" && b.chunk.table.oid == e.relation.oid {
+			b.chunk.clearRows()
+		}
+	}
+}

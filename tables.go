@@ -1,0 +1,385 @@
+// tables.go owns how a running capture learns of its tables: their shapes from the stream and the catalog, their sourced
+// schemas, when their backfills may start, and what happens when one vanishes or comes back.
+// Invariant: a binding's first chunk is read only after every transaction that may have written to its table unseen has
+// ended (DESIGN I3), whether the backfill is new or resumed.
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/sirupsen/logrus"
+)
+
+// resumeBackfills puts the bindings into the lists the loop works from. Positions that cannot be used start again.
+func (c *capture) resumeBackfills() error {
+	c.pending, c.reading = nil, nil
+	for _, b := range c.bindings {
+		switch b.phase {
+		case phasePending:
+			c.pending = append(c.pending, b)
+		case phaseBackfill:
+			if err := b.resume(); err != nil {
+				c.status("The stored backfill position of %s cannot be used (%v): its backfill starts again", b.name(), err)
+				c.rewind(b)
+				continue
+			}
+			b.limit = c.settings.chunkRows
+			c.reading = append(c.reading, b)
+		}
+	}
+	c.sortReading()
+	if err := c.measureLeaves(c.reading); err != nil {
+		return err
+	}
+	return c.awaitWriters(c.reading)
+}
+
+func (c *capture) sortReading() {
+	slices.SortStableFunc(c.reading, func(a, b *binding) int { return b.resource.priority - a.resource.priority })
+}
+
+// activate starts the backfills of pending bindings.
+func (c *capture) activate() error {
+	if len(c.pending) == 0 {
+		return nil
+	}
+	var started []*binding
+	for _, b := range c.pending {
+		b.meta.OID = b.table.oid
+		if !b.keyless() {
+			b.state.KeyColumns = b.scanColumns()
+		}
+		if b.resource.mode == modeOnlyChanges || c.settings.skipsBackfill(b.name()) {
+			b.transition(eventComplete)
+			b.state.Mode = storedActive
+			b.meta.First = false
+			c.due, c.dueSince = true, time.Now()
+			continue
+		}
+		b.transition(eventActivate)
+		b.state.Mode = b.storedModeOf()
+		b.limit = c.settings.chunkRows
+		started = append(started, b)
+		logrus.WithFields(logrus.Fields{
+			"stream": b.name().String(), "mode": string(b.state.Mode), "observable": true, "priority": b.resource.priority,
+		}).Info("backfill triggered")
+	}
+	c.pending = nil
+	if err := c.measureLeaves(started); err != nil {
+		return err
+	}
+	c.reading = append(c.reading, started...)
+	c.sortReading()
+	return c.awaitWriters(started)
+}
+
+// awaitWriters has bindings wait for the transactions that may have written to their tables by now.
+func (c *capture) awaitWriters(bindings []*binding) error {
+	if len(bindings) == 0 || c.db.standby {
+		return nil
+	}
+	var oids []uint32
+	for _, b := range bindings {
+		oids = append(oids, b.table.oid)
+		for _, l := range b.table.leaves {
+			if l.oid != b.table.oid {
+				oids = append(oids, l.oid)
+			}
+		}
+	}
+	var holders map[uint32][]writer
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		holders, err = lockHolders(c.ctx, conn, oids)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list the transactions that write to the captured tables: %w", err)
+	}
+	for _, b := range bindings {
+		b.waiting = slices.Clone(holders[b.table.oid])
+		for _, l := range b.table.leaves {
+			if l.oid != b.table.oid {
+				b.waiting = append(b.waiting, holders[l.oid]...)
+			}
+		}
+	}
+	return nil
+}
+
+// pollWaiting looks whether bindings that wait for transactions may go on.
+func (c *capture) pollWaiting() error {
+	var writers []writer
+	var invisible []*binding
+	for _, b := range c.reading {
+		writers = append(writers, b.waiting...)
+		if b.invisible {
+			invisible = append(invisible, b)
+		}
+	}
+	if len(writers)+len(invisible) == 0 {
+		c.waitingSince = time.Time{}
+		return nil
+	}
+	if c.waitingSince.IsZero() {
+		c.waitingSince = time.Now()
+	}
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
+		if len(writers) > 0 {
+			open, err := stillOpen(c.ctx, conn, writers)
+			if err != nil {
+				return err
+			}
+			for _, b := range c.reading {
+				b.waiting = slices.DeleteFunc(b.waiting, func(w writer) bool {
+					return !slices.ContainsFunc(open, func(o writer) bool { return o.virtualXID == w.virtualXID })
+				})
+			}
+		}
+		if len(invisible) > 0 {
+			var text string
+			if err := conn.QueryRow(c.ctx, `SELECT txid_current_snapshot()::text`).Scan(&text); err != nil {
+				return err
+			}
+			seen, err := parseSnapshot(text)
+			if err != nil {
+				return err
+			}
+			for _, b := range invisible {
+				b.invisible = !b.unsettled.prune(&seen)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look at the transactions a backfill waits for: %w", err)
+	}
+	if time.Since(c.waitingSince) > 5*time.Second {
+		for _, b := range c.reading {
+			if text := b.describeWaiting(); text != "" {
+				c.diag.status("Backfill of " + text)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+const sqlMeasureLeaf = `SELECT coalesce(pg_relation_filenode($1::oid), 0)::bigint,
+	coalesce(pg_relation_size($1::oid), 0) / current_setting('block_size')::bigint`
+
+// measureLeaves gives bindings that are scanned by ctid a cursor for each relation that holds rows; a cursor whose
+// relation has been rewritten starts again. What is added behind the pages measured here is streamed.
+func (c *capture) measureLeaves(bindings []*binding) error {
+	for _, b := range bindings {
+		if !b.keyless() {
+			continue
+		}
+		var leaves []leafCursor
+		err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
+			for _, l := range b.table.leaves {
+				at := leafCursor{OID: l.oid}
+				var filenode int64
+				if err := conn.QueryRow(c.ctx, sqlMeasureLeaf, strconv.FormatUint(uint64(l.oid), 10)).Scan(&filenode, &at.Pages); err != nil {
+					return err
+				}
+				at.Filenode = uint32(filenode)
+				old := slices.IndexFunc(b.meta.Leaves, func(o leafCursor) bool { return o.OID == at.OID && o.Filenode == at.Filenode })
+				if old >= 0 {
+					at = b.meta.Leaves[old]
+				} else if len(b.meta.Leaves) == 0 && b.state.Scanned != nil {
+					at.Block, at.Offset, _ = parseCTID(b.state.Scanned) // the incumbent's: one position for all leaves
+				}
+				at.Done = at.Done || at.Block >= at.Pages
+				leaves = append(leaves, at)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("measure %s for its scan: %w", b.name(), err)
+		}
+		b.meta.Leaves = leaves
+		if leavesDone(leaves) { // an empty table: one chunk over no pages ends it
+			for i := range b.meta.Leaves {
+				b.meta.Leaves[i].Done = i > 0
+			}
+		}
+	}
+	return nil
+}
+
+// describe makes the plan of a relation the stream has just described, and takes note of what became of its table.
+func (c *capture) describe(e *relationEntry) error {
+	b := e.binding
+	if b.plan != nil && b.plan.sameShape(e.relation.columns) && (b.meta.OID == 0 || b.meta.OID == e.relation.oid) {
+		e.plan = b.plan
+		return nil
+	}
+	// The stream may be far behind the catalog or, for a moment, ahead of what we read of it.
+	if err := c.reload(b); err != nil {
+		return err
+	}
+	if b.phase == phaseMissing {
+		return nil
+	}
+	if b.plan.sameShape(e.relation.columns) {
+		e.plan = b.plan
+		return nil
+	}
+	var oids []uint32
+	for _, column := range e.relation.columns {
+		oids = append(oids, column.typeOID)
+	}
+	if err := c.loadTypes(oids); err != nil {
+		return err
+	}
+	e.plan = newPlan(e.relation.columns, b.planOptions(c.types, c.settings))
+	return nil
+}
+
+func (c *capture) loadTypes(oids []uint32) error {
+	var unknown []uint32
+	for _, oid := range oids {
+		unknown = c.types.unknown(unknown, oid)
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	return c.db.with(c.ctx, func(conn *pgx.Conn) error { return loadTypes(c.ctx, conn, c.types, unknown) })
+}
+
+// reload reads a binding's table from the catalog again.
+func (c *capture) reload(b *binding) error {
+	var loaded map[tableName]*table
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		loaded, err = loadTables(c.ctx, conn, c.settings, []tableName{b.name()})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the catalog about %s: %w", b.name(), err)
+	}
+	return c.refresh(b, loaded[b.name()])
+}
+
+// refresh takes note of what the catalog says of a binding's table now; nil is a missing one.
+func (c *capture) refresh(b *binding, t *table) error {
+	if t == nil {
+		if b.phase != phaseMissing {
+			c.parkBinding(b, "the table is gone")
+			c.due, c.dueSince = true, time.Now()
+		}
+		return nil
+	}
+	if b.phase == phaseMissing || b.meta.OID != 0 && b.meta.OID != t.oid {
+		c.status("%s was created anew: it is backfilled. Documents of rows that vanished stay in the collection.", b.name())
+		c.rewind(b)
+		c.due, c.dueSince = true, time.Now()
+	}
+	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.plan.sameShape(streamed(t)) {
+		b.table = t
+		return nil
+	}
+	if err := c.prepareBinding(b, t); err != nil {
+		c.parkBinding(b, err.Error())
+		c.due, c.dueSince = true, time.Now()
+	}
+	return nil
+}
+
+// prepareBinding makes a binding's plan and scan key, with the types they need.
+func (c *capture) prepareBinding(b *binding, t *table) error {
+	var oids []uint32
+	for i := range t.columns {
+		oids = append(oids, t.columns[i].typeOID)
+	}
+	if err := c.loadTypes(oids); err != nil {
+		return err
+	}
+	if err := c.loadCasts(oids); err != nil {
+		return err
+	}
+	return b.prepare(t, c.types, c.settings, c.casts)
+}
+
+const sqlTypeNames = `SELECT oid::bigint, format_type(oid, NULL) FROM pg_type WHERE oid = ANY ($1::oid[])`
+
+// loadCasts reads how types are spelled in SQL.
+func (c *capture) loadCasts(oids []uint32) error {
+	var missing []uint32
+	for _, oid := range oids {
+		if _, ok := c.casts[oid]; !ok && !slices.Contains(missing, oid) {
+			missing = append(missing, oid)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return c.db.with(c.ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(c.ctx, sqlTypeNames, oidArray(missing))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var oid int64
+			var name string
+			if err := rows.Scan(&oid, &name); err != nil {
+				return err
+			}
+			c.casts[uint32(oid)] = name
+		}
+		return rows.Err()
+	})
+}
+
+// sourceSchema emits the schema of a binding's documents if it changed. The documents of the new shape follow it.
+func (c *capture) sourceSchema(b *binding, p *plan, shape *relation) error {
+	same := b.sourced != nil && b.sourced.sameShape(p.columns)
+	b.sourced = p
+	if same || !c.settings.flags.emitSourcedSchemas || b.table == nil {
+		return nil
+	}
+	schema, err := sourcedSchema(b.table, shape, c.types, b.collectionKey, c.settings)
+	if err != nil {
+		return fmt.Errorf("schema of %s: %w", b.name(), err)
+	}
+	return c.out.sourcedSchema(b.index, schema)
+}
+
+// nextRediscovery is when to read the catalog again: the interval, spread so that many captures do not ask at once.
+func (c *capture) nextRediscovery() time.Time {
+	return time.Now().Add(time.Duration(float64(c.settings.rediscoveryInterval) * (0.5 + rand.Float64())))
+}
+
+// rediscover reads the catalog about every bound table: tables that came back or went, schemas that changed.
+func (c *capture) rediscover() error {
+	c.rediscoverAt = c.nextRediscovery()
+	names := make([]tableName, len(c.bindings))
+	for i, b := range c.bindings {
+		names[i] = b.name()
+	}
+	var loaded map[tableName]*table
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		loaded, err = loadTables(c.ctx, conn, c.settings, names)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the catalog about the captured tables: %w", err)
+	}
+	for _, b := range c.bindings {
+		if err := c.refresh(b, loaded[b.name()]); err != nil {
+			return err
+		}
+		if b.plan != nil && b.sourced != b.plan {
+			if err := c.sourceSchema(b, b.plan, nil); err != nil {
+				return err
+			}
+			c.due, c.dueSince = true, time.Now()
+		}
+	}
+	return nil
+}
