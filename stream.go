@@ -143,8 +143,11 @@ func (c *capture) handleChange(m *walMessage) error {
 		}
 	}
 	want := len(e.relation.columns)
-	if ch.new != nil && len(ch.new) != want || ch.old != nil && len(ch.old) != want {
-		return fmt.Errorf("change of %s: %d columns, the relation has %d", b.name(), max(len(ch.new), len(ch.old)), want)
+	if ch.op != 'D' && len(ch.new) != want {
+		return fmt.Errorf("change of %s: a new tuple of %d columns, the relation has %d", b.name(), len(ch.new), want)
+	}
+	if ch.oldKind != 0 && len(ch.old) != want {
+		return fmt.Errorf("change of %s: an old tuple of %d columns, the relation has %d", b.name(), len(ch.old), want)
 	}
 	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1)
 	c.tx.changes++
@@ -188,18 +191,21 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	}
 	// An update. An old tuple tells the old key, as far as it carries the key's columns; without one the key is the same.
 	full := ch.oldKind == 'O'
-	var fill tuple
+	var fill, before tuple
+	if ch.oldKind != 0 {
+		before = ch.old
+	}
 	if full {
 		fill = ch.old
 	}
-	c.newKey = p.keyValues(c.newKey, ch.new, ch.old)
+	c.newKey = p.keyValues(c.newKey, ch.new, before)
 	moved := false
 	if ch.oldKind != 0 && c.oldHasKey(e, ch) {
 		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
 		moved = !sameKey(c.oldKey, c.newKey)
 	}
 	if !moved {
-		return c.place(e, 'u', c.newKey, ch.new, fill, ch.old, !full)
+		return c.place(e, 'u', c.newKey, ch.new, fill, before, !full)
 	}
 	if err := checkOldKey(c.oldKey, p); err != nil {
 		return err
@@ -414,9 +420,11 @@ func (c *capture) applyKeyless(e *relationEntry, ch *change) error {
 		return c.emit(e, 'c', ch.new, false, nil, false)
 	case 'D':
 		return c.emit(e, 'd', ch.old, ch.oldKind == 'K', nil, false)
-	default:
-		return c.emit(e, 'u', ch.new, false, ch.old, ch.oldKind != 'O')
 	}
+	if ch.oldKind == 0 {
+		return c.emit(e, 'u', ch.new, false, nil, false)
+	}
+	return c.emit(e, 'u', ch.new, false, ch.old, ch.oldKind == 'K')
 }
 
 // emit writes one document of the stream.
