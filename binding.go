@@ -69,7 +69,9 @@ type binding struct {
 	phase phase
 	state *bindingState
 	meta  bindingMetadata
-	dirty bool // state or meta changed since the last checkpoint
+	dirty bool // state or meta changed since the last checkpoint; set by mark alone
+	// changed is the capture's list of dirty bindings.
+	changed *[]*binding
 
 	table  *table // what the catalog says; nil when missing
 	plan   *plan  // for the table's columns as the catalog says
@@ -105,7 +107,15 @@ func (b *binding) transition(ev event) {
 	next, ok := b.phase.next(ev)
 	assert(ok, "%s: event %d in phase %d", b.name(), ev, b.phase)
 	b.phase = next
-	b.dirty = true
+	b.mark()
+}
+
+// mark has the next checkpoint carry the binding.
+func (b *binding) mark() {
+	if !b.dirty {
+		b.dirty = true
+		*b.changed = append(*b.changed, b)
+	}
 }
 
 // rewind has the table captured anew. first tells whether the collection can hold nothing of it.
@@ -279,7 +289,7 @@ func (b *binding) resume() error {
 
 // advance moves the binding past a settled chunk.
 func (b *binding) advance(ck *chunk) error {
-	b.dirty = true
+	b.mark()
 	if b.keyless() {
 		b.meta.Leaves = b.leavesAfter(ck)
 		if leavesDone(b.meta.Leaves) {
@@ -347,7 +357,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 		where = append(where, "("+b.table.rowFilter+")")
 	}
 	if b.resource.filter != "" {
-		where = append(where, "("+b.resource.filter+")")
+		where = append(where, "("+b.resource.filter+"\n)") // the text may end in a comment
 	}
 	if b.keyless() {
 		q.ctid = true

@@ -71,6 +71,7 @@ type capture struct {
 	byName   map[tableName]*binding
 	pending  []*binding // in phasePending
 	reading  []*binding // in phaseBackfill, highest priority first
+	changed  []*binding // since the last checkpoint
 	removed  map[string]*bindingState
 
 	relations map[uint32]*relationEntry
@@ -97,7 +98,6 @@ type capture struct {
 	ticks        *time.Ticker
 	rediscoverAt time.Time
 	lastProgress time.Time
-	chunkArenas  [][]byte
 	change       change
 	newKey       []value
 	oldKey       []value
@@ -553,15 +553,14 @@ func (c *capture) checkpoint() error {
 	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
 	changed := c.removed
 	c.removed = nil
-	for _, b := range c.bindings {
-		if b.dirty {
-			if changed == nil {
-				changed = make(map[string]*bindingState)
-			}
-			changed[b.stateKey] = b.storedState()
-			b.dirty = false
+	for _, b := range c.changed {
+		if changed == nil {
+			changed = make(map[string]*bindingState)
 		}
+		changed[b.stateKey] = b.storedState()
+		b.dirty = false
 	}
+	c.changed = c.changed[:0]
 	var err error
 	if c.patch, err = appendPatch(c.patch[:0], c.cursor, changed); err != nil {
 		return err

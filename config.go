@@ -298,8 +298,8 @@ func (s *settings) parseNames(advanced *object) {
 	}
 }
 
-// parseTableName splits schema.table at its first dot, in exact spelling. A part may stand in double quotes, inside
-// which a dot is plain and a quote is doubled; a quote elsewhere is an error.
+// parseTableName splits schema.table at its first dot. As in SQL, where the incumbent puts the text as it is, a part in
+// double quotes is meant exactly, a dot in it being plain and a quote doubled, and a plain part in lower case.
 func parseTableName(text string) (t tableName, ok bool) {
 	schema, rest, ok := cutName(text, ".")
 	if !ok || !strings.HasPrefix(rest, ".") {
@@ -319,7 +319,7 @@ func cutName(text, end string) (name, rest string, ok bool) {
 		if i < 0 || strings.Contains(text[:i], `"`) {
 			return "", "", false
 		}
-		return text[:i], text[i:], true
+		return strings.ToLower(text[:i]), text[i:], true
 	}
 	for i := 1; i < len(text); i++ {
 		if text[i] != '"' {

@@ -124,7 +124,7 @@ func TestParseConfig(t *testing.T) {
 			},
 		},
 		"unpublished, advanced": {configChanges{"advanced.discover_unpublished_tables": true}, func(s *settings) { s.discoverUnpublished = true }},
-		"watermarks":            {configChanges{"advanced.watermarksTable": "Ops.marks.v2"}, func(s *settings) { s.watermarks = tableName{"Ops", "marks.v2"} }},
+		"watermarks":            {configChanges{"advanced.watermarksTable": "Ops.marks.v2"}, func(s *settings) { s.watermarks = tableName{"ops", "marks.v2"} }},
 		"watermarks, quoted":    {configChanges{"advanced.watermarksTable": `"a.""b".marks`}, func(s *settings) { s.watermarks = tableName{`a."b`, "marks"} }},
 		"watermarks, quoted name": {
 			configChanges{"advanced.watermarksTable": `ops."Marks"`}, func(s *settings) { s.watermarks = tableName{"ops", "Marks"} },

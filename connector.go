@@ -28,6 +28,7 @@ const protocolVersion = 3032023
 type connector struct {
 	requests *requestReader
 	out      *output
+	stop     context.CancelCauseFunc // of the context that serve runs under
 	docsURL  string
 	polling  bool // SHUTDOWN_AFTER_POLLING=yes
 }
@@ -334,9 +335,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		bindings = append(bindings, b)
 	}
 	acks := &acknowledgements{}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() { cancel(acks.run(k.requests)) }()
+	go func() { k.stop(acks.run(k.requests)) }()
 
 	logStatus("Connecting to database", nil)
 	db, err := connectDatabase(ctx, s)
@@ -349,7 +348,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]string), fencer: newFencer(db),
 	}
 	defer c.fencer.close()
-	c.diag = &diagnostics{capture: c}
+	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
 		return stopCause(ctx, err)
 	}
@@ -439,13 +438,15 @@ func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState
 	fresh := true
 	bound := make(map[string]bool)
 	for i, b := range c.bindings {
+		b.changed = &c.changed
 		bound[b.stateKey] = true
 		stored := state.Bindings[b.stateKey]
 		if stored == nil || stored.Mode == storedIgnore {
 			logrus.WithField("stateKey", b.stateKey).Info("binding added to capture")
 			b.state = &bindingState{Mode: storedPending}
 			b.meta.First = stored == nil && specs[i].Backfill == 0
-			b.phase, b.dirty = phasePending, true
+			b.phase = phasePending
+			b.mark()
 			continue
 		}
 		fresh = false
@@ -475,6 +476,7 @@ func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState
 		logrus.Info("all bindings are new, resetting replication cursor")
 		c.cursor = 0
 	}
+	c.acks.flushed.Store(uint64(c.cursor)) // the runtime gave us this cursor, so it has committed it
 	if c.settings.flags.forceResetCursor != 0 {
 		c.cursor = c.settings.flags.forceResetCursor
 	}
@@ -502,7 +504,8 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 			return err
 		}
 		if b.phase == phaseActive && b.meta.OID == 0 && b.table != nil { // taken over from the incumbent
-			b.meta.OID, b.dirty = b.table.oid, true
+			b.meta.OID = b.table.oid
+			b.mark()
 		}
 		if b.phase == phaseBackfill && b.meta.OID == 0 && b.table != nil {
 			b.meta.OID = b.table.oid
@@ -568,9 +571,6 @@ func (c *capture) replicate(ctx context.Context) error {
 	if err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return err
-	}
-	if c.acks.flushed.Load() < uint64(c.stored) && c.stored == start {
-		c.acks.flushed.Store(uint64(start)) // the runtime gave us this cursor, so it has committed it
 	}
 	timeout, err := c.senderTimeout(ctx)
 	if err != nil {
@@ -731,7 +731,9 @@ func (c *capture) noteServer(identity pglogrepl.IdentifySystemResult) {
 	for _, b := range c.bindings {
 		if b.meta.System != identity.SystemID || b.meta.Timeline != int(identity.Timeline) {
 			b.meta.System, b.meta.Timeline = identity.SystemID, int(identity.Timeline)
-			b.dirty = b.dirty || b.phase == phaseActive || b.phase == phaseBackfill
+			if b.phase == phaseActive || b.phase == phaseBackfill {
+				b.mark()
+			}
 		}
 	}
 }

@@ -29,6 +29,7 @@ func logStatus(message string, fields logrus.Fields) {
 // diagnostics watches one capture. Owned by the capture goroutine.
 type diagnostics struct {
 	capture    *capture
+	task       string
 	last       string
 	xidAt      time.Time
 	progressAt time.Time

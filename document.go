@@ -40,6 +40,7 @@ type plan struct {
 	txid    bool        // the collection has a place for txid
 	key     []int       // tuple index of each key column, in key order; nil when one is missing from the shape
 	missing string      // the key column missing from the shape, when key is nil and there is a key
+	options planOptions // what it was made from
 }
 
 // planOptions are what a plan depends on beside the shape.
@@ -50,18 +51,20 @@ type planOptions struct {
 	types         *typeCatalog
 	settings      *settings
 	txid          bool
+	limit         int // bytes of a value beyond which it is cut; 0 is the usual limit
 }
 
 // metaColumn is the name our own field has in every document; a column of that name is left out.
 const metaColumn = "_meta"
 
 func newPlan(columns []relationColumn, o planOptions) *plan {
-	p := &plan{columns: columns, txid: o.txid}
+	p := &plan{columns: columns, txid: o.txid, options: o}
 	for i, c := range columns {
 		if c.name == metaColumn {
 			continue
 		}
 		opts := o.settings.encodeOptions()
+		opts.limit = o.limit
 		opts.floatAsString = slices.Contains(o.collectionKey, c.name)
 		p.fields = append(p.fields, planField{
 			name:   append(appendJSONString(nil, []byte(c.name)), ':'),
@@ -88,6 +91,13 @@ func newPlan(columns []relationColumn, o planOptions) *plan {
 		p.key = append(p.key, i)
 	}
 	return p
+}
+
+// cutTo returns the plan with another limit of a value's size.
+func (p *plan) cutTo(limit int) *plan {
+	o := p.options
+	o.limit = limit
+	return newPlan(p.columns, o)
 }
 
 // sameShape reports whether tuples of the columns can be read by this plan.
@@ -207,6 +217,9 @@ func (p *plan) keyValues(dst []value, t, fill tuple) []value {
 	}
 	return dst
 }
+
+// describeKeyOf is a row's key for people.
+func (p *plan) describeKeyOf(t tuple) string { return describeKey(p.keyValues(nil, t, nil)) }
 
 // appendIdentity appends bytes that are equal for two keys of one plan exactly if their text is: the identity of a
 // document in its collection.

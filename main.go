@@ -59,6 +59,7 @@ func runConnector() int {
 	k := &connector{
 		requests: newRequestReader(os.Stdin, c),
 		out:      newOutput(os.Stdout, c),
+		stop:     cancel,
 		docsURL:  documentationURL,
 		polling:  os.Getenv("SHUTDOWN_AFTER_POLLING") == "yes",
 	}

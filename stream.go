@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/sirupsen/logrus"
 )
 
 // relationEntry is what the stream's Relation messages and the catalog say together of one OID.
@@ -32,6 +33,9 @@ type transaction struct {
 	placed    map[string][]uint64
 	truncated bool
 }
+
+// maxDocument keeps a document's message below the runtime's limit of 64 MiB (spec/flow-protocol.md §2.6).
+const maxDocument = 60 << 20
 
 // side is where a key lies relative to a backfill.
 type side uint8
@@ -447,6 +451,15 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	if err != nil {
 		c.out.discard()
 		return err
+	}
+	for limit := truncateAt / 2; len(dst)-at > maxDocument && limit > 0; limit /= 2 {
+		// The runtime takes no message of 64 MiB: the longest values are cut further until the document fits.
+		if dst, err = p.cutTo(limit).appendDocument(dst[:at], from, t, keysOnly, before, beforeKeysOnly); err != nil {
+			c.out.discard()
+			return err
+		}
+		logrus.WithFields(logrus.Fields{"table": b.name().String(), "key": p.describeKeyOf(t), "limit": limit}).
+			Warn("a document over 60 MiB had its longest values cut")
 	}
 	c.undelivered += len(dst) - at
 	c.documents++

@@ -67,6 +67,7 @@ func (c *capture) activate() error {
 		started = append(started, b)
 		logrus.WithFields(logrus.Fields{
 			"stream": b.name().String(), "mode": string(b.state.Mode), "observable": true, "priority": b.resource.priority,
+			"catalog_task_name": c.diag.task,
 		}).Info("backfill triggered")
 	}
 	c.pending = nil
