@@ -97,7 +97,6 @@ type capture struct {
 	lastTick     time.Time
 	ticks        *time.Ticker
 	rediscoverAt time.Time
-	lastProgress time.Time
 	change       change
 	newKey       []value
 	oldKey       []value

@@ -111,7 +111,7 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 // connectWatermarks opens the connection that writes watermarks. Its commits return when the transactions before them are
 // visible, also under synchronous replication; a statement timeout ends only that wait, so it is short.
 func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
-	var config = db.pool.Config().ConnConfig
+	config := db.pool.Config().ConnConfig
 	config.RuntimeParams["synchronous_commit"] = "remote_apply"
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(watermarkTimeout.Milliseconds(), 10)
 	conn, err := pgx.ConnectConfig(ctx, config)

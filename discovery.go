@@ -79,7 +79,6 @@ type leaf struct {
 	tableName
 	oid         uint32
 	relfilenode uint32
-	pages       int64 // relpages-independent: pg_relation_size / block size is read when a ctid scan starts
 	identity    byte
 }
 

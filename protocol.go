@@ -320,15 +320,15 @@ func newOutput(w io.Writer, c codec) *output {
 	return &output{w: w, codec: c, limit: maxFrame, buf: make([]byte, 0, outputSize), header: frameLength + 1 + 2 + 1 + 2}
 }
 
-// Keys of protobuf fields: number<<3 | wire type, 0 for a varint, 2 for bytes (capture.proto, flow.proto).
+// Keys of protobuf fields: number<<3 | wire type, 2 for bytes, 0 (not written) for a varint (capture.proto, flow.proto).
 const (
 	keyCaptured   = 6<<3 | 2 // Response.captured
 	keyCheckpoint = 7<<3 | 2 // Response.checkpoint
-	keyBinding    = 1<<3 | 0 // Response.Captured.binding
+	keyBinding    = 1 << 3   // Response.Captured.binding
 	keyDoc        = 2<<3 | 2 // Response.Captured.doc_json
 	keyState      = 1<<3 | 2 // Response.Checkpoint.state
 	keyUpdated    = 1<<3 | 2 // ConnectorState.updated_json
-	keyMergePatch = 2<<3 | 0 // ConnectorState.merge_patch
+	keyMergePatch = 2 << 3   // ConnectorState.merge_patch
 )
 
 // maxHeader is the size of the largest document header: length, then captured, binding and doc with a varint each.

@@ -230,8 +230,10 @@ func TestAppendOrderTies(t *testing.T) {
 func TestAppendOrderColumns(t *testing.T) {
 	rows := [][]value{
 		texts("", "", "1"), texts("", "a", "0.1"), texts("", "a", "1"), texts("", "ab", "-5"), texts("a", "", "0"), texts("a", "", "0.5"),
-		texts("a", "b", "0"), texts("aa", "", "0"), texts("ab", "", "-1"), {text("ab"), {kind: valueNull}, text("-2")},
-		{text("ab"), {kind: valueNull}, text("3")}, {{kind: valueNull}, text("a"), text("3")},
+		texts("a", "b", "0"), texts("aa", "", "0"), texts("ab", "", "-1"),
+		{text("ab"), {kind: valueNull}, text("-2")},
+		{text("ab"), {kind: valueNull}, text("3")},
+		{{kind: valueNull}, text("a"), text("3")},
 	}
 	k := keyOf(textKey, varcharKey, numericKey)
 	var before []byte
@@ -402,7 +404,8 @@ var packedVectors = []struct {
 	{
 		[]keyType{numericKey},
 		[]string{"0.00"},
-		"05 02'N'00 05 14 00ff 00 01 00ff 00ff ff ff 00ff 00ff 00ff 00ff 00 00", []string{"0"},
+		"05 02'N'00 05 14 00ff 00 01 00ff 00ff ff ff 00ff 00ff 00ff 00ff 00 00",
+		[]string{"0"},
 	},
 	{[]keyType{numericKey}, []string{"NaN"}, "02 'NaN' 00", nil},
 }
@@ -579,8 +582,14 @@ func TestNumericOrderAgainstRationals(t *testing.T) {
 
 func FuzzUnpack(f *testing.F) {
 	sets := [][]keyType{
-		{numericKey}, {textKey, int4Key}, {timestamptzKey, dateKey, timestampKey}, {byteaKey, boolKey, float8Key, float4Key},
-		{intervalKey, inetKey, varbitKey}, {uuidKey, timetzKey, timeKey}, {oidKey, xid8Key, lsnKey, charKey}, {enumKey, macKey, mac8Key},
+		{numericKey},
+		{textKey, int4Key},
+		{timestamptzKey, dateKey, timestampKey},
+		{byteaKey, boolKey, float8Key, float4Key},
+		{intervalKey, inetKey, varbitKey},
+		{uuidKey, timetzKey, timeKey},
+		{oidKey, xid8Key, lsnKey, charKey},
+		{enumKey, macKey, mac8Key},
 	}
 	for i := range sets {
 		for _, v := range packedVectors {
