@@ -19,6 +19,25 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// chunkBuffers is the memory of a chunk, handed from one that has ended to the next.
+type chunkBuffers struct {
+	arena []byte
+	rows  []chunkRow
+	index []uint32
+}
+
+// borrow has the chunk use the buffers.
+func (c *chunk) borrow(b chunkBuffers) {
+	c.arena, c.rows, c.index = b.arena[:0], b.rows[:0], b.index[:0]
+}
+
+// giveBack ends the chunk and returns its memory.
+func (c *chunk) giveBack() chunkBuffers {
+	b := chunkBuffers{arena: c.arena, rows: c.rows, index: c.index}
+	c.arena, c.rows, c.index, c.live, c.garbage = nil, nil, nil, 0, 0
+	return b
+}
+
 // snapshot is a txid_current_snapshot(): which transactions a query sees.
 type snapshot struct {
 	xmin, xmax uint64
@@ -108,6 +127,7 @@ type chunk struct {
 	leaf   leafCursor
 	// filtered counts rows that only kept the scan moving (min_backfill_xid) and are not part of the chunk.
 	filtered int
+	bytes    int  // of the rows as they were scanned
 	stopped  bool // the query was stopped before its end, the rows so far being kept
 
 	generation int // the binding's when the chunk was asked for
@@ -292,6 +312,7 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 		}
 	}
 	_, err := rr.Close()
+	c.bytes = len(c.arena)
 	scanned := len(c.rows) + c.filtered
 	if err != nil {
 		if sqlState(err) == "57014" && scanned > 0 && ctx.Err() == nil {
@@ -551,7 +572,7 @@ func (c *chunk) spoil(reason string) {
 	if c.spoiled == "" {
 		c.spoiled = reason
 	}
-	c.arena, c.rows, c.index, c.live, c.garbage = nil, nil, nil, 0, 0
+	c.giveBack()
 }
 
 // compact drops garbage when it outweighs the rest, and spoils a chunk that patches have outgrown.

@@ -545,14 +545,14 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key
 
 // adapt sizes the next chunk by what the last one cost: the configured row count is a ceiling, and a chunk should fill
 // neither its budget nor much more than two seconds of stalled stream.
-func (b *binding) adapt(c *chunk, s *settings, fixed bool) {
+func (b *binding) adapt(c *chunk, rows int, s *settings, fixed bool) {
 	limit := c.limit
-	scanned := len(c.rows) + c.filtered
+	scanned := rows + c.filtered
 	if c.stopped {
 		limit = max(1, scanned*3/4)
 	} else if !fixed && c.took > 2*time.Second {
 		limit = max(16, limit/2)
-	} else if c.took < time.Second && len(c.arena) < c.budget/2 {
+	} else if c.took < time.Second && c.bytes < c.budget/2 {
 		limit *= 2
 	}
 	b.limit = min(limit, s.chunkRows)

@@ -105,6 +105,7 @@ type capture struct {
 	image        []byte
 	filled       tuple
 	rowScratch   tuple
+	spare        []chunkBuffers // of settled chunks
 	seed         maphash.Seed
 	roundRobin   int
 	waitingSince time.Time
@@ -345,6 +346,10 @@ func (c *capture) startRound(bindings []*binding) {
 			binding: b, plan: b.plan, table: b.table, limit: max(1, b.limit), budget: budget, seed: c.seed,
 			generation: b.generation,
 		}
+		if n := len(c.spare); n > 0 {
+			ck.borrow(c.spare[n-1])
+			c.spare = c.spare[:n-1]
+		}
 		r.chunks = append(r.chunks, ck)
 		jobs = append(jobs, job{ck, b.scanQuery(ck, c.settings, c.db)})
 	}
@@ -449,9 +454,13 @@ func (c *capture) settleChunk(ck *chunk) error {
 		}
 		from.loc[1]++
 	}
+	scannedRows := len(ck.rows)
+	if len(c.spare) < 2*roundChunks && cap(ck.arena) <= 2*ck.budget {
+		c.spare = append(c.spare, ck.giveBack())
+	}
 	rows := int(from.loc[1]) - b.state.Backfilled
 	b.state.Backfilled = int(from.loc[1])
-	b.adapt(ck, c.settings, c.polling)
+	b.adapt(ck, scannedRows, c.settings, c.polling)
 	if err := b.advance(ck); err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	_ "net/http/pprof" // served at PPROF_ADDRESS
 	"os"
 	"os/signal"
 	"strings"
@@ -47,6 +49,11 @@ func runConnector() int {
 		return 1
 	}
 	setMemoryLimit()
+	if address := os.Getenv("PPROF_ADDRESS"); address != "" {
+		go func() {
+			logrus.WithError(http.ListenAndServe(address, nil)).Warn("cannot serve profiles at PPROF_ADDRESS")
+		}()
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
