@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/sirupsen/logrus"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
 )
@@ -211,6 +212,9 @@ func streamed(t *table) []relationColumn {
 // prepare makes plan and scan key from what the catalog says of the table.
 func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[uint32]string) error {
 	columns := streamed(t)
+	if t.column(metaColumn) != nil && b.table == nil {
+		logrus.Warnf("column %q of %s is left out: documents have a property of that name", metaColumn, t.tableName)
+	}
 	b.table = t
 	b.plan = newPlan(columns, b.planOptions(types, s))
 	b.key, b.terms, b.casts = nil, nil, nil
@@ -450,42 +454,52 @@ func xminCondition(xid string) string {
 		" < 2147483648)"
 }
 
-// askAfter asks the server whether a key comes after each of the bounds.
-func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, key []value, bounds [][]value) ([]bool, error) {
+// askAfter asks the server, for each of the keys, whether it comes after each of the bounds.
+func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, bounds [][]value) ([][]bool, error) {
 	var params [][]byte
-	termsOf := func(values []value) []keyTerm {
-		terms := make([]keyTerm, len(values))
-		for i, v := range values {
-			data := v.data
-			if v.kind == valueNull {
-				data = nil
-			}
-			params = append(params, data)
-			terms[i] = keyTerm{sql: "($" + strconv.Itoa(len(params)) + "::" + b.casts[i] + ")", null: v.kind == valueNull}
+	param := func(v value, i int) string {
+		if v.kind == valueNull {
+			params = append(params, nil)
+		} else {
+			params = append(params, v.data)
 		}
-		return terms
+		return "($" + strconv.Itoa(len(params)) + "::" + b.casts[i] + ")"
 	}
-	left := termsOf(key)
-	var columns []string
+	var rows, names, columns []string
+	for i, k := range keys {
+		row := []string{strconv.Itoa(i)}
+		for j, v := range k.values {
+			row = append(row, param(v, j))
+		}
+		rows = append(rows, "("+strings.Join(row, ",")+")")
+	}
+	left := make([]keyTerm, len(b.terms))
+	for i := range left {
+		names = append(names, "c"+strconv.Itoa(i))
+		left[i] = keyTerm{sql: names[i], nullable: b.terms[i].nullable}
+	}
 	for _, bound := range bounds {
-		right := termsOf(bound)
+		right := make([]keyTerm, len(bound))
+		for i, v := range bound {
+			if right[i].null = v.kind == valueNull; !right[i].null {
+				right[i].sql = param(v, i)
+			}
+		}
 		columns = append(columns, "coalesce("+sqlAfter(left, right)+", false)::text")
 	}
-	where := strings.TrimSuffix(boundParams(left), " AND ")
-	sql := "SELECT " + strings.Join(columns, ", ")
-	if where != "" {
-		sql += " WHERE " + where
-	}
-	result := conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Read()
+	result := conn.PgConn().ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM (VALUES "+strings.Join(rows, ",")+
+		") AS k (i, "+strings.Join(names, ", ")+") ORDER BY i", params, nil, nil, nil).Read()
 	if result.Err != nil {
 		return nil, result.Err
 	}
-	if len(result.Rows) != 1 {
-		return nil, fmt.Errorf("want one row, have %d", len(result.Rows))
+	if len(result.Rows) != len(keys) {
+		return nil, fmt.Errorf("want %d rows, have %d", len(keys), len(result.Rows))
 	}
-	after := make([]bool, len(bounds))
-	for i, v := range result.Rows[0] {
-		after[i] = string(v) == "true"
+	after := make([][]bool, len(keys))
+	for i, row := range result.Rows {
+		for _, v := range row {
+			after[i] = append(after[i], string(v) == "true")
+		}
 	}
 	return after, nil
 }

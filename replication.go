@@ -257,6 +257,22 @@ func (s *replication) ready() bool {
 	return s.current != nil && s.at < s.current.n || len(s.full) > 0
 }
 
+// peek calls f with the pgoutput messages that have arrived in the current batch and are still to come from next, until f
+// returns false. They are valid during the call.
+func (s *replication) peek(f func(data []byte) bool) {
+	if s.current == nil {
+		return
+	}
+	for at := s.at; at < s.current.n; {
+		size := int(binary.BigEndian.Uint32(s.current.buf[at+1:]))
+		kind, body := s.current.buf[at], s.current.buf[at+5:at+1+size]
+		at += 1 + size
+		if kind == 'd' && len(body) > 25 && body[0] == 'w' && !f(body[25:]) {
+			return
+		}
+	}
+}
+
 // arrived is where the next batch comes; hand it to take. REQUIRES: not ready. The last message is valid no more.
 func (s *replication) arrived() <-chan *batch {
 	if s.current != nil {

@@ -495,7 +495,17 @@ func (c *capture) sideOf(b *binding, key []value) (side, error) {
 	return sideBeyond, nil
 }
 
-// askSide is sideOf for keys whose order only the server knows. Answers are kept until the window changes.
+// askedKey is a key whose side the server is to tell.
+type askedKey struct {
+	identity string
+	values   []value
+}
+
+// mostAsked bounds the keys of one question, and with the columns of a key the parameters of its query (65,535 at most).
+const mostAsked = 1000
+
+// askSide is sideOf for keys whose order only the server knows. Answers are kept until the window changes; a question
+// includes the keys of the changes that have already arrived, so that a round trip serves many.
 func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	switch {
 	case b.scanned == nil && ck == nil:
@@ -508,6 +518,11 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	if known, ok := b.sides[string(c.identity)]; ok {
 		return known, nil
 	}
+	if b.sides == nil || len(b.sides) > 1<<16 {
+		b.sides = make(map[string]side)
+	}
+	identity := string(c.identity)
+	asked := c.arrivedKeys(b, ck, []askedKey{{identity: identity, values: key}})
 	var bounds [][]value
 	if b.scanned != nil {
 		bounds = append(bounds, b.scanned)
@@ -515,30 +530,67 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	if ck != nil && !ck.final {
 		bounds = append(bounds, ck.end)
 	}
-	var beyond []bool
+	var after [][]bool
 	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		beyond, err = askAfter(c.ctx, conn, b, key, bounds)
+		after, err = askAfter(c.ctx, conn, b, asked, bounds)
 		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err)
 	}
-	at := sideBeyond
-	i := 0
-	if b.scanned != nil {
-		if !beyond[0] {
-			at = sideScanned
+	for i, a := range asked {
+		at, beyond := sideBeyond, after[i]
+		if b.scanned != nil {
+			if !beyond[0] {
+				at = sideScanned
+			}
+			beyond = beyond[1:]
 		}
-		i++
+		if at == sideBeyond && ck != nil && (ck.final || !beyond[0]) {
+			at = sideChunk
+		}
+		b.sides[a.identity] = at
 	}
-	if at == sideBeyond && ck != nil && (ck.final || !beyond[i]) {
-		at = sideChunk
-	}
-	if b.sides == nil || len(b.sides) > 1<<16 {
-		b.sides = make(map[string]side)
-	}
-	b.sides[string(c.identity)] = at
-	return at, nil
+	return b.sides[identity], nil
+}
+
+// arrivedKeys appends the keys of the binding's changes that wait in the receive buffer and that would be asked for.
+func (c *capture) arrivedKeys(b *binding, ck *chunk, asked []askedKey) []askedKey {
+	var ch change
+	var identity []byte
+	seen := map[string]bool{asked[0].identity: true}
+	most := mostAsked / len(b.terms)
+	c.session.peek(func(data []byte) bool {
+		switch data[0] {
+		case 'R':
+			return false // shapes may change
+		case 'I', 'U', 'D':
+		default:
+			return true
+		}
+		if decodeChange(data, &ch) != nil {
+			return false
+		}
+		e := c.relations[ch.relation]
+		if e == nil || e.binding != b || e.plan == nil || e.plan.key == nil {
+			return true
+		}
+		for _, t := range [...]tuple{ch.new, ch.old} {
+			if len(t) != len(e.plan.columns) {
+				continue
+			}
+			key := e.plan.keyValues(nil, t, nil)
+			identity = appendIdentity(identity[:0], key)
+			if _, known := b.sides[string(identity)]; known || seen[string(identity)] || hasUnchanged(key) ||
+				ck != nil && ck.find(identity) >= 0 {
+				continue
+			}
+			seen[string(identity)] = true
+			asked = append(asked, askedKey{identity: string(identity), values: cloneTuple(key)})
+		}
+		return len(asked) < most
+	})
+	return asked
 }
 
 // handleRelation takes note of a table's shape as of here in the stream.

@@ -340,6 +340,10 @@ func (c *capture) loadCasts(oids []uint32) error {
 // sourceSchema emits the schema of a binding's documents if it changed. The documents of the new shape follow it.
 func (c *capture) sourceSchema(b *binding, p *plan, shape *relation) error {
 	same := b.sourced != nil && b.sourced.sameShape(p.columns)
+	if b.sourced != nil && !same {
+		c.status("%s changed its columns: later documents have the new ones. Rows already captured are not sent again: trigger "+
+			"a backfill if they have new values. If documents no longer fit the collection's schema, re-discover it.", b.name())
+	}
 	b.sourced = p
 	if same || !c.settings.flags.emitSourcedSchemas || b.table == nil {
 		return nil
