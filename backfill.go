@@ -121,7 +121,7 @@ type chunk struct {
 
 	final  bool    // the table ended within this chunk: its range ends at +∞
 	end    []value // key of the last row scanned; nil when none was
-	before []value // the key ahead of end, where several rows may share one; tied is the first row of end's
+	before []value // the key ahead of end, where several rows may share one; tied is where rows with end's key begin
 	tied   int
 	order  []byte // comparison form of end
 	leaf   leafCursor
@@ -136,8 +136,9 @@ type chunk struct {
 	err     error
 	took    time.Duration
 	scratch tuple
-	keyBuf  []value
-	idBuf   []byte
+	// buffered is the row that a patch is merged with.
+	buffered tuple
+	keyBuf   []value
 }
 
 // scanQuery is the query of one chunk.
@@ -286,6 +287,7 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 			last = append(last[:0], raw[0]...)
 			raw = raw[1:]
 		}
+		first := len(c.rows) // the row's place, if it is kept
 		keep := true
 		if q.xmin {
 			keep = len(raw[0]) == 1 && raw[0][0] == 't'
@@ -302,10 +304,9 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 			c.add(c.scratch)
 		} else {
 			c.filtered++
-			c.idBuf = c.idBuf[:0]
 		}
 		if c.plan.key != nil && !q.ctid {
-			c.endAt(c.scratch, q.ties)
+			c.endAt(c.scratch, q.ties, first)
 		}
 		if len(c.arena) > c.budget {
 			return c.stopQuery(ctx, conn, rr, q, last)
@@ -380,29 +381,29 @@ func (c *chunk) shorten(q *scanQuery, ctid []byte) error {
 	return nil
 }
 
-// parseCTID reads (block,offset).
+// parseCTID reads (block,offset): a 32-bit and a 16-bit number.
 func parseCTID(text []byte) (block int64, offset int, err error) {
-	b, o, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(string(text), "("), ")"), ",")
-	if !ok || len(text) < 5 || text[0] != '(' {
+	inner, opened := strings.CutPrefix(string(text), "(")
+	inner, closed := strings.CutSuffix(inner, ")")
+	b, o, ok := strings.Cut(inner, ",")
+	place, err := strconv.ParseUint(b, 10, 32)
+	if err == nil {
+		var n uint64
+		n, err = strconv.ParseUint(o, 10, 16)
+		offset = int(n)
+	}
+	if err != nil || !opened || !closed || !ok {
 		return 0, 0, fmt.Errorf("%q is not a ctid", text)
 	}
-	block, err = strconv.ParseInt(b, 10, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("%q is not a ctid", text)
-	}
-	offset, err = strconv.Atoi(o)
-	if err != nil {
-		return 0, 0, fmt.Errorf("%q is not a ctid", text)
-	}
-	return block, offset, nil
+	return int64(place), offset, nil
 }
 
-// endAt makes t's key, just added, the end of the chunk.
-func (c *chunk) endAt(t tuple, ties bool) {
+// endAt makes the key of t, the row scanned last, the end of the chunk. first is how many rows were kept before it.
+func (c *chunk) endAt(t tuple, ties bool, first int) {
 	c.keyBuf = c.plan.keyValues(c.keyBuf, t, nil)
 	if ties && c.end != nil && !sameKey(c.end, c.keyBuf) {
 		c.before = copyValues(c.before, c.end)
-		c.tied = len(c.rows) - 1
+		c.tied = first
 	}
 	c.end = copyValues(c.end, c.keyBuf)
 }
@@ -513,6 +514,7 @@ func (c *chunk) put(identity []byte, t, fill tuple) {
 	r := &c.rows[row]
 	c.garbage += r.end - r.at
 	if r.dead {
+		c.garbage -= r.end - r.tuple // counted when it was removed
 		c.live++
 	}
 	*r = chunkRow{at: at, tuple: mid, end: len(c.arena)}
@@ -526,9 +528,10 @@ func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
 	c.scratch = append(c.scratch[:0], t...)
 	var old tuple
 	if buffered != nil {
-		var err error
-		old, _, err = decodeTuple(make(tuple, 0, len(t)), bytes.Clone(c.arena[buffered.tuple:buffered.end]))
-		assert(err == nil, "a buffered tuple decodes")
+		// It aliases the arena, which only grows behind it while the merged row is appended.
+		old, _, _ = decodeTuple(c.buffered, c.arena[buffered.tuple:buffered.end])
+		assert(len(old) == len(t), "a buffered tuple decodes to the columns of its plan")
+		c.buffered = old
 	}
 	for i := range c.scratch {
 		if c.scratch[i].kind == valueUnchanged && fill != nil {
@@ -560,11 +563,8 @@ func (c *chunk) row(dst tuple, i int) tuple {
 
 // clearRows forgets every row: the table was truncated.
 func (c *chunk) clearRows() {
-	for i := range c.rows {
-		c.rows[i].dead = true
-	}
-	c.live = 0
-	c.garbage = len(c.arena)
+	c.arena, c.rows, c.live, c.garbage = c.arena[:0], c.rows[:0], 0, 0
+	clear(c.index)
 }
 
 // spoil marks the chunk as one to be read again and frees its rows.
