@@ -511,7 +511,10 @@ func (c *capture) chunkFailed(ck *chunk) error {
 		if b.failures > maxFailures {
 			return described
 		}
-		return c.reload(b)
+		if err := c.reload(b); err != nil || b.phase != phaseBackfill {
+			return err
+		}
+		return c.measureLeaves([]*binding{b}) // a rewritten relation is scanned from its start
 	case code == "42501": // insufficient_privilege
 		c.parkBinding(b, fmt.Sprintf("%v; run GRANT SELECT ON %s TO %s", err, quoteTable(b.name()), quoteIdent(c.settings.user)))
 		return nil

@@ -112,13 +112,17 @@ func (c *capture) awaitWriters(bindings []*binding) error {
 	return nil
 }
 
+// mostUnsettled is how many streamed transactions are remembered for a binding before those that are visible by now are
+// sorted out: a backfill may wait for hours.
+const mostUnsettled = 1 << 14
+
 // pollWaiting looks whether bindings that wait for transactions may go on.
 func (c *capture) pollWaiting() error {
 	var writers []writer
 	var invisible []*binding
 	for _, b := range c.reading {
 		writers = append(writers, b.waiting...)
-		if b.invisible {
+		if b.invisible || len(b.unsettled) > mostUnsettled {
 			invisible = append(invisible, b)
 		}
 	}
@@ -151,7 +155,7 @@ func (c *capture) pollWaiting() error {
 				return err
 			}
 			for _, b := range invisible {
-				b.invisible = !b.unsettled.prune(&seen)
+				b.invisible = !b.unsettled.prune(&seen) && b.invisible
 			}
 		}
 		return nil
@@ -281,6 +285,7 @@ func (c *capture) refresh(b *binding, t *table) error {
 		c.due, c.dueSince = true, time.Now()
 	}
 	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.plan.sameShape(streamed(t)) {
+		c.announceLeaves(b, t)
 		b.table = t
 		return nil
 	}
@@ -289,6 +294,30 @@ func (c *capture) refresh(b *binding, t *table) error {
 		c.due, c.dueSince = true, time.Now()
 	}
 	return nil
+}
+
+// announceLeaves says what the stream does not: partitions of a table published via its root that came, went or were
+// rewritten since the catalog was last read.
+func (c *capture) announceLeaves(b *binding, t *table) {
+	if t.kind != 'p' {
+		return
+	}
+	for _, now := range t.leaves {
+		i := slices.IndexFunc(b.table.leaves, func(l leaf) bool { return l.oid == now.oid })
+		switch {
+		case i < 0:
+			c.status("%s is a new partition of %s: if it held rows when it was attached, they are not captured until a backfill "+
+				"is triggered", now.tableName, b.name())
+		case b.table.leaves[i].relfilenode != now.relfilenode:
+			c.status("Partition %s of %s was truncated or rewritten: documents of rows that vanished stay in the collection",
+				now.tableName, b.name())
+		}
+	}
+	for _, before := range b.table.leaves {
+		if !slices.ContainsFunc(t.leaves, func(l leaf) bool { return l.oid == before.oid }) {
+			c.status("%s is no longer a partition of %s: documents of its rows stay in the collection", before.tableName, b.name())
+		}
+	}
 }
 
 // prepareBinding makes a binding's plan and scan key, with the types they need.
