@@ -676,11 +676,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled. Documents of rows "+
 			"that vanished meanwhile stay in the collections.", fault)
-		for _, b := range c.bindings {
-			if b.phase == phaseActive || b.phase == phaseBackfill {
-				c.rewind(b)
-			}
-		}
+		c.rewindAll()
 	}
 	flags := c.settings.flags
 	switch {
@@ -695,6 +691,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		c.cursor = max(status.confirmed, 1)
 	default:
+		c.rewindAll() // a new slot knows nothing of the past
 		logrus.WithField("slot", c.settings.slot).Info("attempting to create replication slot")
 		at, err := createSlot(ctx, c.db, conn, c.diag.status)
 		if err != nil {
@@ -706,6 +703,15 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 	c.acks.flushed.Store(0)
 	c.noteServer(identity)
 	return c.cursor, nil
+}
+
+// rewindAll has every table captured anew.
+func (c *capture) rewindAll() {
+	for _, b := range c.bindings {
+		if b.phase == phaseActive || b.phase == phaseBackfill {
+			c.rewind(b)
+		}
+	}
 }
 
 // timelineFault looks whether the server's past is the one that the cursor belongs to.
