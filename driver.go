@@ -367,7 +367,9 @@ func (s *session) acknowledge(checkpoints int) error {
 
 // end reaps the process after err ended the conversation and returns what the session's result is.
 func (s *session) end(err error) error {
-	gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed)
+	// One that was killed may have been cut off within a message.
+	gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) ||
+		errors.Is(err, errPartial) && s.process.killed.Load()
 	if !gone {
 		s.process.kill()
 	}
@@ -375,7 +377,7 @@ func (s *session) end(err error) error {
 	s.process.stdin.Close()
 	exit := s.process.wait()
 	switch {
-	case !gone && (exit == nil || s.process.killed.Load() || !errors.Is(err, errPartial)):
+	case !gone:
 		return err
 	case exit != nil:
 		return exit

@@ -199,6 +199,22 @@ func TestDriverFaults(t *testing.T) {
 	}
 }
 
+// A kill within a message shows as the kill.
+func TestDriverKilledWithinAMessage(t *testing.T) {
+	bothCodecs(t, func(t *testing.T, c codec) {
+		r := startRuntime(t, runtimeOptions{
+			config: map[string]any{}, tables: "public.t", codec: c, connector: "scripted",
+			env: scriptEnv(t, script{Documents: 20, Per: 5, Fault: "hang"}),
+		})
+		r.waitLog("half a message is out")
+		r.kill()
+		var exit *connectorExit
+		if err := r.wait(); !errors.As(err, &exit) || exit.status != "signal: killed" {
+			t.Fatalf("%v, want an exit by signal: killed", err)
+		}
+	})
+}
+
 func TestDriverKillsTheDeaf(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes the five seconds that a connector has to stop")

@@ -158,6 +158,11 @@ func (c *scripted) capture(open *pc.Request_Open) int {
 				c.out.WriteString("\x20\x00")
 				c.out.Flush()
 				return 0
+			case "hang":
+				c.out.WriteString("\x20\x00")
+				c.out.Flush()
+				fmt.Fprintln(os.Stderr, `{"level":"info","msg":"half a message is out"}`)
+				select {}
 			case "inside":
 				return 0
 			case "binding":
