@@ -261,6 +261,9 @@ func FuzzDecodeMessage(f *testing.F) {
 		if msg[0] == 'I' && len(msg) == len(goodMessages["insert bare"]) { // a row of no columns: pglogrepl takes it for a short message
 			return
 		}
+		if msg[0] == 'T' && len(msg) == 1+4+1 { // a truncation of no tables: likewise
+			return
+		}
 		second, err := pglogrepl.Parse(msg)
 		if err != nil {
 			t.Fatalf("pglogrepl rejects %q: %v", msg, err)
