@@ -79,8 +79,11 @@ bindings() { grep -o "\"mode\":\"$1\"" "$work/state.json" 2>/dev/null | wc -l; }
 
 backfilled() { [ "$(bindings Active)" -ge 4 ]; }
 
-# killed counts how often preview has killed the connector.
-killed() { grep -c 'signal: killed' "$work/preview.log" || true; }
+# killed counts how often preview has killed the connector. It must not have ended in another way.
+killed() {
+	! grep -q 'connector ended (exit' "$work/preview.log" || return
+	grep -c 'connector ended (signal: killed)' "$work/preview.log" || true
+}
 
 # wait_for WHAT COMMAND... waits until the command succeeds, as long as the capture runs and captures.
 wait_for() {
@@ -129,7 +132,7 @@ two_kills() {
 
 	title "kill -9 in the middle of the backfill, and resume"
 	kill_capture
-	echo "killed after $(captured) documents, $(bindings Active) of 4 tables are done"
+	echo "killed after $(captured) documents, $(bindings Active) of 4 tables are done; what the state does not cover comes again"
 	start_capture
 	for eighth in 6 8; do
 		wait_for "the rest of the backfill" at_least $((step * eighth))
@@ -141,7 +144,7 @@ two_kills() {
 	title "Live changes, kill -9 in the middle of them, and resume"
 	size=$(wc -c <"$work/documents.jsonl")
 	wait_for "a live change" live_change "$size"
-	live_changes "$size" 3 | cut -c 1-230
+	live_changes "$size" 3 | sed 's/  */ /g' | cut -c 1-400 # pgbench pads its texts
 	sleep 1
 	kill_capture
 	echo "killed after $(captured) documents"
@@ -150,15 +153,16 @@ two_kills() {
 
 # many_kills captures with a kill -9 of the connector every $kill_every.
 many_kills() {
-	local since=$SECONDS last=0 now until_kills=
+	local since=$SECONDS last=0 kills=0 now until_kills=
 	title "The capture, while pgbench writes with 4 clients; kill -9 every $kill_every"
 	write_load &
 	load=$!
 	load_begin=$SECONDS
 	start_capture --kill-every "$kill_every"
-	until [ -n "$until_kills" ] && [ "$(killed)" -ge "$until_kills" ]; do
+	until [ -n "$until_kills" ] && [ "$kills" -ge "$until_kills" ]; do
 		sleep 2
 		kill -0 "$capture" 2>/dev/null || die "the capture ended, its last lines follow"
+		kills=$(killed) || die "the connector ended by itself, its last lines follow"
 		now=$(captured)
 		if [ "$now" != "$last" ]; then
 			last=$now
@@ -166,10 +170,10 @@ many_kills() {
 		fi
 		[ $((SECONDS - since)) -lt 60 ] || die "nothing captured for a minute, the last lines of the capture follow"
 		if [ -z "$until_kills" ] && backfilled; then
-			until_kills=$(($(killed) + 3))
-			echo "$now documents captured, killed $(killed) times, the backfill is done"
+			until_kills=$((kills + 3))
+			echo "$now documents captured, killed $kills times, the backfill is done"
 		else
-			echo "$now documents captured, killed $(killed) times, $(bindings Active) of 4 tables are done"
+			echo "$now documents captured, killed $kills times, $(bindings Active) of 4 tables are done"
 		fi
 	done
 }
@@ -191,7 +195,9 @@ for table in accounts branches history tellers; do
 done
 rows=$((scale * 100000 + scale * 10 + scale))
 echo "$rows rows in pgbench_accounts, pgbench_tellers and pgbench_branches"
+# Small chunks make a backfill that lasts long enough to be killed in.
 chunk=$((scale < 50 ? scale * 1000 : 50000))
+[ -z "$kill_every" ] || chunk=1000
 cat >"$work/config.yaml" <<CONFIG
 address: $TEST_DATABASE_ADDRESS
 user: flow_capture
