@@ -271,8 +271,8 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 		}
 		return err
 	}
-	for i, column := range c.plan.columns {
-		if fields[extra+i].DataTypeOID != column.typeOID {
+	for i, sent := range c.plan.sent {
+		if fields[extra+i].DataTypeOID != sent {
 			if _, err := rr.Close(); err != nil {
 				return err
 			}

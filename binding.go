@@ -546,7 +546,7 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key
 	}
 	row := make(tuple, len(p.columns))
 	for i, v := range result.Rows[0] {
-		if result.FieldDescriptions[i].DataTypeOID != p.columns[i].typeOID {
+		if result.FieldDescriptions[i].DataTypeOID != p.sent[i] {
 			return nil, true, nil
 		}
 		row[i] = value{kind: valueText, data: v}

@@ -32,6 +32,7 @@ type planField struct {
 // plan is how one shape of one binding's table becomes documents.
 type plan struct {
 	columns []relationColumn
+	sent    []uint32    // type OID of each column in a query's result, where a domain shows as its base type
 	fields  []planField // byte order of their names
 	metaAt  int         // fields before this index come ahead of _meta
 	source  []byte      // `"schema":"s",` constant part of _meta.source before snapshot
@@ -60,6 +61,8 @@ const metaColumn = "_meta"
 func newPlan(columns []relationColumn, o planOptions) *plan {
 	p := &plan{columns: columns, txid: o.txid, options: o}
 	for i, c := range columns {
+		sent, _ := o.types.base(c.typeOID, c.typmod)
+		p.sent = append(p.sent, sent)
 		if c.name == metaColumn {
 			continue
 		}
