@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -124,7 +125,7 @@ func (b *binding) rewind(first bool) {
 	b.transition(eventRewind)
 	b.state = &bindingState{Mode: storedPending}
 	b.meta.First = first
-	b.meta.Leaves = nil
+	b.meta.Leaves, b.meta.KeyTypes = nil, nil
 	b.meta.OID = 0
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
 	b.sides, b.failures = nil, 0
@@ -279,6 +280,9 @@ func (b *binding) resume() error {
 	if b.state.Scanned == nil || b.keyless() {
 		return nil
 	}
+	if len(b.meta.KeyTypes) > 0 && !slices.Equal(b.meta.KeyTypes, b.keyTypes()) {
+		return errors.New("the type of a key column has changed")
+	}
 	scanned, err := b.key.unpack(b.state.Scanned)
 	if err == nil && len(scanned) != len(b.terms) {
 		err = fmt.Errorf("%d values for %d key columns", len(scanned), len(b.terms))
@@ -289,6 +293,17 @@ func (b *binding) resume() error {
 	b.scannedAt, err = b.key.appendOrder([]byte{}, scanned)
 	b.scanned = scanned
 	return err
+}
+
+// keyTypes are the types of the key columns, as the table has them now.
+func (b *binding) keyTypes() []uint32 {
+	var types []uint32
+	for _, name := range b.scanColumns() {
+		if c := b.table.column(name); c != nil {
+			types = append(types, c.typeOID)
+		}
+	}
+	return types
 }
 
 // advance moves the binding past a settled chunk.
@@ -319,7 +334,7 @@ func (b *binding) complete() error {
 	b.transition(eventComplete)
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
-	b.meta.Leaves = nil
+	b.meta.Leaves, b.meta.KeyTypes = nil, nil
 	b.meta.First = false
 	b.scanned, b.scannedAt, b.unsettled, b.sides = nil, nil, nil, nil
 	return nil

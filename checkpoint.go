@@ -50,6 +50,8 @@ type bindingMetadata struct {
 	// First is set while this is provably the first backfill of the state key, so that the collection holds no key
 	// the scan has not reached (DESIGN I5).
 	First bool `json:"first"`
+	// KeyTypes are the type OIDs of the key columns a backfill under way walks by: its position means nothing under others.
+	KeyTypes []uint32 `json:"key_types"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`
@@ -125,6 +127,9 @@ func (b *bindingState) metadata() (m bindingMetadata, ours bool) {
 }
 
 func (b *bindingState) setMetadata(m *bindingMetadata) {
+	if m.KeyTypes == nil {
+		m.KeyTypes = []uint32{}
+	}
 	if m.Leaves == nil {
 		m.Leaves = []leafCursor{}
 	}

@@ -61,6 +61,9 @@ func (c *capture) activate() error {
 			c.due, c.dueSince = true, time.Now()
 			continue
 		}
+		if !b.keyless() {
+			b.meta.KeyTypes = b.keyTypes()
+		}
 		b.transition(eventActivate)
 		b.state.Mode = b.storedModeOf()
 		b.limit = c.settings.chunkRows
@@ -291,6 +294,12 @@ func (c *capture) refresh(b *binding, t *table) error {
 	}
 	if err := c.prepareBinding(b, t); err != nil {
 		c.parkBinding(b, err.Error())
+		c.due, c.dueSince = true, time.Now()
+		return nil
+	}
+	if b.phase == phaseBackfill && len(b.meta.KeyTypes) > 0 && !slices.Equal(b.meta.KeyTypes, b.keyTypes()) {
+		c.status("The type of a key column of %s has changed: its backfill starts again", b.name())
+		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
 	}
 	return nil
