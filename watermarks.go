@@ -49,12 +49,17 @@ func (f *fence) sawKeepalive(end lsn) {
 }
 
 const (
-	// watermarkTimeout bounds the wait for a synchronous standby, which is all that a statement timeout cancels once
-	// the row is written: the commit stands.
+	// watermarkTimeout bounds the write of a watermark: the wait for a lock, which then fails, or the wait of its commit
+	// for a synchronous standby, which is given up: the commit stands (syncrep.c, SyncRepWaitForLSN).
 	watermarkTimeout = 3 * time.Second
 
-	sqlWriteWatermark = `INSERT INTO %s (slot, watermark) VALUES ($1, $2)
+	sqlWriteWatermark = `INSERT INTO %s (slot, watermark) VALUES (%s, %s)
 		ON CONFLICT (slot) DO UPDATE SET watermark = EXCLUDED.watermark`
+
+	// The statement timeout reaches the commit only when that is inside a statement: it is taken back before a commit of
+	// its own (postgres.c, finish_xact_command). A cancel request would do as well, but not when we are killed: our row
+	// would then stay locked for our successor as long as the standby is away.
+	sqlBoundCommit = `BEGIN %s; COMMIT; END`
 
 	sqlInsertPosition = `SELECT pg_current_wal_insert_lsn()::text`
 
@@ -108,7 +113,11 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 		f.conn = conn
 	}
 	id := uuid.NewString()
-	if _, err := f.conn.Exec(ctx, fmt.Sprintf(sqlWriteWatermark, quoteTable(table)), f.slot, id); err != nil {
+	sql := fmt.Sprintf(sqlWriteWatermark, quoteTable(table), quoteLiteral(f.slot), quoteLiteral(id))
+	if f.db.version >= 110000 {
+		sql = "DO " + quoteLiteral(fmt.Sprintf(sqlBoundCommit, sql))
+	}
+	if _, err := f.conn.Exec(ctx, sql); err != nil {
 		return nil, fmt.Errorf("write a watermark to %s: %w", table, err)
 	}
 	return &fence{watermark: []byte(id)}, nil
