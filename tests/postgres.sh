@@ -20,6 +20,8 @@ usage: tests/postgres.sh start [OPTION]...            start a server, print shel
        tests/postgres.sh env|url|status [--name NAME] print exports, superuser URL, what runs
        tests/postgres.sh psql [--name NAME] [ARG]...  psql as superuser
        tests/postgres.sh exec [--name NAME] PROGRAM [ARG]...  another client, such as pgbench, as superuser
+       tests/postgres.sh crash [--name NAME]          end it as a power cut would, then start it again (give start
+                                                      a --port: else a container comes back on another)
        tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
 
 options of start and run:
@@ -330,6 +332,26 @@ install_server() {
 	find_bin || die "the distribution's postgresql package has no server where it is looked for"
 }
 
+# crash ends the server without a shutdown checkpoint and starts it on the same data and settings.
+crash() {
+	case $at_backend in
+	docker)
+		docker kill "$at_container" >/dev/null && docker start "$at_container" >/dev/null ||
+			die "container $at_container cannot be started again"
+		local try
+		for ((try = 0; try < 240; try++)); do
+			! docker exec "$at_container" pg_isready -q -h 127.0.0.1 2>/dev/null || return 0
+			sleep 0.5
+		done
+		die "container $at_container did not become ready again"
+		;;
+	local)
+		as_server "$at_bin/pg_ctl" restart -w -t 60 -m immediate -D "$at_dir/data" -l "$at_dir/server.log" \
+			>/dev/null 2>&1 || die "the server did not start again, see $at_dir/server.log"
+		;;
+	esac
+}
+
 # --- stop
 
 # stop ends the server and removes all it had. It may be called at any moment of a start.
@@ -432,6 +454,11 @@ exec)
 	need_server
 	[ ${#rest[@]} -gt 0 ] || die "exec wants a program"
 	client "${rest[@]}"
+	;;
+crash)
+	parse "$@"
+	need_server
+	crash
 	;;
 status)
 	parse "$@"
