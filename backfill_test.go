@@ -408,7 +408,9 @@ func TestChunkEnds(t *testing.T) {
 		{"ties, all of the run filtered", []scannedRow{{"1", true}, {"2", false}, {"2", false}}, true, "1", "1", ""},
 		{"ties, filtered ahead", []scannedRow{{"1", false}, {"2", true}}, true, "", "1", ""},
 		{
-			"one key", []scannedRow{{"7", true}, {"7", true}}, true, "", "",
+			"one key",
+			[]scannedRow{{"7", true}, {"7", true}},
+			true, "", "",
 			"more rows than fit a chunk have the key [7]: choose a collection key that tells rows apart",
 		},
 	} {

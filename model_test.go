@@ -1,0 +1,682 @@
+package main
+
+// model_test.go proves the hand-over between backfill and stream on a model of a database, without a server: every short
+// sequence of inserts, updates, deletes and key moves over a few rows, interleaved in every way with the capture's reads
+// and fences, with commits that are streamed before they are visible, with a stream that is far ahead or far behind, and
+// with kills. Each run's committed output must be a strict history and leave the database's rows.
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"testing"
+
+	"source-postgres/tests/history"
+)
+
+var (
+	modelRuns = flag.Int("model-runs", 0, "random runs of TestModelRandom; 0: a few thousand")
+	modelAll  = flag.Bool("model-all", false, "have TestModelExhaustive run every combination, for a minute or two")
+)
+
+// modelOp is one change of one row.
+type modelOp struct {
+	op       byte // I, U, D; M moves a key
+	key, to  int
+	keepsBig bool // the TOAST value is not touched
+}
+
+func (o modelOp) String() string {
+	if o.op == 'M' {
+		return fmt.Sprintf("M%d→%d", o.key, o.to)
+	}
+	return fmt.Sprintf("%c%d", o.op, o.key)
+}
+
+type modelValues struct{ v, big string }
+
+// modelTransaction is committed once it is in the WAL, and visible a while later.
+type modelTransaction struct {
+	ops     []modelOp
+	visible bool
+	xid     uint32
+}
+
+func (x *modelTransaction) touches(key int) bool {
+	return slices.ContainsFunc(x.ops, func(o modelOp) bool { return o.key == key || o.op == 'M' && o.to == key })
+}
+
+// walEntry is a transaction of the WAL: changes of the table, or a watermark.
+type walEntry struct {
+	messages  []string
+	watermark string
+	xid       uint32
+}
+
+func (model *model) final(i int) lsn { return lsn(1000 * (i + 1)) }
+
+// pace is when the stream is read.
+type pace int
+
+const (
+	paceEager pace = iota // before anything else
+	paceLazy              // when nothing else can happen
+	paceAny               // at any time
+)
+
+// model is the database and the capture beside it.
+type model struct {
+	t        testing.TB
+	choose   func(n int) int // the next decision: one of n
+	full     bool            // replica identity
+	first    bool            // the collection is empty
+	pace     pace
+	limit    int // rows of a chunk
+	kills    int // still to come
+	initial  map[int]modelValues
+	template *testCapture // its output, types and table serve every run
+	trace    []string
+
+	todo      []*modelTransaction
+	committed []*modelTransaction
+	wal       []walEntry
+	written   int // values made up so far
+
+	c         *testCapture
+	read      int    // of wal, by the present session
+	reading   *chunk // read, its fence not written
+	fence     string // of the round being read
+	catchUp   bool   // the fence of the catch-up stands in the WAL
+	awaited   []*modelTransaction
+	described bool
+
+	committedDocs []emitted // up to the last checkpoint of any session
+	state         json.RawMessage
+	cursor        lsn
+}
+
+// apply plays a transaction on rows; messages, when wanted, are those of its changes.
+func (m *model) apply(rows map[int]modelValues, x *modelTransaction, wantMessages bool) (messages []string) {
+	mark := "K"
+	for i, o := range x.ops {
+		stamp := fmt.Sprintf("x%d.%d", x.xid, i)
+		old := rows[o.key]
+		oldKey := []string{"t" + strconv.Itoa(o.key), "n", "n"}
+		if m.full {
+			mark, oldKey = "O", []string{"t" + strconv.Itoa(o.key), "t" + old.v, "t" + old.big}
+		}
+		made := modelValues{v: stamp, big: "B" + stamp}
+		if o.keepsBig {
+			made.big = old.big
+		}
+		spell := func(key int) []string {
+			big := "t" + made.big
+			if o.keepsBig {
+				big = "u"
+			}
+			return []string{"t" + strconv.Itoa(key), "t" + made.v, big}
+		}
+		var message string
+		switch o.op {
+		case 'I':
+			rows[o.key] = made
+			message = insertText(testOID, spell(o.key)...)
+		case 'U':
+			rows[o.key] = made
+			if m.full {
+				message = updateText(testOID, mark, oldKey, spell(o.key))
+			} else {
+				message = updateText(testOID, "", nil, spell(o.key))
+			}
+		case 'D':
+			delete(rows, o.key)
+			message = deleteText(testOID, mark, oldKey...)
+		case 'M':
+			delete(rows, o.key)
+			rows[o.to] = made
+			message = updateText(testOID, mark, oldKey, spell(o.to))
+		}
+		if wantMessages {
+			messages = append(messages, message)
+		}
+	}
+	return messages
+}
+
+func (m *model) rows(visibleOnly bool) map[int]modelValues {
+	rows := make(map[int]modelValues, len(m.initial))
+	for k, v := range m.initial {
+		rows[k] = v
+	}
+	for _, x := range m.committed {
+		if x.visible || !visibleOnly {
+			m.apply(rows, x, false)
+		}
+	}
+	return rows
+}
+
+// snapshot is what a query sees now.
+func (m *model) snapshot() snapshot {
+	s := snapshot{xmin: 700, xmax: uint64(700 + len(m.wal))}
+	for _, x := range m.committed {
+		if !x.visible {
+			s.xip = append(s.xip, uint64(x.xid))
+		}
+	}
+	return s
+}
+
+// start begins a session from the last checkpoint.
+func (m *model) start() {
+	m.template.sink.Reset()
+	m.template.out.buf, m.template.out.open, m.template.out.dirty = m.template.out.buf[:0], false, false
+	m.c = makeTestCapture(m.t, m.template.b.table, modeAutomatic, m.template.out, m.template.sink, m.template.types)
+	m.c.b.sourced, m.c.b.plan = m.template.b.plan, m.template.b.plan
+	m.reading, m.fence, m.catchUp, m.described = nil, "", false, false
+	b := m.c.b
+	if m.state == nil {
+		b.meta.First = m.first
+		m.c.backfill()
+	} else {
+		state, err := parseState(m.state)
+		if err != nil {
+			m.t.Fatalf("%s: %v", m.state, err)
+		}
+		if stored := state.Bindings["t"]; stored != nil {
+			b.state = stored
+			b.meta, _ = stored.metadata()
+			if b.phase = phaseBackfill; stored.Mode == storedActive {
+				b.phase = phaseActive
+			} else {
+				m.c.reading = []*binding{b}
+			}
+			if err := b.resume(); err != nil {
+				m.t.Fatal(err)
+			}
+		} else {
+			b.meta.First = m.first
+			m.c.backfill()
+		}
+	}
+	m.c.cursor, m.c.previousEnd, m.c.stage = m.cursor, m.cursor, stageCatchUp
+	m.read = 0
+	for m.read < len(m.wal) && m.final(m.read)+10 <= m.cursor {
+		m.read++
+	}
+	m.awaited = nil // writers at the start are waited for
+	for _, x := range m.committed {
+		if !x.visible {
+			m.awaited = append(m.awaited, x)
+		}
+	}
+	m.c.ahead = &round{done: make(chan struct{})}
+}
+
+func (m *model) writeFence() {
+	m.fence = fmt.Sprint("w", len(m.wal))
+	m.wal = append(m.wal, walEntry{watermark: m.fence, xid: uint32(700 + len(m.wal)), messages: []string{
+		relationText(watermarksOID, watermarksTable, 'd', watermarkShape...), insertText(watermarksOID, "tflow_slot", "t"+m.fence),
+	}})
+	r := m.c.ahead
+	r.fence = &fence{watermark: []byte(m.fence)}
+	close(r.done)
+	m.catchUp, m.reading = true, nil
+	if m.c.open == nil {
+		m.promote()
+	}
+}
+
+func (m *model) promote() {
+	if err := m.c.promote(); err != nil {
+		m.t.Fatalf("%v: %v", m.trace, err)
+	}
+}
+
+// startRead reads the next chunk as startRound and scan do.
+func (m *model) startRead() {
+	b := m.c.b
+	ck := &chunk{
+		binding: b, plan: b.plan, table: b.table, limit: m.limit, budget: 1 << 20, seed: m.c.seed, generation: b.generation,
+		snapshot: m.snapshot(),
+	}
+	lower := b.scanned
+	if b.chunk != nil {
+		lower = b.chunk.end
+	}
+	after := -1
+	if lower != nil {
+		after, _ = strconv.Atoi(string(lower[0].data))
+	}
+	rows := m.rows(true)
+	for _, k := range sortedKeys(rows) {
+		if k > after && len(ck.rows) < m.limit {
+			t := texts(strconv.Itoa(k), rows[k].v, rows[k].big)
+			ck.add(t)
+			ck.endAt(t, false, len(ck.rows)-1)
+		}
+	}
+	ck.final = len(ck.rows) < m.limit
+	m.c.ahead = &round{chunks: []*chunk{ck}, done: make(chan struct{})}
+	m.reading = ck
+}
+
+func sortedKeys[V any](rows map[int]V) []int {
+	var keys []int
+	for k := range rows {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// mayRead is what pick and startRound ask.
+func (m *model) mayRead() bool {
+	b := m.c.b
+	return m.c.stage == stageCapture && m.c.ahead == nil && b.phase == phaseBackfill && !b.invisible && len(m.awaited) == 0 &&
+		(b.chunk == nil || !b.chunk.final && b.chunk.spoiled == "")
+}
+
+// mayStream tells whether a message can be taken: at an opening fence the stream waits for what is being read.
+func (m *model) mayStream() bool {
+	return m.read < len(m.wal) && (m.c.open != nil || m.c.ahead == nil)
+}
+
+// consume streams one transaction.
+func (m *model) consume() {
+	w := m.wal[m.read]
+	final := m.final(m.read)
+	m.read++
+	m.c.at = final - 500
+	var err error
+	if !m.described {
+		m.described = true
+		err = m.c.send(relationText(testOID, m.c.b.name(), m.c.b.table.identity, m.c.b.plan.columns...))
+	}
+	for _, message := range slices.Concat([]string{beginText(final, w.xid)}, w.messages) {
+		if err == nil {
+			err = m.c.send(message)
+		}
+	}
+	if m.c.at = final; err == nil {
+		err = m.c.send(commitText(final, final+10))
+	}
+	if err == nil && m.c.open != nil && m.c.open.fence.passed {
+		err = m.c.settle()
+	}
+	if err == nil && m.c.due {
+		err = m.c.checkpoint()
+	}
+	if err != nil {
+		m.t.Fatalf("%v: %v", m.trace, err)
+	}
+	if m.c.open == nil && m.c.ahead != nil && m.c.ahead.fence != nil {
+		m.promote()
+	}
+	m.collect()
+}
+
+// collect takes what a checkpoint has committed.
+func (m *model) collect() {
+	written := m.c.sink.Bytes()
+	if len(written) == 0 {
+		return
+	}
+	all := parseOutput(m.t, written)
+	last := -1
+	for i, e := range all {
+		if e.patch != "" {
+			last = i
+			m.merge(e.patch)
+		}
+	}
+	if last < 0 {
+		return
+	}
+	if last != len(all)-1 {
+		m.t.Fatalf("%v: documents reached the output before their checkpoint was due", m.trace)
+	}
+	m.committedDocs = append(m.committedDocs, all...)
+	m.c.sink.Reset()
+}
+
+// merge applies a checkpoint's patch; one binding is written whole.
+func (m *model) merge(patch string) {
+	next, err := parseState(json.RawMessage(patch))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if m.state != nil && next.Bindings["t"] == nil {
+		old, err := parseState(m.state)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		next.Bindings = old.Bindings
+	}
+	if m.cursor, err = next.cursor(); err != nil {
+		m.t.Fatal(err)
+	}
+	if m.state, err = json.Marshal(next); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *model) commit(visible bool) {
+	x := m.todo[0]
+	m.todo = m.todo[1:]
+	x.xid, x.visible = uint32(700+len(m.wal)), visible
+	messages := m.apply(m.rows(false), x, true)
+	m.committed = append(m.committed, x)
+	m.wal = append(m.wal, walEntry{messages: messages, xid: x.xid})
+}
+
+// mayCommit: a transaction that is not visible yet still holds its row locks.
+func (m *model) mayCommit() bool {
+	if len(m.todo) == 0 {
+		return false
+	}
+	for _, x := range m.committed {
+		if !x.visible && slices.ContainsFunc(m.todo[0].ops, func(o modelOp) bool {
+			return x.touches(o.key) || o.op == 'M' && x.touches(o.to)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// run lets things happen, in the order the choices say, until nothing more can.
+func (m *model) run() {
+	m.start()
+	for {
+		m.awaited = slices.DeleteFunc(m.awaited, func(x *modelTransaction) bool { return x.visible })
+		if m.c.b.invisible {
+			now := m.snapshot()
+			m.c.b.invisible = !m.c.b.unsettled.prune(&now)
+		}
+		type action struct {
+			name string
+			do   func()
+		}
+		var actions []action
+		hidden := slices.IndexFunc(m.committed, func(x *modelTransaction) bool { return !x.visible })
+		if m.mayCommit() {
+			actions = append(actions, action{"commit", func() { m.commit(true) }})
+			if hidden < 0 {
+				actions = append(actions, action{"commit unseen", func() { m.commit(false) }})
+			}
+		}
+		if hidden >= 0 {
+			actions = append(actions, action{"seen", func() { m.committed[hidden].visible = true }})
+		}
+		switch {
+		case m.c.ahead != nil && m.c.ahead.fence == nil:
+			actions = append(actions, action{"fence", m.writeFence})
+		case m.mayRead():
+			actions = append(actions, action{"read", m.startRead})
+		}
+		switch {
+		case !m.mayStream():
+		case m.pace == paceEager:
+			m.consume()
+			continue
+		case m.pace == paceAny || len(actions) == 0:
+			actions = append(actions, action{"stream", m.consume})
+		}
+		if m.kills > 0 && len(actions) > 0 {
+			actions = append(actions, action{"kill", func() { m.kills--; m.start() }})
+		}
+		if len(actions) == 0 {
+			break
+		}
+		chosen := actions[0]
+		if len(actions) > 1 {
+			chosen = actions[m.choose(len(actions))]
+		}
+		m.trace = append(m.trace, chosen.name)
+		chosen.do()
+	}
+	if m.c.b.phase != phaseActive || m.read != len(m.wal) || m.c.open != nil {
+		m.t.Fatalf("%v: came to a stop in phase %d at %d of %d", m.trace, m.c.b.phase, m.read, len(m.wal))
+	}
+	m.check()
+}
+
+// check judges the committed output.
+func (m *model) check() {
+	h := history.New(history.Table{Name: "public.t", Key: []string{"id"}, Full: m.full, Replaced: !m.first, Lenient: !m.first})
+	have := make(map[int]modelValues)
+	if !m.first { // documents of the last backfill, before the database became what it is
+		for k, v := range m.initial {
+			have[k] = v
+		}
+		have[9] = modelValues{"stale", "stale"}
+	}
+	for i, e := range m.committedDocs {
+		if e.patch != "" {
+			h.Checkpoint(i + 1)
+			continue
+		}
+		if err := h.Document(i+1, "public.t", []byte(e.doc)); err != nil {
+			m.fail(err.Error())
+		}
+		var doc struct {
+			ID   int     `json:"id"`
+			V    string  `json:"v"`
+			Big  *string `json:"big"`
+			Meta struct {
+				Op string `json:"op"`
+			} `json:"_meta"`
+		}
+		if err := json.Unmarshal([]byte(e.doc), &doc); err != nil {
+			m.fail(err.Error())
+		}
+		if doc.Meta.Op == "d" {
+			delete(have, doc.ID)
+			continue
+		}
+		row := modelValues{v: doc.V, big: have[doc.ID].big}
+		if doc.Big != nil {
+			row.big = *doc.Big
+		}
+		have[doc.ID] = row
+	}
+	want := m.rows(false)
+	delete(have, 9)
+	if len(have) != len(want) {
+		m.fail(fmt.Sprintf("left %v, want %v", have, want))
+	}
+	for k, v := range want {
+		if have[k] != v {
+			m.fail(fmt.Sprintf("key %d left as %v, want %v", k, have[k], v))
+		}
+	}
+}
+
+func (m *model) fail(what string) {
+	m.t.Helper()
+	var docs bytes.Buffer
+	for i, e := range m.committedDocs {
+		fmt.Fprintf(&docs, "%d: %s%s\n", i+1, e.doc, e.patch)
+	}
+	var transactions []string
+	for _, x := range m.committed {
+		transactions = append(transactions, fmt.Sprint(x.xid, x.ops))
+	}
+	m.t.Fatalf("%s\nfull %v, first %v, pace %v, limit %d, rows %v\ntransactions %v\nevents %q\n%s", what, m.full, m.first, m.pace,
+		m.limit, sortedKeys(m.initial), transactions, m.trace, docs.String())
+}
+
+// possible lists the changes a table of some rows can see, keys up to top.
+func possible(rows map[int]bool, top int, full bool) (ops []modelOp) {
+	for k := 1; k <= top; k++ {
+		if !rows[k] {
+			ops = append(ops, modelOp{op: 'I', key: k})
+			continue
+		}
+		ops = append(ops, modelOp{op: 'U', key: k, keepsBig: true}, modelOp{op: 'D', key: k})
+		for to := 1; to <= top; to++ {
+			if !rows[to] {
+				ops = append(ops, modelOp{op: 'M', key: k, to: to, keepsBig: full})
+			}
+		}
+	}
+	return ops
+}
+
+func (o modelOp) play(rows map[int]bool) {
+	switch o.op {
+	case 'I':
+		rows[o.key] = true
+	case 'D':
+		delete(rows, o.key)
+	case 'M':
+		delete(rows, o.key)
+		rows[o.to] = true
+	}
+}
+
+// eachSequence calls f with every sequence of n changes that a table of the keys can see.
+func eachSequence(keys []int, n, top int, full bool, f func(ops []modelOp)) {
+	var ops []modelOp
+	var extend func(rows map[int]bool)
+	extend = func(rows map[int]bool) {
+		if len(ops) == n {
+			f(ops)
+			return
+		}
+		for _, o := range possible(rows, top, full) {
+			next := make(map[int]bool)
+			for k := range rows {
+				next[k] = true
+			}
+			o.play(next)
+			ops = append(ops, o)
+			extend(next)
+			ops = ops[:len(ops)-1]
+		}
+	}
+	rows := make(map[int]bool)
+	for _, k := range keys {
+		rows[k] = true
+	}
+	extend(rows)
+}
+
+// eachChoice calls run until it has made every combination of choices.
+func eachChoice(run func(choose func(n int) int)) {
+	var path, widths []int
+	for {
+		at := 0
+		run(func(n int) int {
+			if at == len(path) {
+				path, widths = append(path, 0), append(widths, n)
+			}
+			at++
+			return path[at-1]
+		})
+		for len(path) > 0 && path[len(path)-1]+1 == widths[len(path)-1] {
+			path, widths = path[:len(path)-1], widths[:len(widths)-1]
+		}
+		if len(path) == 0 {
+			return
+		}
+		path[len(path)-1]++
+	}
+}
+
+// newModels returns a maker of models that share what does not change between runs.
+func newModels(t testing.TB) func(full bool, keys []int, transactions ...[]modelOp) *model {
+	templates := map[bool]*testCapture{true: newTestCapture(t, testTable('f'), modeAutomatic)}
+	templates[false] = newTestCapture(t, testTable('d'), modeAutomatic)
+	return func(full bool, keys []int, transactions ...[]modelOp) *model {
+		m := &model{t: t, full: full, first: true, limit: 1, template: templates[full], initial: make(map[int]modelValues)}
+		for _, k := range keys {
+			m.initial[k] = modelValues{fmt.Sprint("i", k), fmt.Sprint("I", k)}
+		}
+		for _, ops := range transactions {
+			m.todo = append(m.todo, &modelTransaction{ops: ops})
+		}
+		return m
+	}
+}
+
+// TestModelExhaustive: two changes, in one transaction or in two, of a table of one or two rows and three keys, in every
+// order relative to the reads and fences of chunks of one row. Every fourth run is a re-backfill.
+func TestModelExhaustive(t *testing.T) {
+	make := newModels(t)
+	runs := 0
+	for _, full := range []bool{false, true} {
+		for _, keys := range [][]int{{1, 3}, {2}} {
+			eachSequence(keys, 2, 3, full, func(ops []modelOp) {
+				for variant := range 4 {
+					together, pace := variant&1 != 0, paceEager
+					if variant&2 != 0 {
+						pace = paceLazy
+					}
+					if !*modelAll && (pace == paceLazy && !together || full != (len(keys) == 1)) || testing.Short() && !together {
+						continue
+					}
+					eachChoice(func(choose func(n int) int) {
+						transactions := [][]modelOp{{ops[0]}, {ops[1]}}
+						if together {
+							transactions = [][]modelOp{{ops[0], ops[1]}}
+						}
+						m := make(full, keys, transactions...)
+						m.choose, m.pace, m.first = choose, pace, runs%4 > 0
+						m.run()
+						runs++
+					})
+				}
+			})
+		}
+	}
+	t.Logf("%d runs", runs)
+}
+
+// TestModelRandom takes what is too much to enumerate: more rows, longer transactions, larger chunks, kills.
+func TestModelRandom(t *testing.T) {
+	random := testRandom(t)
+	runs := *modelRuns
+	if runs == 0 {
+		runs = 4000
+	}
+	if testing.Short() {
+		runs /= 10
+	}
+	make := newModels(t)
+	for range runs {
+		runRandomModel(make, random)
+	}
+}
+
+func runRandomModel(make func(full bool, keys []int, transactions ...[]modelOp) *model, random *rand.Rand) {
+	const top = 6
+	full := random.IntN(2) == 0
+	rows := map[int]bool{}
+	var keys []int
+	for k := 1; k <= top; k++ {
+		if random.IntN(2) == 0 {
+			rows[k], keys = true, append(keys, k)
+		}
+	}
+	var transactions [][]modelOp
+	for range 1 + random.IntN(6) {
+		var ops []modelOp
+		for range 1 + random.IntN(3) {
+			able := possible(rows, top, full)
+			o := able[random.IntN(len(able))]
+			o.play(rows)
+			ops = append(ops, o)
+		}
+		transactions = append(transactions, ops)
+	}
+	m := make(full, keys, transactions...)
+	m.choose, m.pace, m.first = random.IntN, pace(random.IntN(3)), random.IntN(4) > 0
+	m.limit, m.kills = 1+random.IntN(3), random.IntN(3)
+	m.run()
+}
