@@ -29,6 +29,14 @@ func (a *acknowledgements) push(cursor lsn) {
 	a.mu.Unlock()
 }
 
+// reset forgets all positions: they are of another slot's past. Checkpoints already sent still await acknowledgement.
+func (a *acknowledgements) reset() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.pending)
+	a.flushed.Store(0)
+}
+
 // pop acknowledges the n oldest pending checkpoints.
 func (a *acknowledgements) pop(n int) error {
 	a.mu.Lock()

@@ -153,6 +153,10 @@ type scanQuery struct {
 	// ties is set when several rows may have one key: the query returns all of its last one, and a chunk that was
 	// stopped ends before the key it was stopped in.
 	ties bool
+	// whole is set when the query itself returns all rows of its last key (13 and newer).
+	whole bool
+	// searchPath is the search path of the query; "" is that of the session.
+	searchPath string
 	// leaf is the relation a ctid scan reads; its filenode must be leaf.Filenode still.
 	leaf leafCursor
 }
@@ -173,6 +177,9 @@ func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) err
 	p.SendQueryParams("SELECT txid_current_snapshot()::text", nil, nil, nil, nil)
 	if q.ctid {
 		p.SendQueryParams(sqlLeafFilenode, [][]byte{strconv.AppendUint(nil, uint64(q.leaf.OID), 10)}, nil, nil, nil)
+	}
+	if q.searchPath != "" {
+		p.SendQueryParams("SELECT set_config('search_path', $1, true)", [][]byte{[]byte(q.searchPath)}, nil, nil, nil)
 	}
 	p.SendQueryParams(q.sql, q.params, nil, nil, nil)
 	p.SendQueryParams("COMMIT", nil, nil, nil, nil)
@@ -207,6 +214,11 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 		}
 		if filenode != strconv.FormatUint(uint64(q.leaf.Filenode), 10) {
 			return errTableChanged
+		}
+	}
+	if q.searchPath != "" {
+		if err := skipResults(p, 1); err != nil {
+			return err
 		}
 	}
 	results, err := p.GetResults()
@@ -316,7 +328,7 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 	c.bytes = len(c.arena)
 	scanned := len(c.rows) + c.filtered
 	if err != nil {
-		if sqlState(err) == "57014" && scanned > 0 && ctx.Err() == nil {
+		if sqlState(err) == "57014" && scanned > 0 && ctx.Err() == nil && (!q.ties || c.before != nil) {
 			return c.shorten(q, last) // the statement timeout made the chunk shorter
 		}
 		return err
@@ -324,6 +336,9 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 	// The table has ended only when the query completed with fewer rows than its LIMIT.
 	if !q.ctid {
 		c.final = scanned < c.limit
+		if q.ties && !q.whole && !c.final {
+			return c.shorten(q, nil) // the rest of the last key's rows is to come
+		}
 	} else {
 		c.leaf = q.leaf
 		c.leaf.Block, c.leaf.Offset = q.leaf.next, 0
@@ -373,10 +388,9 @@ func (c *chunk) shorten(q *scanQuery, ctid []byte) error {
 		return fmt.Errorf("more rows than fit a chunk have the key %s: choose a collection key that tells rows apart",
 			describeKey(c.end))
 	}
-	for i := range c.rows[c.tied:] {
-		c.rows[c.tied+i].dead = true
-		c.live--
-	}
+	c.live -= len(c.rows) - c.tied
+	c.rows = c.rows[:c.tied]
+	c.rebuildIndex()
 	c.end = c.before
 	return nil
 }
@@ -603,9 +617,18 @@ func (c *chunk) compact() {
 
 // keyExpressions are the SQL sides of a comparison of keys: columns, or casts of parameters.
 type keyTerm struct {
-	sql      string
-	null     bool // the term is a NULL value, known when the SQL is built
-	nullable bool // the term may be NULL, known only to the server
+	sql            string
+	null           bool   // the term is a NULL value, known when the SQL is built
+	nullable       bool   // the term may be NULL, known only to the server
+	equal, greater string // the operators ORDER BY stands for; "" is = and >
+}
+
+// compare is the SQL of t operator o, the operator being the type's.
+func (t *keyTerm) compare(operator, plain string, o *keyTerm) string {
+	if operator == "" {
+		operator = plain
+	}
+	return t.sql + " " + operator + " " + o.sql
 }
 
 // sqlAfter is the SQL condition that key a comes after key b in ORDER BY's order (ascending, NULLS LAST). Plain row
@@ -613,7 +636,8 @@ type keyTerm struct {
 func sqlAfter(a, b []keyTerm) string {
 	plain := true
 	for i := range a {
-		plain = plain && !a[i].nullable && !a[i].null && !b[i].null && !b[i].nullable
+		plain = plain && !a[i].nullable && !a[i].null && !b[i].null && !b[i].nullable &&
+			(a[i].greater == "" || a[i].greater == ">")
 	}
 	if plain {
 		return "(" + joinTerms(a) + ") > (" + joinTerms(b) + ")"
@@ -627,9 +651,9 @@ func sqlAfter(a, b []keyTerm) string {
 		case a[i].null:
 			greater = "true"
 		case a[i].nullable:
-			greater = "(" + a[i].sql + " IS NULL OR " + a[i].sql + " > " + b[i].sql + ")"
+			greater = "(" + a[i].sql + " IS NULL OR " + a[i].compare(a[i].greater, ">", &b[i]) + ")"
 		default:
-			greater = a[i].sql + " > " + b[i].sql
+			greater = a[i].compare(a[i].greater, ">", &b[i])
 		}
 		if greater != "" {
 			either = append(either, "("+strings.Join(append(slices.Clone(equal), greater), " AND ")+")")
@@ -641,7 +665,7 @@ func sqlAfter(a, b []keyTerm) string {
 		case a[i].null:
 			equal = append(equal, "false")
 		default:
-			equal = append(equal, a[i].sql+" = "+b[i].sql)
+			equal = append(equal, a[i].compare(a[i].equal, "=", &b[i]))
 		}
 	}
 	if len(either) == 0 {

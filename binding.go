@@ -84,6 +84,9 @@ type binding struct {
 	// immediate is set when the server enforces the key at every row, so that a transaction never holds two rows of one
 	// key even for a moment.
 	immediate bool
+	// deferrable is set when a constraint that is checked at commit makes the key unique: within a transaction two rows may
+	// share one.
+	deferrable bool
 
 	filters     bool // changes past scanned are dropped
 	scanned     []value
@@ -211,7 +214,7 @@ func streamed(t *table) []relationColumn {
 }
 
 // prepare makes plan and scan key from what the catalog says of the table.
-func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[uint32]string) error {
+func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[uint32]comparison) error {
 	columns := streamed(t)
 	if t.column(metaColumn) != nil && b.table == nil {
 		logrus.Warnf("column %q of %s is left out: documents have a property of that name", metaColumn, t.tableName)
@@ -235,8 +238,9 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 			k.typeKind, k.typeName = known.kind, known.name
 		}
 		keys = append(keys, k)
-		b.terms = append(b.terms, keyTerm{sql: quoteIdent(name), nullable: k.nullable})
-		cast := casts[c.typeOID]
+		how := casts[oid]
+		b.terms = append(b.terms, keyTerm{sql: quoteIdent(name), nullable: k.nullable, equal: how.equal, greater: how.greater})
+		cast := how.cast
 		if c.collation != "" {
 			cast += " COLLATE " + c.collation
 		}
@@ -247,6 +251,7 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 	scan := sorted(b.scanColumns())
 	b.immediate = slices.Equal(sorted(t.primaryKey), scan) || slices.Equal(sorted(t.uniqueKey), scan)
 	b.unique = b.immediate
+	b.deferrable = slices.ContainsFunc(t.deferrableKeys, func(key []string) bool { return slices.Equal(sorted(key), scan) })
 	b.filters = b.resource.mode != modeNormal && b.resource.mode != modeOnlyChanges && b.resource.filter == ""
 	return nil
 }
@@ -312,13 +317,15 @@ func (b *binding) advance(ck *chunk) error {
 	if b.keyless() {
 		b.meta.Leaves = b.leavesAfter(ck)
 		if leavesDone(b.meta.Leaves) {
-			return b.complete()
+			b.complete()
+			return nil
 		}
 		b.state.Scanned = storedLeafPosition(b.meta.Leaves)
 		return nil
 	}
 	if ck.final {
-		return b.complete()
+		b.complete()
+		return nil
 	}
 	packed, err := b.key.appendPacked(nil, ck.end)
 	if err != nil {
@@ -330,14 +337,13 @@ func (b *binding) advance(ck *chunk) error {
 }
 
 // complete ends the backfill.
-func (b *binding) complete() error {
+func (b *binding) complete() {
 	b.transition(eventComplete)
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
 	b.meta.Leaves, b.meta.KeyTypes = nil, nil
 	b.meta.First = false
 	b.scanned, b.scannedAt, b.unsettled, b.sides = nil, nil, nil, nil
-	return nil
 }
 
 // leavesAfter returns the cursors of a ctid scan once ck is settled.
@@ -369,7 +375,7 @@ func storedLeafPosition(leaves []leafCursor) []byte {
 // scanQuery is the query of the binding's next chunk, behind the one whose fence is being streamed to if there is one.
 func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	var columns []string
-	q := &scanQuery{lock: "LOCK TABLE " + quoteTable(b.name()) + " IN ACCESS SHARE MODE"}
+	q := &scanQuery{}
 	from := quoteTable(b.name())
 	var where []string
 	if b.table.rowFilter != "" {
@@ -377,6 +383,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	}
 	if b.resource.filter != "" {
 		where = append(where, "("+b.resource.filter+"\n)") // the text may end in a comment
+		q.searchPath = db.searchPath                       // the filter is written for the user's own
 	}
 	if b.keyless() {
 		q.ctid = true
@@ -394,7 +401,6 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 				name = l.tableName
 			}
 		}
-		q.lock = "LOCK TABLE ONLY " + quoteTable(name) + " IN ACCESS SHARE MODE"
 		from = "ONLY " + quoteTable(name)
 		where = append(where, ctidRange(q.leaf, db.version))
 	} else if b.table.kind == 'r' {
@@ -428,9 +434,12 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 		q.ties = !b.unique
 		order = " ORDER BY " + joinTerms(b.terms) + " LIMIT " + strconv.Itoa(ck.limit)
 		if q.ties && db.version >= 130000 {
+			q.whole = true
 			order = " ORDER BY " + joinTerms(b.terms) + " FETCH FIRST " + strconv.Itoa(ck.limit) + " ROWS WITH TIES"
 		}
 	}
+	// Takes the lock that LOCK TABLE … IN ACCESS SHARE MODE would, partitions included, also with rights on columns alone.
+	q.lock = "SELECT FROM " + from + " LIMIT 0"
 	q.sql = "SELECT " + strings.Join(columns, ", ") + " FROM " + from
 	if len(where) > 0 {
 		q.sql += " WHERE " + strings.Join(where, " AND ")
@@ -491,7 +500,8 @@ func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, 
 	left := make([]keyTerm, len(b.terms))
 	for i := range left {
 		names = append(names, "c"+strconv.Itoa(i))
-		left[i] = keyTerm{sql: names[i], nullable: b.terms[i].nullable}
+		left[i] = b.terms[i]
+		left[i].sql = names[i]
 	}
 	for _, bound := range bounds {
 		right := make([]keyTerm, len(bound))
@@ -521,7 +531,9 @@ func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, 
 
 // rereadRow reads the row of a key as it is now, and whether the snapshot it was read under sees the transactions. nil
 // when there is none, or the columns are not those of the plan any more.
-func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key []value, xids []uint32) (tuple, bool, error) {
+func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []value,
+	sees func(*snapshot) bool,
+) (tuple, bool, error) {
 	var columns, where []string
 	var params [][]byte
 	for _, c := range p.columns {
@@ -534,7 +546,11 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key
 			continue
 		}
 		params = append(params, v.data)
-		where = append(where, column+" = $"+strconv.Itoa(len(params)))
+		equal := "="
+		if len(b.terms) == len(key) && b.terms[i].equal != "" {
+			equal = b.terms[i].equal
+		}
+		where = append(where, column+" "+equal+" $"+strconv.Itoa(len(params)))
 	}
 	pg := conn.PgConn()
 	// The snapshot is taken first: the query that follows sees at least as much.
@@ -546,14 +562,14 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key
 	if err != nil {
 		return nil, false, err
 	}
-	if slices.ContainsFunc(xids, func(xid uint32) bool { return !at.sees(xid) }) {
+	if !sees(&at) {
 		return nil, false, nil
 	}
-	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+quoteTable(name)+" WHERE "+
+	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+quoteTable(b.name())+" WHERE "+
 		strings.Join(where, " AND "), params, nil, nil, nil).Read()
 	switch code := sqlState(result.Err); {
 	case code == "42703" || code == "42P01":
-		return nil, true, nil
+		return nil, false, errTableChanged
 	case result.Err != nil:
 		return nil, false, result.Err
 	case len(result.Rows) == 0:
@@ -562,7 +578,7 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, name tableName, p *plan, key
 	row := make(tuple, len(p.columns))
 	for i, v := range result.Rows[0] {
 		if result.FieldDescriptions[i].DataTypeOID != p.sent[i] {
-			return nil, true, nil
+			return nil, false, errTableChanged
 		}
 		row[i] = value{kind: valueText, data: v}
 		if v == nil {

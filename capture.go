@@ -59,7 +59,7 @@ type capture struct {
 	db       *database
 	settings *settings
 	types    *typeCatalog
-	casts    map[uint32]string
+	casts    map[uint32]comparison
 	out      *output
 	acks     *acknowledgements
 	diag     *diagnostics
@@ -109,6 +109,7 @@ type capture struct {
 	seed         maphash.Seed
 	roundRobin   int
 	waitingSince time.Time
+	lastWaiting  string // the last status about a backfill that waits
 }
 
 // stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.cursor is where to start.
@@ -163,7 +164,7 @@ func (c *capture) wait() error {
 		}
 	}
 	var read <-chan struct{}
-	if c.ahead != nil && c.open == nil {
+	if c.ahead != nil && c.open == nil && !c.tx.open {
 		read = c.ahead.done
 	}
 	select {
@@ -185,6 +186,11 @@ func (c *capture) advance() error {
 			return err
 		}
 	}
+	if c.stage == stageCapture && c.open == nil && c.ahead == nil {
+		if err := c.schedule(); err != nil {
+			return err
+		}
+	}
 	for c.open == nil && c.ahead != nil {
 		// The stream is at the opening fence of what is being read: it waits here until the chunks' ends are known.
 		if err := c.awaitRead(); err != nil {
@@ -197,11 +203,6 @@ func (c *capture) advance() error {
 			if err := c.settle(); err != nil {
 				return err
 			}
-		}
-	}
-	if c.stage == stageCapture && c.open == nil && c.ahead == nil {
-		if err := c.schedule(); err != nil {
-			return err
 		}
 	}
 	if c.due && !c.polling && (c.undelivered >= checkpointBytes || time.Since(c.dueSince) >= checkpointDelay) {
@@ -400,6 +401,7 @@ func (c *capture) settle() error {
 		c.stage = stageFinished
 		return c.checkpoint()
 	}
+	c.cursor = max(c.cursor, c.idleEnd) // a quiet table's long backfill must not pin WAL
 	for _, ck := range r.chunks {
 		if err := c.settleChunk(ck); err != nil {
 			return fmt.Errorf("backfill %s: %w", ck.binding.name(), err)
@@ -432,24 +434,19 @@ func (c *capture) settleChunk(ck *chunk) error {
 			return err
 		}
 	}
+	if err := c.completeRows(b, ck); err != nil {
+		return err
+	}
+	if ck.spoiled != "" {
+		return c.settleChunk(ck)
+	}
 	from := provenance{op: 'c', snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
 	for i := range ck.rows {
 		if ck.rows[i].dead {
 			continue
 		}
 		c.rowScratch = ck.row(c.rowScratch, i)
-		t := c.rowScratch
-		if hasUnchanged(t) {
-			whole, err := c.completeRow(b, ck, t)
-			if err != nil {
-				return err
-			}
-			if whole == nil {
-				continue // the row is gone; its delete follows
-			}
-			t = whole
-		}
-		if err := c.write(b, ck.plan, &from, t, false, nil, false); err != nil {
+		if err := c.write(b, ck.plan, &from, c.rowScratch, false, nil, false); err != nil {
 			return err
 		}
 		from.loc[1]++
@@ -475,20 +472,35 @@ func (c *capture) settleChunk(ck *chunk) error {
 	return c.checkpoint()
 }
 
-// completeRow fills in the unchanged TOAST values of a buffered row whose older image was not in the chunk.
-func (c *capture) completeRow(b *binding, ck *chunk, t tuple) (tuple, error) {
-	c.newKey = ck.plan.keyValues(c.newKey, t, nil)
-	row, err := c.reread(b, ck.plan, c.newKey)
-	if err != nil || row == nil {
-		return nil, err
-	}
-	c.filled = append(c.filled[:0], t...)
-	for i := range c.filled {
-		if c.filled[i].kind == valueUnchanged {
-			c.filled[i] = row[i]
+// completeRows fills in the unchanged TOAST values of buffered rows whose older image was not in the chunk. A row that is
+// gone leaves the chunk: its delete follows in the stream. Under another shape the chunk is spoiled.
+func (c *capture) completeRows(b *binding, ck *chunk) error {
+	for i := range ck.rows {
+		if ck.rows[i].dead {
+			continue
+		}
+		c.rowScratch = ck.row(c.rowScratch, i)
+		if !hasUnchanged(c.rowScratch) {
+			continue
+		}
+		t := cloneTuple(c.rowScratch)
+		key := ck.plan.keyValues(nil, t, nil)
+		row, err := c.reread(b, ck.plan, key)
+		if errors.Is(err, errTableChanged) {
+			ck.spoil("the table changed its shape")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.identity = appendIdentity(c.identity[:0], key)
+		if row == nil {
+			ck.remove(c.identity)
+		} else {
+			ck.put(c.identity, t, row)
 		}
 	}
-	return c.filled, nil
+	return nil
 }
 
 // chunkFailed decides what an unreadable chunk means: another try, a parked binding, or the end of the capture.
@@ -514,7 +526,11 @@ func (c *capture) chunkFailed(ck *chunk) error {
 		if err := c.reload(b); err != nil || b.phase != phaseBackfill {
 			return err
 		}
-		return c.measureLeaves([]*binding{b}) // a rewritten relation is scanned from its start
+		if err := c.measureLeaves([]*binding{b}); err != nil { // a rewritten relation is scanned from its start
+			return err
+		}
+		c.completeEmpty()
+		return nil
 	case code == "42501": // insufficient_privilege
 		c.parkBinding(b, fmt.Sprintf("%v; run GRANT SELECT ON %s TO %s", err, quoteTable(b.name()), quoteIdent(c.settings.user)))
 		return nil
@@ -635,22 +651,29 @@ func (c *capture) status(format string, args ...any) { c.diag.status(fmt.Sprintf
 
 // reread reads the row of a key as it is now: for unchanged TOAST values that no tuple at hand has. A newer value is fine,
 // an older one is not: the row counts only from a snapshot that sees the transaction being applied. nil when there is no
-// such row, or the table's shape has gone on.
+// such row; errTableChanged when the table's columns are no longer those of the plan.
 func (c *capture) reread(b *binding, p *plan, key []value) (tuple, error) {
-	xids := b.unsettled
-	if c.tx.open {
-		xids = append(slices.Clone(xids), c.tx.begin.xid)
+	sees := func(s *snapshot) bool {
+		if c.db.standby { // its commits are visible before they are streamed, and its snapshots list no transactions
+			return true
+		}
+		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.unsettled, func(xid uint32) bool { return !s.sees(xid) })
 	}
-	if c.db.standby {
-		xids = nil // a standby's commits are visible before they are streamed, and its snapshots list no transactions
-	}
+	started := time.Now()
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if c.diag.tick(); time.Since(started) > 5*time.Second {
+			c.status("A row of %s must be read again and waits for transaction %d to become visible (synchronous replication: is "+
+				"the standby away?)", b.name(), c.tx.begin.xid)
+		}
 		var row tuple
 		var seen bool
 		err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-			row, seen, err = rereadRow(c.ctx, conn, b.name(), p, key, xids)
+			row, seen, err = rereadRow(c.ctx, conn, b, p, key, sees)
 			return err
 		})
+		if errors.Is(err, errTableChanged) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read the row %s of %s again: %w", describeKey(key), b.name(), err)
 		}

@@ -50,6 +50,9 @@ type bindingMetadata struct {
 	// First is set while this is provably the first backfill of the state key, so that the collection holds no key
 	// the scan has not reached (DESIGN I5).
 	First bool `json:"first"`
+	// Membership tells by which publication, and by which of its entries, the table's changes are streamed. Another one means
+	// that for some time they were not.
+	Membership string `json:"membership"`
 	// KeyTypes are the type OIDs of the key columns a backfill under way walks by: its position means nothing under others.
 	KeyTypes []uint32 `json:"key_types"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.

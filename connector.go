@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
@@ -29,6 +30,7 @@ type connector struct {
 	requests *requestReader
 	out      *output
 	stop     context.CancelCauseFunc // of the context that serve runs under
+	idle     atomic.Bool             // waiting for a request; loaded by main
 	docsURL  string
 	polling  bool // SHUTDOWN_AFTER_POLLING=yes
 }
@@ -36,7 +38,9 @@ type connector struct {
 // serve answers requests until input ends or a capture does. A nil error means exit status 0.
 func (k *connector) serve(ctx context.Context) error {
 	for {
+		k.idle.Store(true)
 		r, err := k.requests.next()
+		k.idle.Store(false)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -189,6 +193,7 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.R
 	}
 	defer db.close()
 	var wanted []requirement
+	var resources []resource
 	var names []tableName
 	var faults []error
 	validated := &pc.Response_Validated{}
@@ -202,6 +207,7 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.R
 			faults = append(faults, err)
 		}
 		names = append(names, res.table)
+		resources = append(resources, res)
 		wanted = append(wanted, requirementOf(res, b.Collection.Key))
 		validated.Bindings = append(validated.Bindings, &pc.Response_Validated_Binding{
 			ResourcePath: []string{res.table.schema, res.table.name},
@@ -211,9 +217,9 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.R
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range wanted {
+	for i, w := range wanted {
 		if t := read.tables[w.table]; t != nil {
-			faults = append(faults, keyColumnsFault(t, w.key))
+			faults = append(faults, keyColumnsFault(t, w.key), filterFault(ctx, db, resources[i]))
 		}
 	}
 	warnings, err := checkPrerequisites(ctx, db, wanted)
@@ -224,6 +230,30 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.R
 		return nil, err
 	}
 	return &pc.Response{Validated: validated}, nil
+}
+
+// filterFault has the server check a binding's additional backfill filter.
+func filterFault(ctx context.Context, db *database, r resource) error {
+	if r.filter == "" {
+		return nil
+	}
+	err := db.with(ctx, func(conn *pgx.Conn) error {
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback(ctx) }()
+		if _, err := tx.Exec(ctx, "SELECT set_config('search_path', $1, true)", db.searchPath); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "SELECT FROM "+quoteTable(r.table)+" WHERE ("+r.filter+"\n) LIMIT 0")
+		return err
+	})
+	if err == nil || sqlState(err) == "42P01" || sqlState(err) == "42501" { // told by the table's own checks
+		return nil
+	}
+	return &userError{msg: fmt.Sprintf("%s: advanced.additional_backfill_filter is not a condition the server accepts: %s; "+
+		"write an SQL expression over the table's columns, such as created_at > '2026-01-01'", r.table, serverReason(err))}
 }
 
 // keyColumnsFault checks that a table has the columns it is to be scanned by, among those that are captured.
@@ -345,7 +375,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	defer db.close()
 	c := &capture{
 		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling,
-		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]string), fencer: newFencer(db),
+		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
 	}
 	defer c.fencer.close()
 	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
@@ -380,6 +410,10 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		return err
 	}
 	c.types = read.types
+	before, err := c.memberships(ctx) // as the server had it, before we add what is missing
+	if err != nil {
+		return err
+	}
 	c.diag.status("Verifying capture requirements")
 	unfit, warnings, err := openPrerequisites(ctx, c.db, wanted)
 	for _, w := range warnings {
@@ -395,6 +429,11 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	if err := c.prepareAll(read.tables, unfit); err != nil {
 		return err
 	}
+	now, err := c.memberships(ctx)
+	if err != nil {
+		return err
+	}
+	c.judgeMemberships(before, now)
 
 	if err := c.out.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}); err != nil {
 		return err
@@ -500,7 +539,7 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 			c.parkBinding(b, reason)
 			continue
 		}
-		if err := c.refresh(b, tables[b.name()]); err != nil {
+		if err := c.refresh(b, tables[b.name()], true); err != nil {
 			return err
 		}
 		if b.phase == phaseActive && b.meta.OID == 0 && b.table != nil { // taken over from the incumbent
@@ -549,6 +588,10 @@ func (c *capture) run(ctx context.Context) error {
 func transient(err error) bool {
 	if _, ok := errors.AsType[*slotLossError](err); ok {
 		return false
+	}
+	if _, ok := errors.AsType[*connectFailure](err); ok {
+		code := sqlState(err)
+		return !strings.HasPrefix(code, "28") && code != "3D000" && code != "42501" // authorization, no such database
 	}
 	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, errStreamEnded) || pgconn.Timeout(err) {
@@ -700,7 +743,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": at.String()}).Info("created replication slot")
 		c.cursor = at
 	}
-	c.acks.flushed.Store(0)
+	c.acks.reset()
 	c.noteServer(identity)
 	return c.cursor, nil
 }

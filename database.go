@@ -48,6 +48,8 @@ type database struct {
 	timeZone string // of the first query session; pinned on all
 	standby  bool   // pg_is_in_recovery()
 	sqlASCII bool   // server_encoding is SQL_ASCII: client_encoding stays SQL_ASCII
+	// searchPath is the role's own, which additional_backfill_filter is written for; sessions are pinned to pg_catalog.
+	searchPath string
 }
 
 // connectDatabase opens the pool and one connection to prove that it works. A failure is one userError.
@@ -127,20 +129,21 @@ func (db *database) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config.RuntimeParams = map[string]string{"application_name": "estuary_flow", "search_path": "pg_catalog"}
+	config.RuntimeParams = map[string]string{"application_name": "estuary_flow"}
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return connectError(ctx, db.settings, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 
-	const sqlAboutServer = `SELECT current_setting('server_version_num'), current_setting('TimeZone'),` +
-		` current_setting('server_encoding'), pg_is_in_recovery()`
+	const sqlAboutServer = `SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('TimeZone'),` +
+		` pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(),` +
+		` pg_catalog.current_setting('search_path')`
 	result := conn.ExecParams(ctx, sqlAboutServer, nil, nil, nil, nil).Read()
 	if result.Err != nil {
 		return connectError(ctx, db.settings, fmt.Errorf("the first query failed: %w", result.Err))
 	}
-	if len(result.Rows) != 1 || len(result.Rows[0]) != 4 {
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 5 {
 		return connectError(ctx, db.settings, errors.New("the first query gave an unexpected result"))
 	}
 	row := result.Rows[0]
@@ -150,6 +153,7 @@ func (db *database) probe(ctx context.Context) error {
 	db.timeZone = string(row[1])
 	db.sqlASCII = string(row[2]) == "SQL_ASCII"
 	db.standby = string(row[3]) == "t"
+	db.searchPath = string(row[4])
 	return nil
 }
 
@@ -165,6 +169,7 @@ func (db *database) sessionParams() map[string]string {
 		"extra_float_digits":                  "1", // shortest text that reads back the same, from version 12 on
 		"search_path":                         "pg_catalog",
 		"lock_timeout":                        "0",
+		"synchronize_seqscans":                "off", // a scan by ctid relies on physical order
 		"idle_in_transaction_session_timeout": "0",
 		"default_transaction_isolation":       "read committed",
 		"tcp_keepalives_idle":                 "120",
@@ -321,8 +326,16 @@ func connectError(ctx context.Context, s *settings, err error) error {
 	if remedy := connectRemedy(s, err); remedy != "" {
 		msg += ". " + remedy
 	}
-	return &userError{msg}
+	return &connectFailure{userError{msg}, err}
 }
+
+// connectFailure is a connection that could not be made. It unwraps to what the operator is told and to the cause.
+type connectFailure struct {
+	userError
+	cause error
+}
+
+func (e *connectFailure) Unwrap() []error { return []error{&e.userError, e.cause} }
 
 // attempts appends the errors that err joins: one for each address and TLS mode that was tried.
 func attempts(err error, dst []error) []error {

@@ -61,11 +61,12 @@ type table struct {
 	kind            byte // relkind: r, p (and others for bound names that are no tables)
 	persistence     byte // relpersistence
 	isPartition     bool
-	columns         []column // attnum order, without dropped ones
-	primaryKey      []string // key columns in index order; nil without a usable primary key
-	uniqueKey       []string // of the usable unique index with the smallest name, when there is no primary key
-	identity        byte     // relreplident
-	identityColumns []string // columns of the replica identity: d and i
+	columns         []column   // attnum order, without dropped ones
+	primaryKey      []string   // key columns in index order; nil without a usable primary key
+	uniqueKey       []string   // of the usable unique index with the smallest name, when there is no primary key
+	deferrableKeys  [][]string // of unique indexes checked at commit
+	identity        byte       // relreplident
+	identityColumns []string   // columns of the replica identity: d and i
 	rowSecurity     bool
 	comment         string
 	reltuples       float64  // estimated rows including leaves; -1 unknown
@@ -477,7 +478,7 @@ type index struct {
 func (c *catalog) loadKeys(byOID map[uint32]*table, oids []uint32) error {
 	sqlIndexes := `
 SELECT i.indrelid, ic.relname, i.indisprimary, i.indisreplident,
-       i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL,
+       i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL, i.indimmediate,
        i.indkey::text, ` + c.since(11, `i.indnkeyatts`, `i.indnatts`) + `
   FROM unnest($1::oid[]) AS wanted(oid)
   JOIN pg_index i ON i.indrelid = wanted.oid
@@ -488,12 +489,19 @@ SELECT i.indrelid, ic.relname, i.indisprimary, i.indisreplident,
 	var in index
 	var attnums string
 	var keyColumns int
+	var immediate bool
 	err := c.each(sqlIndexes, []any{oidArray(oids)}, []any{
-		&oid, &in.name, &in.primary, &in.identity, &in.usable, &attnums, &keyColumns,
+		&oid, &in.name, &in.primary, &in.identity, &in.usable, &immediate, &attnums, &keyColumns,
 	}, func() error {
 		t, found := byOID[oid], in
 		if err := found.resolve(t, attnums, keyColumns); err != nil {
 			return err
+		}
+		if !immediate {
+			if found.usable {
+				t.deferrableKeys = append(t.deferrableKeys, found.columns)
+			}
+			found.usable = false
 		}
 		indexes[t] = append(indexes[t], found)
 		return nil

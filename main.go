@@ -22,9 +22,12 @@ import (
 
 const documentationURL = "https://go.estuary.dev/source-postgresql"
 
-// shutdownGrace is how long a stop may take before the process ends itself: a reader that has left stdout full must not keep
-// us.
-const shutdownGrace = 2 * time.Second
+const (
+	// blockedGrace is how long a stop waits for a write: a reader that has left stdout full must not keep us.
+	blockedGrace = 2 * time.Second
+	// stopLimit is how long a stop may take in all: undoing a slot that is being created takes the longest.
+	stopLimit = 15 * time.Second
+)
 
 func main() {
 	if len(os.Args) > 1 || terminalWidth(os.Stdin) > 0 {
@@ -77,15 +80,33 @@ func runConnector() int {
 	go func() { ended <- k.serve(ctx) }()
 	select {
 	case err = <-ended:
+		return exitStatus(err, k.out.settled())
 	case <-ctx.Done():
+		return stopped(ctx, k, ended)
+	}
+}
+
+// stopped waits for a connector that has been told to stop, as long as it makes sense.
+func stopped(ctx context.Context, k *connector, ended <-chan error) int {
+	blocked := time.Now()
+	for started := blocked; time.Since(started) < stopLimit; {
 		select {
-		case err = <-ended:
-		case <-time.After(shutdownGrace):
-			logrus.Error("stopped while a write to stdout was blocked: the last message may be incomplete")
+		case err := <-ended:
+			return exitStatus(err, k.out.settled())
+		case <-time.After(10 * time.Millisecond):
+		}
+		switch {
+		case k.idle.Load(): // no capture is open, and a read of stdin does not end by itself
+			return exitStatus(context.Cause(ctx), true)
+		case !k.out.writing.Load():
+			blocked = time.Now()
+		case time.Since(blocked) >= blockedGrace:
+			logrus.Errorf("%v: a write to stdout was blocked, the last message may be incomplete", context.Cause(ctx))
 			return 1
 		}
 	}
-	return exitStatus(err, k.out.settled())
+	logrus.Errorf("%v: the capture did not stop within %s", context.Cause(ctx), stopLimit)
+	return 1
 }
 
 // exitStatus logs why the process ends and returns its status. A stop between checkpoints is no failure.

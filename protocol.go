@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
@@ -314,6 +315,8 @@ type output struct {
 	// Documents and schemas belong to the checkpoint that follows them.
 	open  bool // some were appended after the last checkpoint
 	dirty bool // some of those, or a part of a frame, reached the writer
+
+	writing atomic.Bool // inside a write, which may block; loaded by main
 }
 
 func newOutput(w io.Writer, c codec) *output {
@@ -525,7 +528,9 @@ func (o *output) checkpoint(patch []byte) error {
 func (o *output) flush() error {
 	rest := o.buf
 	for o.err == nil && len(rest) > 0 {
+		o.writing.Store(true)
 		n, err := o.w.Write(rest)
+		o.writing.Store(false)
 		if n > 0 {
 			o.dirty = true // until the rest has followed
 		}

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -36,6 +37,9 @@ type transaction struct {
 
 // maxDocument keeps a document's message below the runtime's limit of 64 MiB (spec/flow-protocol.md §2.6).
 const maxDocument = 60 << 20
+
+// mostPlaced bounds the keys remembered for one transaction on tables whose keys are checked at commit.
+const mostPlaced = 1 << 21
 
 // side is where a key lies relative to a backfill.
 type side uint8
@@ -179,6 +183,12 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if b.phase == phaseBackfill && b.meta.OID != e.relation.oid {
 		return nil // of a table that had this name before; the one that has it now is being read
 	}
+	if p.missing != "" {
+		// The column was renamed or added later: these changes cannot be told apart by the key of today.
+		c.status("The stream's older columns of %s lack its key column %q: it is backfilled again", b.name(), p.missing)
+		c.rewind(b)
+		return nil
+	}
 	if p.key == nil {
 		return c.applyKeyless(e, ch)
 	}
@@ -284,7 +294,7 @@ func checkOldKey(key []value, p *plan) error {
 // update of it (op 'u', with before when the old tuple came). fill is where unchanged TOAST values may be found.
 func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
 	b := e.binding
-	c.track(e, op, key, t, before)
+	c.track(e, op, key, t, fill, before)
 	if b.phase == phaseActive {
 		return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
 	}
@@ -294,7 +304,7 @@ func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before 
 		return err
 	}
 	if at != sideScanned {
-		b.unsettled.add(c.tx.begin.xid)
+		c.unsettle(b)
 	}
 	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filters || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
@@ -308,11 +318,19 @@ func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before 
 	return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
 }
 
+// unsettle remembers the transaction for a binding whose unsettled range it touched. A standby makes commits visible
+// before it streams them.
+func (c *capture) unsettle(b *binding) {
+	if !c.db.standby {
+		b.unsettled.add(c.tx.begin.xid)
+	}
+}
+
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
 	if fill == nil && hasUnchanged(t) && (op == 'c' || e.binding.phase == phaseBackfill && e.binding.keyless()) {
 		row, err := c.reread(e.binding, e.plan, key)
-		if err != nil {
+		if err != nil && !errors.Is(err, errTableChanged) { // the values are gone with the column
 			return err
 		}
 		fill = row
@@ -351,7 +369,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 			return err
 		}
 		if at != sideScanned {
-			b.unsettled.add(c.tx.begin.xid)
+			c.unsettle(b)
 		}
 		if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && c.patchable(ck, e) {
 			ck.remove(c.identity)
@@ -378,8 +396,8 @@ func (c *capture) patchable(ck *chunk, e *relationEntry) bool {
 // track remembers the rows that this transaction has put under keys the server checks only at commit: there two rows may
 // share a key for a moment, and the delete of the older one must not remove the younger. The old tuple, which such tables
 // have in full, tells which row a change is about.
-func (c *capture) track(e *relationEntry, op byte, key []value, t, before tuple) {
-	if e.binding.immediate || e.relation.identity != 'f' {
+func (c *capture) track(e *relationEntry, op byte, key []value, t, fill, before tuple) {
+	if !e.binding.deferrable || e.relation.identity != 'f' || len(c.tx.placed) > mostPlaced {
 		return
 	}
 	if c.tx.placed == nil {
@@ -388,32 +406,40 @@ func (c *capture) track(e *relationEntry, op byte, key []value, t, before tuple)
 	c.identity = appendIdentity(c.identity[:0], key)
 	rows := c.tx.placed[string(c.identity)]
 	if op == 'u' {
-		i := slices.Index(rows, c.imageOf(before))
+		i := slices.Index(rows, c.imageOf(before, nil))
 		if i < 0 {
 			return
 		}
-		rows[i] = c.imageOf(t)
+		rows[i] = c.imageOf(t, before)
 		return
 	}
-	c.tx.placed[string(c.identity)] = append(rows, c.imageOf(t))
+	c.tx.placed[string(c.identity)] = append(rows, c.imageOf(t, fill))
 }
 
 // untrack forgets a row that leaves its key and reports whether one of this transaction remains there.
 func (c *capture) untrack(e *relationEntry, key []value, old tuple) bool {
-	if e.binding.immediate || e.relation.identity != 'f' || len(c.tx.placed) == 0 {
+	if !e.binding.deferrable || e.relation.identity != 'f' || len(c.tx.placed) == 0 {
 		return false
 	}
 	c.identity = appendIdentity(c.identity[:0], key)
 	rows := c.tx.placed[string(c.identity)]
-	if i := slices.Index(rows, c.imageOf(old)); i >= 0 {
+	if i := slices.Index(rows, c.imageOf(old, nil)); i >= 0 {
 		rows = slices.Delete(rows, i, i+1)
 		c.tx.placed[string(c.identity)] = rows
 	}
 	return len(rows) > 0
 }
 
-func (c *capture) imageOf(t tuple) uint64 {
-	c.image = appendIdentity(c.image[:0], t)
+// imageOf tells rows apart: a hash of the whole row, unchanged TOAST values taken from fill.
+func (c *capture) imageOf(t, fill tuple) uint64 {
+	c.image = c.image[:0]
+	for i := range t {
+		v := t[i : i+1]
+		if v[0].kind == valueUnchanged && fill != nil {
+			v = fill[i : i+1]
+		}
+		c.image = appendIdentity(c.image, v)
+	}
 	return maphash.Bytes(c.seed, c.image)
 }
 
@@ -609,10 +635,13 @@ func (c *capture) handleRelation(data []byte) error {
 		return err
 	}
 	b := c.byName[name]
-	if b == nil || b.phase == phaseMissing {
+	if b == nil {
 		return nil
 	}
 	e.binding = b
+	if b.phase == phaseMissing { // described when it is back: the stream does not do it again
+		return nil
+	}
 	return c.describe(e)
 }
 
@@ -647,7 +676,7 @@ func (c *capture) truncated(b *binding, e *relationEntry) {
 			"collection to remove them, or set advanced.on_truncate to \"backfill\".", b.name())
 	}
 	if b.phase == phaseBackfill {
-		b.unsettled.add(c.tx.begin.xid)
+		c.unsettle(b)
 		if b.chunk != nil && b.chunk.spoiled == "" && b.chunk.table.oid == e.relation.oid {
 			b.chunk.clearRows()
 		}

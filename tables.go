@@ -5,10 +5,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,7 +38,11 @@ func (c *capture) resumeBackfills() error {
 	if err := c.measureLeaves(c.reading); err != nil {
 		return err
 	}
-	return c.awaitWriters(c.reading)
+	if err := c.awaitWriters(c.reading); err != nil {
+		return err
+	}
+	c.completeEmpty()
+	return nil
 }
 
 func (c *capture) sortReading() {
@@ -79,7 +85,22 @@ func (c *capture) activate() error {
 	}
 	c.reading = append(c.reading, started...)
 	c.sortReading()
-	return c.awaitWriters(started)
+	if err := c.awaitWriters(started); err != nil {
+		return err
+	}
+	c.completeEmpty()
+	return nil
+}
+
+// completeEmpty ends the backfills of tables that no relation holds rows of: partitioned ones without partitions.
+func (c *capture) completeEmpty() {
+	for _, b := range slices.Clone(c.reading) {
+		if b.keyless() && len(b.meta.Leaves) == 0 && b.chunk == nil && !c.isReading(b) {
+			b.complete()
+			c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+			c.due, c.dueSince = true, time.Now()
+		}
+	}
 }
 
 // awaitWriters has bindings wait for the transactions that may have written to their tables by now.
@@ -115,6 +136,11 @@ func (c *capture) awaitWriters(bindings []*binding) error {
 	return nil
 }
 
+// isReading reports whether a chunk of the binding is being read.
+func (c *capture) isReading(b *binding) bool {
+	return c.ahead != nil && slices.ContainsFunc(c.ahead.chunks, func(ck *chunk) bool { return ck.binding == b })
+}
+
 // mostUnsettled is how many streamed transactions are remembered for a binding before those that are visible by now are
 // sorted out: a backfill may wait for hours.
 const mostUnsettled = 1 << 14
@@ -125,7 +151,8 @@ func (c *capture) pollWaiting() error {
 	var invisible []*binding
 	for _, b := range c.reading {
 		writers = append(writers, b.waiting...)
-		if b.invisible || len(b.unsettled) > mostUnsettled {
+		// A chunk being read is judged by all that its own snapshot does not see.
+		if b.invisible || len(b.unsettled) > mostUnsettled && !c.isReading(b) {
 			invisible = append(invisible, b)
 		}
 	}
@@ -169,7 +196,10 @@ func (c *capture) pollWaiting() error {
 	if time.Since(c.waitingSince) > 5*time.Second {
 		for _, b := range c.reading {
 			if text := b.describeWaiting(); text != "" {
-				c.diag.status("Backfill of " + text)
+				if text != c.lastWaiting {
+					c.diag.status("Backfill of " + text)
+				}
+				c.lastWaiting = text
 				break
 			}
 		}
@@ -270,11 +300,12 @@ func (c *capture) reload(b *binding) error {
 	if err != nil {
 		return fmt.Errorf("read the catalog about %s: %w", b.name(), err)
 	}
-	return c.refresh(b, loaded[b.name()])
+	return c.refresh(b, loaded[b.name()], b.phase != phaseMissing)
 }
 
-// refresh takes note of what the catalog says of a binding's table now; nil is a missing one.
-func (c *capture) refresh(b *binding, t *table) error {
+// refresh takes note of what the catalog says of a binding's table now; nil is a missing one. fit tells that the table meets
+// what a capture of it requires; a parked binding stays so until it does.
+func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	if t == nil {
 		if b.phase != phaseMissing {
 			c.parkBinding(b, "the table is gone")
@@ -282,8 +313,11 @@ func (c *capture) refresh(b *binding, t *table) error {
 		}
 		return nil
 	}
+	if b.phase == phaseMissing && !fit {
+		return nil
+	}
 	if b.phase == phaseMissing || b.meta.OID != 0 && b.meta.OID != t.oid {
-		c.status("%s was created anew: it is backfilled. Documents of rows that vanished stay in the collection.", b.name())
+		c.status("%s is there anew: it is backfilled. Documents of rows that vanished stay in the collection.", b.name())
 		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
 	}
@@ -292,7 +326,10 @@ func (c *capture) refresh(b *binding, t *table) error {
 		b.table = t
 		return nil
 	}
-	if err := c.prepareBinding(b, t); err != nil {
+	if err := c.loadTypesOf(t); err != nil {
+		return fmt.Errorf("read the types of %s: %w", b.name(), err)
+	}
+	if err := b.prepare(t, c.types, c.settings, c.casts); err != nil {
 		c.parkBinding(b, err.Error())
 		c.due, c.dueSince = true, time.Now()
 		return nil
@@ -329,8 +366,8 @@ func (c *capture) announceLeaves(b *binding, t *table) {
 	}
 }
 
-// prepareBinding makes a binding's plan and scan key, with the types they need.
-func (c *capture) prepareBinding(b *binding, t *table) error {
+// loadTypesOf reads what a plan and a scan key need to know of the types of a table's columns.
+func (c *capture) loadTypesOf(t *table) error {
 	var oids []uint32
 	for i := range t.columns {
 		oids = append(oids, t.columns[i].typeOID)
@@ -338,18 +375,37 @@ func (c *capture) prepareBinding(b *binding, t *table) error {
 	if err := c.loadTypes(oids); err != nil {
 		return err
 	}
-	if err := c.loadCasts(oids); err != nil {
-		return err
-	}
-	return b.prepare(t, c.types, c.settings, c.casts)
+	return c.loadCasts(oids)
 }
 
-const sqlTypeNames = `SELECT oid::bigint, format_type(oid, NULL) FROM pg_type WHERE oid = ANY ($1::oid[])`
+// sqlComparisons tells how types are spelled in casts (with -1, a type that has a length is spelled so that it has none) and
+// which operators of theirs ORDER BY stands for: those of the default btree operator class of the type itself, when it has
+// one, such as citext's. Other types find theirs in pg_catalog. 403 is the access method btree; strategies 3 and 5 are = and >.
+const sqlComparisons = `
+SELECT t.oid::bigint, format_type(t.oid, -1), coalesce(eq.name, ''), coalesce(gt.name, '')
+  FROM pg_type t
+  LEFT JOIN pg_opclass c ON c.opcintype = t.oid AND c.opcmethod = 403 AND c.opcdefault
+  LEFT JOIN LATERAL (SELECT quote_ident(n.nspname) || '.' || o.oprname AS name
+    FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+   WHERE a.amopfamily = c.opcfamily AND a.amoplefttype = t.oid AND a.amoprighttype = t.oid AND a.amopstrategy = 3
+     AND n.nspname <> 'pg_catalog') eq ON true
+  LEFT JOIN LATERAL (SELECT quote_ident(n.nspname) || '.' || o.oprname AS name
+    FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+   WHERE a.amopfamily = c.opcfamily AND a.amoplefttype = t.oid AND a.amoprighttype = t.oid AND a.amopstrategy = 5
+     AND n.nspname <> 'pg_catalog') gt ON true
+ WHERE t.oid = ANY ($1::oid[])`
 
-// loadCasts reads how types are spelled in SQL.
+// comparison is how values of a type are compared in SQL.
+type comparison struct {
+	cast           string // the type's name
+	equal, greater string // operators, qualified when not of pg_catalog
+}
+
+// loadCasts reads how types are compared in SQL.
 func (c *capture) loadCasts(oids []uint32) error {
 	var missing []uint32
 	for _, oid := range oids {
+		oid, _ = c.types.base(oid, -1)
 		if _, ok := c.casts[oid]; !ok && !slices.Contains(missing, oid) {
 			missing = append(missing, oid)
 		}
@@ -358,21 +414,30 @@ func (c *capture) loadCasts(oids []uint32) error {
 		return nil
 	}
 	return c.db.with(c.ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(c.ctx, sqlTypeNames, oidArray(missing))
+		rows, err := conn.Query(c.ctx, sqlComparisons, oidArray(missing))
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
 			var oid int64
-			var name string
-			if err := rows.Scan(&oid, &name); err != nil {
+			var how comparison
+			var equal, greater string
+			if err := rows.Scan(&oid, &how.cast, &equal, &greater); err != nil {
 				return err
 			}
-			c.casts[uint32(oid)] = name
+			how.equal, how.greater = operator(equal, "="), operator(greater, ">")
+			c.casts[uint32(oid)] = how
 		}
 		return rows.Err()
 	})
+}
+
+func operator(qualified, plain string) string {
+	if qualified == "" {
+		return plain
+	}
+	return "OPERATOR(" + qualified + ")"
 }
 
 // sourceSchema emits the schema of a binding's documents if it changed. The documents of the new shape follow it.
@@ -413,8 +478,16 @@ func (c *capture) rediscover() error {
 	if err != nil {
 		return fmt.Errorf("read the catalog about the captured tables: %w", err)
 	}
+	unfit, err := c.unfitToReturn(loaded)
+	if err != nil {
+		return err
+	}
+	now, err := c.memberships(c.ctx)
+	if err != nil {
+		return err
+	}
 	for _, b := range c.bindings {
-		if err := c.refresh(b, loaded[b.name()]); err != nil {
+		if err := c.refresh(b, loaded[b.name()], unfit[b.name()] == ""); err != nil {
 			return err
 		}
 		if b.plan != nil && b.sourced != b.plan {
@@ -424,5 +497,105 @@ func (c *capture) rediscover() error {
 			c.due, c.dueSince = true, time.Now()
 		}
 	}
+	c.judgeMemberships(now, now)
 	return nil
+}
+
+// unfitToReturn checks the tables of parked bindings that are there: what keeps them from being captured.
+func (c *capture) unfitToReturn(loaded map[tableName]*table) (map[tableName]string, error) {
+	var wanted []requirement
+	for _, b := range c.bindings {
+		if b.phase == phaseMissing && loaded[b.name()] != nil {
+			wanted = append(wanted, requirement{table: b.name(), key: b.scanColumns()})
+		}
+	}
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	unfit, _, err := openPrerequisites(c.ctx, c.db, wanted)
+	return unfit, err
+}
+
+// sqlMemberships tells how the publication has each of the tables: for all tables, by an entry of the table or of a
+// partitioned ancestor, or (15 and newer, in place of %s) by one of its schema; the publication alone when it has not.
+const (
+	sqlMemberships = `
+SELECT n.nspname::text, c.relname::text, p.oid::text || CASE WHEN p.puballtables THEN ':all' ELSE coalesce(
+         (WITH RECURSIVE up(relid) AS (
+            SELECT c.oid
+             UNION ALL
+            SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid
+              JOIN pg_class a ON a.oid = i.inhparent AND a.relkind = 'p')
+          SELECT ':' || min(r.oid::bigint)::text
+            FROM up JOIN pg_publication_rel r ON r.prrelid = up.relid AND r.prpubid = p.oid), %s '') END
+  FROM unnest($2::text[], $3::text[]) AS wanted(schema, name)
+  JOIN pg_namespace n ON n.nspname = wanted.schema
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+  JOIN pg_publication p ON p.pubname = $1`
+
+	sqlMembershipBySchema = `
+         (SELECT ':s' || s.oid::bigint FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid),`
+)
+
+// memberships reads how the publication has the bound tables: "" for those it does not have.
+func (c *capture) memberships(ctx context.Context) (map[tableName]string, error) {
+	query := fmt.Sprintf(sqlMemberships, "")
+	if c.db.version >= 150000 {
+		query = fmt.Sprintf(sqlMemberships, sqlMembershipBySchema)
+	}
+	members := make(map[tableName]string)
+	err := c.db.with(ctx, func(conn *pgx.Conn) error {
+		var schemas, tables []string
+		for _, b := range c.bindings {
+			schemas, tables = append(schemas, b.name().schema), append(tables, b.name().name)
+		}
+		rows, err := conn.Query(ctx, query, c.settings.publication, schemas, tables)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var name tableName
+			var member string
+			if err := rows.Scan(&name.schema, &name.name, &member); err != nil {
+				return err
+			}
+			if strings.Contains(member, ":") {
+				members[name] = member
+			}
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the publication's members: %w", err)
+	}
+	return members, nil
+}
+
+// judgeMemberships has tables captured anew that were out of the publication for some time: before is how the server had
+// them when we last looked away, now how it has them.
+func (c *capture) judgeMemberships(before, now map[tableName]string) {
+	for _, b := range c.bindings {
+		if b.phase == phaseMissing {
+			continue
+		}
+		if (b.phase == phaseActive || b.phase == phaseBackfill) && b.meta.Membership != "" && b.meta.Membership != before[b.name()] {
+			if now[b.name()] == "" {
+				c.parkBinding(b, fmt.Sprintf("publication %q does not have it any more; run ALTER PUBLICATION %s ADD TABLE %s",
+					c.settings.publication, quoteIdent(c.settings.publication), quoteTable(b.name())))
+				c.due, c.dueSince = true, time.Now()
+				continue
+			}
+			c.status("%s was taken out of publication %q, or the publication was created anew: changes may have been missed, so it "+
+				"is backfilled. Documents of rows that vanished stay in the collection.", b.name(), c.settings.publication)
+			c.rewind(b)
+			c.due, c.dueSince = true, time.Now()
+		}
+		if b.meta.Membership != now[b.name()] {
+			b.meta.Membership = now[b.name()]
+			if b.phase != phasePending {
+				b.mark()
+			}
+		}
+	}
 }
