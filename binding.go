@@ -424,10 +424,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 			bound := make([]keyTerm, len(lower))
 			for i, v := range lower {
 				bound[i] = keyTerm{sql: "$" + strconv.Itoa(i+1) + "::" + b.casts[i], null: v.kind == valueNull}
-				q.params = append(q.params, v.data)
-				if v.kind == valueNull {
-					q.params[i] = nil
-				}
+				q.params = append(q.params, parameter(v))
 			}
 			where = append(where, boundParams(bound)+sqlAfter(b.terms, bound))
 		}
@@ -446,6 +443,17 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	}
 	q.sql += order
 	return q
+}
+
+// parameter is a value as a query parameter: nil is NULL there, also where it is an empty text.
+func parameter(v value) []byte {
+	switch {
+	case v.kind == valueNull:
+		return nil
+	case v.data == nil:
+		return []byte{}
+	}
+	return v.data
 }
 
 // boundParams is a condition that always holds and mentions every parameter that is NULL: the server wants each parameter
@@ -482,11 +490,7 @@ func xminCondition(xid string) string {
 func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, bounds [][]value) ([][]bool, error) {
 	var params [][]byte
 	param := func(v value, i int) string {
-		if v.kind == valueNull {
-			params = append(params, nil)
-		} else {
-			params = append(params, v.data)
-		}
+		params = append(params, parameter(v))
 		return "($" + strconv.Itoa(len(params)) + "::" + b.casts[i] + ")"
 	}
 	var rows, names, columns []string
@@ -545,7 +549,7 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 			where = append(where, column+" IS NULL")
 			continue
 		}
-		params = append(params, v.data)
+		params = append(params, parameter(v))
 		equal := "="
 		if len(b.terms) == len(key) && b.terms[i].equal != "" {
 			equal = b.terms[i].equal

@@ -115,7 +115,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 	s := &settings{slot: "flow_slot", watermarks: watermarksTable, chunkRows: 50_000, onTruncate: "ignore"}
 	c := &capture{
 		ctx: t.Context(), settings: s, types: types, out: out, acks: &acknowledgements{}, db: &database{settings: s},
-		byName: make(map[tableName]*binding), casts: map[uint32]string{pgtype.Int4OID: "integer", pgtype.TextOID: "text"},
+		byName: make(map[tableName]*binding), casts: map[uint32]comparison{pgtype.Int4OID: {cast: "integer"}, pgtype.TextOID: {cast: "text"}},
 		relations: make(map[uint32]*relationEntry), seed: maphash.MakeSeed(), stage: stageCapture,
 		lastTick: time.Now().Add(time.Hour),
 	}
