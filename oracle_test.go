@@ -52,8 +52,9 @@ type oracle struct {
 	left     int        // outputs until the session is severed; 0: it is not
 	commit   bool
 	outputs  int
-	delayed  bool // acknowledgements come late
-	withheld int  // checkpoints not acknowledged
+	delayed  bool   // acknowledgements come late
+	withheld int    // checkpoints not acknowledged
+	each     func() // called behind every output; may be nil
 
 	kills, severed, stops, cut, sentinels int
 }
@@ -292,6 +293,9 @@ func (o *oracle) output() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.outputs++
+	if o.each != nil {
+		o.each()
+	}
 	if o.left == 0 {
 		return
 	}
@@ -481,6 +485,18 @@ func (o *oracle) waitState(what string, holds func(*captureState) bool) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// waitChanges waits until every change of the tables of which only changes are captured is, and notes since when.
+func (o *oracle) waitChanges() {
+	o.t.Helper()
+	o.waitState("Only Changes to begin", func(state *captureState) bool {
+		return !slices.ContainsFunc(o.tables, func(t *workTable) bool {
+			b := state.Bindings[stateKey([]string{t.table.schema, t.table.name}, o.counters[t.table])]
+			return t.mode == modeOnlyChanges && (b == nil || b.Mode != storedActive)
+		})
+	})
+	o.since = o.db.queryValue(`SELECT clock_timestamp()::text`)
 }
 
 // pass waits until the stream has passed a row written now.
@@ -815,6 +831,7 @@ func seeds(t *testing.T, runs int, run func(t *testing.T, seed uint64)) {
 	}
 }
 
+// TestOracle lets writers, kills and restarts go on for a while.
 func TestOracle(t *testing.T) {
 	runs, lasts := 2, 7*time.Second
 	if testing.Short() {
@@ -830,8 +847,7 @@ func TestOracle(t *testing.T) {
 		o.flavoured()
 		stop := o.writers(4, 20*time.Millisecond)
 		o.start()
-		o.runtime.waitFor("the first checkpoints", func() bool { return o.runtime.checkpoints > 2 })
-		o.since = o.db.queryValue(`SELECT clock_timestamp()::text`)
+		o.waitChanges()
 		for until := time.Now().Add(lasts); time.Now().Before(until); {
 			o.disturb()
 			o.restart(false)
@@ -842,6 +858,111 @@ func TestOracle(t *testing.T) {
 		o.runtime.stop()
 		o.ended(true)
 	})
+}
+
+// killScript is what TestOracleKillEvery writes, a transaction a line; {int}, {num} and {icu} are the tables.
+var killScript = []string{
+	`UPDATE {int} SET n = n + 1, stamp = clock_timestamp()`,
+	`INSERT INTO {int} (id, big) VALUES (100, repeat('x', 4000)); UPDATE {int} SET id = 1000 WHERE id = 3; UPDATE {num} SET n = 7 WHERE v = 2`,
+	`DELETE FROM {num} WHERE v = 1; INSERT INTO {num} (v) VALUES (1.0); UPDATE {num} SET v = 1.00 WHERE v = 1`,
+	`DELETE FROM {icu} WHERE t = 'ab'; DELETE FROM {int} WHERE id IN (1, 2); UPDATE {icu} SET n = n + 1`,
+	`INSERT INTO {int} (id) VALUES (2); SAVEPOINT s; INSERT INTO {int} (id) VALUES (200); DELETE FROM {num} WHERE v = 4; ROLLBACK TO s;
+		UPDATE {int} SET id = -id WHERE id = 2`,
+	`UPDATE {icu} SET t = upper(t) WHERE t IN ('a', 'z'); UPDATE {num} SET v = v + 10, n = n + 1 WHERE v = 3`,
+	`INSERT INTO {icu} (a, t) VALUES (7, 'é'), (7, 'e'), (-7, 'é'); UPDATE {int} SET n = n + 1 WHERE id > 3`,
+	`DELETE FROM {int} WHERE id = 1000; INSERT INTO {int} (id) VALUES (1000); UPDATE {int} SET n = 5 WHERE id = 1000`,
+	`UPDATE {icu} SET a = a + 1, wide = repeat('y', 3000) WHERE t < 'c'`,
+	`DELETE FROM {icu}; INSERT INTO {num} (v) VALUES (-1), ('NaN'); DELETE FROM {num} WHERE v = 'NaN'`,
+	`INSERT INTO {icu} (a, t) VALUES (1, 'a'), (1, 'A'); UPDATE {int} SET n = n + 1; UPDATE {num} SET n = n + 1`,
+}
+
+// TestOracleKillEvery kills the connector behind every output of a small run, one run for each, and looks at each result.
+// The writes come at fixed outputs, so that the runs are alike.
+func TestOracleKillEvery(t *testing.T) {
+	const step = 5 // of the short form
+	total := killBehind(t, 0, 0)
+	t.Logf("a run has %d documents and checkpoints", total)
+	if total < 60 {
+		t.Errorf("a run has %d documents and checkpoints, want 60 at least", total)
+	}
+	for n := 1; n <= total; n++ {
+		if *longTests || n%step == 0 {
+			t.Run(fmt.Sprintf("n=%d", n), func(t *testing.T) {
+				t.Parallel()
+				killBehind(t, n, total)
+			})
+		}
+	}
+}
+
+// killBehind runs killScript, kills the connector behind output n (0: never), resumes, judges, and returns how many
+// outputs there were. total is about how many a run without a kill has.
+func killBehind(t *testing.T, n, total int) int {
+	o := newOracle(t, uint64(n))
+	o.chunk = 3
+	o.readOnly = n%7 == 6
+	schema := o.schema()
+	names := []string{"{schema}", quoteIdent(schema)}
+	for _, f := range flavours {
+		if rows := map[string]string{
+			"int":     `(id, big) SELECT i, CASE WHEN i % 2 = 1 THEN repeat(md5(i::text), 120) END FROM generate_series(1, 10) i`,
+			"numeric": `(v, big) SELECT i, repeat(md5(i::text), 130) FROM generate_series(1, 8) i`,
+			"icu": `(a, t, wide) SELECT i % 3, w, repeat(w, 1000)
+				FROM unnest('{a,ab,b,co-op,coop,é,ß,z,x y,""}'::text[]) WITH ORDINALITY w (w, i)`,
+		}[f.name]; rows != "" {
+			table := o.create(schema, f, 0, f.name != "numeric")[0]
+			o.db.exec("INSERT INTO " + quoteTable(table.table) + rows)
+			names = append(names, "{"+f.name[:3]+"}", quoteTable(table.table))
+		}
+	}
+	conn := testConnect(t, *testControlUser, *testControlPassword)
+	script := killScript
+	write := func() { // with o.mu held
+		if len(script) == 0 {
+			return
+		}
+		sql := "BEGIN; " + strings.NewReplacer(names...).Replace(script[0]) + "; COMMIT"
+		script = script[1:]
+		if _, err := conn.PgConn().Exec(context.Background(), sql).ReadAll(); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	o.each = func() {
+		if o.outputs%4 == 0 {
+			write()
+		}
+	}
+	o.delayed = n%3 == 0
+	o.left, o.commit = n, n%2 == 0
+	o.start()
+	if n > 0 {
+		o.sleep(3 * time.Second)
+		switch {
+		case o.hasEnded():
+			o.ended(false)
+			o.restart(false)
+		case n < total*3/4:
+			o.fatalf("output %d has not come", n)
+		default:
+			t.Logf("output %d has not come: this run has fewer", n)
+			o.mu.Lock()
+			o.left = 0
+			o.mu.Unlock()
+		}
+	}
+	for done, before := false, -1; !done; time.Sleep(200 * time.Millisecond) {
+		o.mu.Lock()
+		if o.outputs == before { // the outputs so far do not lead to the rest of the script
+			write()
+		}
+		before, done = o.outputs, len(script) == 0
+		o.mu.Unlock()
+	}
+	o.quiesce()
+	o.judge()
+	o.runtime.stop()
+	o.ended(true)
+	return o.outputs
 }
 
 // TestBackfillKeys scans tables row by row, so that every key is once the position a chunk starts behind.
