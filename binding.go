@@ -95,6 +95,7 @@ type binding struct {
 	chunk       *chunk // its opening fence has passed: changes are patched into it
 	limit       int    // rows to ask for next
 	waiting     []writer
+	unmeasured  bool            // to be scanned by ctid, its pages not yet counted
 	invisible   bool            // waiting for transactions in unsettled to become visible
 	notBefore   time.Time       // when to try the next chunk, after one that could not be read
 	failures    int             // chunks in a row that could not be read

@@ -311,7 +311,8 @@ func (c *capture) pick() []*binding {
 	var picked []*binding
 	for i := range c.reading {
 		b := c.reading[(i+c.roundRobin)%len(c.reading)]
-		if len(b.waiting) > 0 || b.invisible || now.Before(b.notBefore) || b.chunk != nil && (b.chunk.final || b.chunk.spoiled != "") {
+		if len(b.waiting) > 0 || b.unmeasured || b.invisible || now.Before(b.notBefore) ||
+			b.chunk != nil && (b.chunk.final || b.chunk.spoiled != "") {
 			continue
 		}
 		if b.chunk != nil && b.keyless() && leavesDone(b.leavesAfter(b.chunk)) {
@@ -526,10 +527,7 @@ func (c *capture) chunkFailed(ck *chunk) error {
 		if err := c.reload(b); err != nil || b.phase != phaseBackfill {
 			return err
 		}
-		if err := c.measureLeaves([]*binding{b}); err != nil { // a rewritten relation is scanned from its start
-			return err
-		}
-		c.completeEmpty()
+		b.unmeasured = b.keyless() // a rewritten relation is scanned from its start
 		return nil
 	case code == "42501": // insufficient_privilege
 		c.parkBinding(b, fmt.Sprintf("%v; run GRANT SELECT ON %s TO %s", err, quoteTable(b.name()), quoteIdent(c.settings.user)))

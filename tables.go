@@ -35,14 +35,13 @@ func (c *capture) resumeBackfills() error {
 		}
 	}
 	c.sortReading()
-	if err := c.measureLeaves(c.reading); err != nil {
-		return err
+	for _, b := range c.reading {
+		b.unmeasured = b.keyless()
 	}
 	if err := c.awaitWriters(c.reading); err != nil {
 		return err
 	}
-	c.completeEmpty()
-	return nil
+	return c.measureReady()
 }
 
 func (c *capture) sortReading() {
@@ -80,22 +79,21 @@ func (c *capture) activate() error {
 		}).Info("backfill triggered")
 	}
 	c.pending = nil
-	if err := c.measureLeaves(started); err != nil {
-		return err
+	for _, b := range started {
+		b.unmeasured = b.keyless()
 	}
 	c.reading = append(c.reading, started...)
 	c.sortReading()
 	if err := c.awaitWriters(started); err != nil {
 		return err
 	}
-	c.completeEmpty()
-	return nil
+	return c.measureReady()
 }
 
 // completeEmpty ends the backfills of tables that no relation holds rows of: partitioned ones without partitions.
 func (c *capture) completeEmpty() {
 	for _, b := range slices.Clone(c.reading) {
-		if b.keyless() && len(b.meta.Leaves) == 0 && b.chunk == nil && !c.isReading(b) {
+		if b.keyless() && !b.unmeasured && len(b.meta.Leaves) == 0 && b.chunk == nil && !c.isReading(b) {
 			b.complete()
 			c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
 			c.due, c.dueSince = true, time.Now()
@@ -147,6 +145,13 @@ const mostUnsettled = 1 << 14
 
 // pollWaiting looks whether bindings that wait for transactions may go on.
 func (c *capture) pollWaiting() error {
+	if err := c.lookAtWaiting(); err != nil {
+		return err
+	}
+	return c.measureReady()
+}
+
+func (c *capture) lookAtWaiting() error {
 	var writers []writer
 	var invisible []*binding
 	for _, b := range c.reading {
@@ -210,41 +215,61 @@ func (c *capture) pollWaiting() error {
 const sqlMeasureLeaf = `SELECT coalesce(pg_relation_filenode($1::oid), 0)::bigint,
 	coalesce(pg_relation_size($1::oid), 0) / current_setting('block_size')::bigint`
 
-// measureLeaves gives bindings that are scanned by ctid a cursor for each relation that holds rows; a cursor whose
-// relation has been rewritten starts again. What is added behind the pages measured here is streamed.
-func (c *capture) measureLeaves(bindings []*binding) error {
-	for _, b := range bindings {
-		if !b.keyless() {
+// measureReady measures the bindings that are to be scanned by ctid and wait for no writer any more: what a transaction
+// wrote unseen must lie within the pages measured. A table that another session has locked is tried again later.
+func (c *capture) measureReady() error {
+	for _, b := range c.reading {
+		if !b.unmeasured || len(b.waiting) > 0 || time.Now().Before(b.notBefore) {
 			continue
 		}
-		var leaves []leafCursor
-		err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
-			for _, l := range b.table.leaves {
-				at := leafCursor{OID: l.oid}
-				var filenode int64
-				if err := conn.QueryRow(c.ctx, sqlMeasureLeaf, strconv.FormatUint(uint64(l.oid), 10)).Scan(&filenode, &at.Pages); err != nil {
-					return err
-				}
-				at.Filenode = uint32(filenode)
-				old := slices.IndexFunc(b.meta.Leaves, func(o leafCursor) bool { return o.OID == at.OID && o.Filenode == at.Filenode })
-				if old >= 0 {
-					at = b.meta.Leaves[old]
-				} else if len(b.meta.Leaves) == 0 && b.state.Scanned != nil {
-					at.Block, at.Offset, _ = parseCTID(b.state.Scanned) // the incumbent's: one position for all leaves
-				}
-				at.Done = at.Done || at.Block >= at.Pages
-				leaves = append(leaves, at)
-			}
-			return nil
-		})
-		if err != nil {
+		switch err := c.measureLeaves(b); {
+		case sqlState(err) == "55P03": // lock_not_available
+			b.notBefore = time.Now().Add(time.Second)
+			c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
+		case err != nil:
 			return fmt.Errorf("measure %s for its scan: %w", b.name(), err)
+		default:
+			b.unmeasured = false
 		}
-		b.meta.Leaves = leaves
-		if leavesDone(leaves) { // an empty table: one chunk over no pages ends it
-			for i := range b.meta.Leaves {
-				b.meta.Leaves[i].Done = i > 0
+	}
+	c.completeEmpty()
+	return nil
+}
+
+// measureLeaves gives a binding that is scanned by ctid a cursor for each relation that holds rows; a cursor whose
+// relation has been rewritten starts again. What is added behind the pages measured here is streamed.
+func (c *capture) measureLeaves(b *binding) error {
+	var leaves []leafCursor
+	measure := func(tx pgx.Tx) error {
+		if _, err := tx.Exec(c.ctx, "SET LOCAL lock_timeout = '100ms'"); err != nil { // the stream stands still meanwhile
+			return err
+		}
+		for _, l := range b.table.leaves {
+			at := leafCursor{OID: l.oid}
+			var filenode int64
+			if err := tx.QueryRow(c.ctx, sqlMeasureLeaf, strconv.FormatUint(uint64(l.oid), 10)).Scan(&filenode, &at.Pages); err != nil {
+				return err
 			}
+			at.Filenode = uint32(filenode)
+			old := slices.IndexFunc(b.meta.Leaves, func(o leafCursor) bool { return o.OID == at.OID && o.Filenode == at.Filenode })
+			if old >= 0 {
+				at = b.meta.Leaves[old]
+			} else if len(b.meta.Leaves) == 0 && b.state.Scanned != nil {
+				at.Block, at.Offset, _ = parseCTID(b.state.Scanned) // the incumbent's: one position for all leaves
+			}
+			at.Done = at.Done || at.Block >= at.Pages
+			leaves = append(leaves, at)
+		}
+		return nil
+	}
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) error { return pgx.BeginFunc(c.ctx, conn, measure) })
+	if err != nil {
+		return err
+	}
+	b.meta.Leaves = leaves
+	if leavesDone(leaves) { // an empty table: one chunk over no pages ends it
+		for i := range b.meta.Leaves {
+			b.meta.Leaves[i].Done = i > 0
 		}
 	}
 	return nil
