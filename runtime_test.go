@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -64,13 +63,9 @@ type testRuntime struct {
 	state       json.RawMessage
 	logs        []connectorLog
 	status      string // of the running session
-	severed     bool   // by sever
 	ended       bool
 	err         error
 }
-
-// errSevered ends a session that sever has ended.
-var errSevered = errors.New("the test has severed the session")
 
 // startRuntime discovers, validates, applies and opens. The test fails when one of them does.
 func startRuntime(t testing.TB, o runtimeOptions) *testRuntime {
@@ -167,7 +162,7 @@ func (r *testRuntime) start() {
 // tryStart is start for tests that expect it to fail.
 func (r *testRuntime) tryStart() error {
 	r.mu.Lock()
-	r.uncommitted, r.ended, r.err, r.status, r.severed = nil, false, nil, "", false
+	r.uncommitted, r.ended, r.err, r.status = nil, false, nil, ""
 	state := r.state
 	r.mu.Unlock()
 	if _, err := r.driver.apply(r.t.Context(), r.capture, r.applied); err != nil {
@@ -204,31 +199,6 @@ func (r *testRuntime) kill() {
 	if s := r.current(); s != nil {
 		s.kill()
 	}
-}
-
-// sever kills the connector and has nothing that it wrote after the message at hand taken, so that a session ends at an
-// exact point of its output; wait, which then returns errSevered, follows. With commit what is complete is committed first,
-// else it is lost. REQUIRES: called by a hook.
-func (r *testRuntime) sever(commit bool) {
-	if s := r.current(); s != nil {
-		if commit {
-			_ = s.commitPending() // the sink is ours and does not fail
-		}
-		s.kill()
-	}
-	r.mu.Lock()
-	r.severed = true
-	r.mu.Unlock()
-}
-
-// end returns what a message of the session meets: errSevered behind sever.
-func (r *testRuntime) end() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.severed {
-		return errSevered
-	}
-	return nil
 }
 
 // stop closes the connector's stdin; wait follows.
@@ -351,7 +321,7 @@ func (r *testRuntime) document(binding int, doc []byte) error {
 	if r.options.onDocument != nil {
 		r.options.onDocument(r, table, doc)
 	}
-	return r.end()
+	return nil
 }
 
 func (r *testRuntime) sourcedSchema(binding int, schema json.RawMessage) error {
@@ -372,7 +342,7 @@ func (r *testRuntime) checkpoint(patch *pf.ConnectorState) error {
 	if r.options.onCheckpoint != nil {
 		r.options.onCheckpoint(r, patch.UpdatedJson)
 	}
-	return r.end()
+	return nil
 }
 
 func (r *testRuntime) commit(n int, state json.RawMessage) (int, error) {
