@@ -24,7 +24,7 @@ test: ## every test, those against a real PostgreSQL included
 		tests/postgres.sh run --name "test-$$$$" -- "$$@"; \
 	fi
 
-check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, fuzz targets
+check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, benchmarks once, fuzz targets
 	@tests/check.sh
 
 bench: ## every Go benchmark, against a throwaway PostgreSQL

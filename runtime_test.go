@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -63,9 +64,13 @@ type testRuntime struct {
 	state       json.RawMessage
 	logs        []connectorLog
 	status      string // of the running session
+	severed     bool   // by sever
 	ended       bool
 	err         error
 }
+
+// errSevered ends a session that sever has ended.
+var errSevered = errors.New("the test has severed the session")
 
 // startRuntime discovers, validates, applies and opens. The test fails when one of them does.
 func startRuntime(t testing.TB, o runtimeOptions) *testRuntime {
@@ -162,7 +167,7 @@ func (r *testRuntime) start() {
 // tryStart is start for tests that expect it to fail.
 func (r *testRuntime) tryStart() error {
 	r.mu.Lock()
-	r.uncommitted, r.ended, r.err, r.status = nil, false, nil, ""
+	r.uncommitted, r.ended, r.err, r.status, r.severed = nil, false, nil, "", false
 	state := r.state
 	r.mu.Unlock()
 	if _, err := r.driver.apply(r.t.Context(), r.capture, r.applied); err != nil {
@@ -199,6 +204,31 @@ func (r *testRuntime) kill() {
 	if s := r.current(); s != nil {
 		s.kill()
 	}
+}
+
+// sever kills the connector and has nothing that it wrote after the message at hand taken, so that a session ends at an
+// exact point of its output; wait, which then returns errSevered, follows. With commit what is complete is committed first,
+// else it is lost. REQUIRES: called by a hook.
+func (r *testRuntime) sever(commit bool) {
+	if s := r.current(); s != nil {
+		if commit {
+			_ = s.commitPending() // the sink is ours and does not fail
+		}
+		s.kill()
+	}
+	r.mu.Lock()
+	r.severed = true
+	r.mu.Unlock()
+}
+
+// end returns what a message of the session meets: errSevered behind sever.
+func (r *testRuntime) end() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.severed {
+		return errSevered
+	}
+	return nil
 }
 
 // stop closes the connector's stdin; wait follows.
@@ -321,7 +351,7 @@ func (r *testRuntime) document(binding int, doc []byte) error {
 	if r.options.onDocument != nil {
 		r.options.onDocument(r, table, doc)
 	}
-	return nil
+	return r.end()
 }
 
 func (r *testRuntime) sourcedSchema(binding int, schema json.RawMessage) error {
@@ -342,7 +372,7 @@ func (r *testRuntime) checkpoint(patch *pf.ConnectorState) error {
 	if r.options.onCheckpoint != nil {
 		r.options.onCheckpoint(r, patch.UpdatedJson)
 	}
-	return nil
+	return r.end()
 }
 
 func (r *testRuntime) commit(n int, state json.RawMessage) (int, error) {

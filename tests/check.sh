@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tests/check.sh is `make check`, all that CI does: the tests, then format, vet, staticcheck, the race
-# detector, and every fuzz target for ten seconds. It goes on after a failure, so that one run tells
-# everything, and closes with one line; its status is that line's. `make fuzz` and `make fmt` are parts.
+# detector, every benchmark once, and every fuzz target for ten seconds. It goes on after a failure, so that
+# one run tells everything, and closes with one line; its status is that line's. `make fuzz` and `make fmt` are parts.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.." || exit 1
@@ -83,6 +83,7 @@ case ${1:-} in
 	step vet go vet -tags "$tags" ./...
 	step staticcheck go run "$staticcheck" -tags "$tags" ./...
 	step race race
+	step bench make --no-print-directory bench GO_TEST_FLAGS=-benchtime=1x
 	step fuzz fuzz
 	;;
 fuzz) step fuzz fuzz ;;
