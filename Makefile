@@ -7,7 +7,7 @@ IMAGE ?= ghcr.io/estuary/source-postgres:local
 .PHONY: help build demo test check bench fuzz fmt image up down integration clean
 
 help: ## this list
-	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the static binary, ./source-postgres
 	CGO_ENABLED=0 go build -tags "$(TAGS)" -trimpath -o source-postgres .
