@@ -142,7 +142,7 @@ func (c *capture) handleChange(m *walMessage) error {
 		return nil
 	}
 	b := e.binding
-	if b == nil || b.phase != phaseActive && b.phase != phaseBackfill {
+	if b == nil || b.phase == phaseMissing || b.phase == phasePending && b.meta.First {
 		return nil
 	}
 	if e.plan == nil { // the table was gone when the stream described it
@@ -182,6 +182,9 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	b, p := e.binding, e.plan
 	if b.phase == phaseBackfill && b.meta.OID != e.relation.oid {
 		return nil // of a table that had this name before; the one that has it now is being read
+	}
+	if b.phase == phasePending {
+		return c.applyPending(e, ch)
 	}
 	if p.missing != "" {
 		// The column was renamed or added later: these changes cannot be told apart by the key of today.
@@ -233,6 +236,22 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	}
 	c.from.loc[1]++
 	return c.place(e, 'c', c.newKey, ch.new, fill, nil, false)
+}
+
+// applyPending applies a change of a table whose rows are all still to be read, while the collection may hold rows of its
+// past: of those, the scan will not see what disappears now (DESIGN I5).
+func (c *capture) applyPending(e *relationEntry, ch *change) error {
+	if e.plan.key == nil || ch.oldKind == 0 || !c.oldHasKey(e, ch) {
+		return nil
+	}
+	c.oldKey = e.plan.keyValues(c.oldKey, ch.old, nil)
+	if ch.op == 'U' {
+		c.newKey = e.plan.keyValues(c.newKey, ch.new, ch.old)
+		if sameKey(c.oldKey, c.newKey) {
+			return nil
+		}
+	}
+	return c.remove(e, c.oldKey, ch)
 }
 
 // bufferedRow returns a copy of the chunk's live row of a key, or nil.
