@@ -57,7 +57,7 @@ type walEntry struct {
 	xid       uint32
 }
 
-func (model *model) final(i int) lsn { return lsn(1000 * (i + 1)) }
+func (m *model) final(i int) lsn { return lsn(1000 * (i + 1)) }
 
 // pace is when the stream is read.
 type pace int
@@ -84,7 +84,6 @@ type model struct {
 	todo      []*modelTransaction
 	committed []*modelTransaction
 	wal       []walEntry
-	written   int // values made up so far
 
 	c         *testCapture
 	read      int    // of wal, by the present session
