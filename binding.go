@@ -601,7 +601,7 @@ func (b *binding) adapt(c *chunk, rows int, s *settings, fixed bool) {
 	if c.stopped {
 		limit = max(1, scanned*3/4)
 	} else if !fixed && c.took > 2*time.Second {
-		limit = max(16, limit/2)
+		limit = min(limit, max(16, limit/2))
 	} else if c.took < time.Second && c.bytes < c.budget/2 {
 		limit *= 2
 	}

@@ -112,7 +112,7 @@ func (s *captureState) cursor() (lsn, error) {
 		return 0, nil
 	}
 	position, err := pglogrepl.ParseLSN(*s.Cursor)
-	if err != nil {
+	if err != nil || !lsnTexts.MatchString(*s.Cursor) { // ParseLSN takes what begins like a position
 		return 0, fmt.Errorf("parse the stored capture state: cursor %q is not an LSN (want X/X)", *s.Cursor)
 	}
 	return position, nil

@@ -382,8 +382,10 @@ func TestSameShape(t *testing.T) {
 // Identities are equal exactly if kinds and texts are, wherever the bytes stand.
 func TestIdentity(t *testing.T) {
 	keys := [][]value{
-		texts("a", "b"), texts("ab", ""), texts("", "ab"), texts("a"), texts("", ""), {{kind: valueNull}, text("")},
-		{text(""), {kind: valueNull}}, texts("a\x00b"), texts("a", "\x00b"), texts("t\x00\x00\x00\x01a"),
+		texts("a", "b"), texts("ab", ""), texts("", "ab"), texts("a"), texts("", ""),
+		{{kind: valueNull}, text("")},
+		{text(""), {kind: valueNull}},
+		texts("a\x00b"), texts("a", "\x00b"), texts("t\x00\x00\x00\x01a"),
 	}
 	for i, a := range keys {
 		for j, b := range keys {
@@ -399,9 +401,9 @@ func TestIdentity(t *testing.T) {
 
 func TestDescribeKey(t *testing.T) {
 	for want, key := range map[string][]value{
-		"[]":                                nil,
-		"[null]":                            {{kind: valueNull}},
-		"[1, a b]":                          texts("1", "a b"),
+		"[]":                                 nil,
+		"[null]":                             {{kind: valueNull}},
+		"[1, a b]":                           texts("1", "a b"),
 		"[" + strings.Repeat("x", 64) + "…]": texts(strings.Repeat("x", 65)),
 	} {
 		if have := describeKey(key); have != want {
