@@ -199,7 +199,7 @@ func TestScans(t *testing.T) {
 				resource: resource{table: table.tableName, mode: tc.mode, filter: tc.filter}, collectionKey: tc.key,
 				state: &bindingState{},
 			}
-			casts := map[uint32]string{pgtype.Int4OID: "integer", pgtype.TextOID: "text"}
+			casts := map[uint32]comparison{pgtype.Int4OID: {cast: "integer"}, pgtype.TextOID: {cast: "text"}}
 			err := b.prepare(table, newTypeCatalog(), &settings{}, casts)
 			if errorText(err) != tc.wantErr {
 				t.Fatalf("error %q, want %q", errorText(err), tc.wantErr)
