@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,7 +58,10 @@ type testDB struct {
 	tables  []tableName
 }
 
-var testCount atomic.Int64
+var (
+	testCount  atomic.Int64
+	testSchema sync.Mutex
+)
 
 // newTestDB connects to the test server, or skips the test unless TEST_DATABASE=yes.
 func newTestDB(t testing.TB) *testDB {
@@ -76,8 +80,13 @@ func newTestDB(t testing.TB) *testDB {
 		watermarks:  tableName{"test", "watermarks_" + suffix},
 	}
 	t.Cleanup(db.cleanup)
-	db.exec(`CREATE SCHEMA IF NOT EXISTS test`)
-	db.exec(`GRANT USAGE ON SCHEMA test TO ` + quoteIdent(*testCaptureUser))
+	testSchema.Lock() // the server refuses two grants on one schema at a time
+	_, err := db.control.Exec(db.ctx, `CREATE SCHEMA IF NOT EXISTS test; GRANT USAGE ON SCHEMA test TO `+
+		quoteIdent(*testCaptureUser), pgx.QueryExecModeSimpleProtocol)
+	testSchema.Unlock()
+	if err != nil {
+		db.Fatal(err)
+	}
 	db.exec(fmt.Sprintf(`CREATE TABLE %s (slot text PRIMARY KEY, watermark text)`, quoteTable(db.watermarks)))
 	db.exec(fmt.Sprintf(`GRANT ALL PRIVILEGES ON %s TO %s`, quoteTable(db.watermarks), quoteIdent(*testCaptureUser)))
 	db.exec(fmt.Sprintf(`CREATE PUBLICATION %s FOR TABLE %s`, quoteIdent(db.publication), quoteTable(db.watermarks)))
