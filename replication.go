@@ -68,6 +68,10 @@ type replication struct {
 func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publication string, start lsn,
 	flushed *atomic.Uint64, senderTimeout time.Duration,
 ) (*replication, error) {
+	if err := quiesce(ctx, conn); err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
 	hijacked, err := conn.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
@@ -101,6 +105,21 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 	}
 	s.received.Store(time.Now().UnixNano())
 	return s, nil
+}
+
+// quiesce ends pgx's reading in the background: after a slow write it goes on until something comes, and would take the
+// beginning of the stream from us.
+func quiesce(ctx context.Context, conn *pgconn.PgConn) error {
+	for {
+		err := conn.SyncConn(ctx)
+		if err == nil {
+			return nil
+		}
+		// Its ping is an empty query, a syntax error to the walsender of version 14 and older; an answer is all we need.
+		if sqlState(err) == "" {
+			return fmt.Errorf("take over the replication connection: %w", err)
+		}
+	}
 }
 
 // begin sends the command and reads up to CopyBothResponse.
