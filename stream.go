@@ -653,15 +653,10 @@ func (c *capture) handleRelation(data []byte) error {
 		e.slotColumn, e.uuidColumn, err = watermarkColumns(r)
 		return err
 	}
-	b := c.byName[name]
-	if b == nil {
+	if e.binding = c.byName[name]; e.binding == nil {
 		return nil
 	}
-	e.binding = b
-	if b.phase == phaseMissing { // described when it is back: the stream does not do it again
-		return nil
-	}
-	return c.describe(e)
+	return c.describe(e) // by which a parked binding whose table is back is captured again
 }
 
 // handleTruncate applies a TRUNCATE. There is no message for it in the protocol of captures: documents of the rows stay.

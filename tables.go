@@ -325,7 +325,11 @@ func (c *capture) reload(b *binding) error {
 	if err != nil {
 		return fmt.Errorf("read the catalog about %s: %w", b.name(), err)
 	}
-	return c.refresh(b, loaded[b.name()], b.phase != phaseMissing)
+	unfit, err := c.unfitToReturn(loaded)
+	if err != nil {
+		return err
+	}
+	return c.refresh(b, loaded[b.name()], unfit[b.name()] == "")
 }
 
 // refresh takes note of what the catalog says of a binding's table now; nil is a missing one. fit tells that the table meets
