@@ -25,6 +25,11 @@ func (c *capture) resumeBackfills() error {
 		case phasePending:
 			c.pending = append(c.pending, b)
 		case phaseBackfill:
+			if c.settings.skipsBackfill(b.name()) {
+				c.status("The backfill of %s ends here: advanced.skip_backfills lists it", b.name())
+				b.complete()
+				continue
+			}
 			if err := b.resume(); err != nil {
 				c.status("The stored backfill position of %s cannot be used (%v): its backfill starts again", b.name(), err)
 				c.rewind(b)
