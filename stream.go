@@ -686,8 +686,10 @@ func (c *capture) truncated(b *binding, e *relationEntry) {
 		return
 	}
 	if b.truncations == 1 {
-		c.status("%s was truncated: its rows are gone from the source, their documents stay in the collection. Reset the "+
-			"collection to remove them, or set advanced.on_truncate to \"backfill\".", b.name())
+		text := fmt.Sprintf("%s was truncated: its rows are gone from the source, their documents stay in the collection. Reset "+
+			"the collection to remove them, or set advanced.on_truncate to \"backfill\".", b.name())
+		logrus.Warn(text)
+		c.diag.status(text)
 	}
 	if b.phase == phaseBackfill {
 		c.unsettle(b)
