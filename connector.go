@@ -135,6 +135,9 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.R
 func logLeftOut(leftOut map[string][]tableName) {
 	var parts []string
 	for reason, names := range leftOut {
+		if reason == leftOutWatermarks {
+			continue // as it should be
+		}
 		parts = append(parts, fmt.Sprintf("%d %s (such as %s)", len(names), reason, names[0]))
 	}
 	if len(parts) > 0 {

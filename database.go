@@ -317,7 +317,11 @@ func connectError(ctx context.Context, s *settings, err error) error {
 		return fmt.Errorf("connect to %s: %w", where, context.Cause(ctx))
 	}
 	var reasons []string
-	for _, attempt := range attempts(err, nil) {
+	tried := attempts(err, nil)
+	for i, attempt := range tried {
+		if i+1 < len(tried) && strings.Contains(attempt.Error(), "server refused TLS connection") {
+			continue // what came of it without TLS is the reason
+		}
 		if r := connectReason(attempt); !slices.Contains(reasons, r) {
 			reasons = append(reasons, r)
 		}

@@ -224,7 +224,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if !moved {
 		return c.place(e, 'u', c.newKey, ch.new, fill, before, !full)
 	}
-	if err := checkOldKey(c.oldKey, p); err != nil {
+	if err := checkOldKey(c.oldKey, p, ch.oldKind); err != nil {
 		return err
 	}
 	// The buffered row is about to be removed: what it has of unchanged TOAST values goes with the row to its new key.
@@ -296,13 +296,14 @@ func (c *capture) oldKeyOf(e *relationEntry, ch *change) ([]value, error) {
 			quoteTable(e.binding.name()))}
 	}
 	c.oldKey = e.plan.keyValues(c.oldKey, ch.old, nil)
-	return c.oldKey, checkOldKey(c.oldKey, e.plan)
+	return c.oldKey, checkOldKey(c.oldKey, e.plan, ch.oldKind)
 }
 
-// checkOldKey refuses a key tuple with a NULL where the column cannot be NULL: such a value is no key.
-func checkOldKey(key []value, p *plan) error {
+// checkOldKey refuses an old key that is none: with a value the tuple does not carry, or a NULL in a tuple of identity
+// columns (kind 'K'), which cannot be NULL.
+func checkOldKey(key []value, p *plan, kind byte) error {
 	for i, v := range key {
-		if v.kind == valueUnchanged {
+		if v.kind == valueUnchanged || v.kind == valueNull && kind == 'K' {
 			return fmt.Errorf("the old tuple lacks key column %q", p.columns[p.key[i]].name)
 		}
 	}
