@@ -493,6 +493,9 @@ func (tr *transcript) stored(state string) {
 // golden compares the transcript with its file.
 func (tr *transcript) golden(name string) {
 	tr.Helper()
+	if tr.version() < 150000 {
+		tr.Skip("the golden files are of version 15 and newer: older ones stream empty transactions, which show in loc[0]")
+	}
 	text := strings.ReplaceAll(tr.text.String(), strings.ToUpper("_"+tr.suffix), "")
 	compareGolden(tr, "transcripts/"+name+".txt", tr.sanitize(unmark(text)))
 }
