@@ -115,14 +115,16 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 	s := &settings{slot: "flow_slot", watermarks: watermarksTable, chunkRows: 50_000, onTruncate: "ignore"}
 	c := &capture{
 		ctx: t.Context(), settings: s, types: types, out: out, acks: &acknowledgements{}, db: &database{settings: s},
-		byName: make(map[tableName]*binding), casts: map[uint32]comparison{pgtype.Int4OID: {cast: "integer"}, pgtype.TextOID: {cast: "text"}},
+		byName: make(map[tableName]*binding), casts: map[uint32]comparison{
+			pgtype.Int4OID: {cast: "integer"}, pgtype.Int8OID: {cast: "bigint"}, pgtype.TextOID: {cast: "text"},
+		},
 		relations: make(map[uint32]*relationEntry), seed: maphash.MakeSeed(), stage: stageCapture,
 		lastTick: time.Now().Add(time.Hour),
 	}
 	c.diag = &diagnostics{capture: c}
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
-		collectionKey: []string{"id"}, state: &bindingState{Mode: storedPending}, changed: &c.changed, limit: 50_000,
+		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, changed: &c.changed, limit: 50_000,
 		notBefore: time.Now().Add(24 * time.Hour), // no chunk is read but by the test
 	}
 	b.meta.First = true
