@@ -372,6 +372,10 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte("d\x00\x00\x00\x05q"), uint64(2))
 	f.Add([]byte("N\x00\x00\x00\x04E\x00\x00\x00\x04"), uint64(3))
 	f.Add([]byte("d\x00\x00\x00\x05\xf5N\xb2\x8f\xcbq"), uint64(150)) // a bad length behind a frame
+	batches := make([]*batch, 300/5+3) // a frame has five bytes at least; one more is asked for when all is read
+	for i := range batches {
+		batches[i] = &batch{buf: make([]byte, 0, receiveBuffer)}
+	}
 	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
 		if len(stream) > 300 {
 			return // byte by byte that takes long, and shows no more
@@ -379,17 +383,16 @@ func FuzzReceive(f *testing.F) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		var outcomes [2]string
 		for i := range outcomes {
-			s := pipeSession(&scriptedConn{rest: stream, piece: func() int {
+			s := &replication{ask: make(chan struct{}, 1), conn: &scriptedConn{rest: stream, piece: func() int {
 				if i == 0 {
 					return len(stream)
 				}
 				return 1 + random.IntN(9)
-			}})
+			}}}
 			// One after the other, as the fuzzer wants its coverage repeatable: whatever is received waits in full.
-			batches := len(stream)/5 + 3 // one is asked for when all is read
-			s.full, s.free = make(chan *batch, batches), make(chan *batch, batches)
-			for range batches {
-				s.free <- &batch{buf: make([]byte, 0, receiveBuffer)}
+			s.full, s.free = make(chan *batch, len(batches)), make(chan *batch, len(batches))
+			for _, b := range batches {
+				s.free <- b
 			}
 			_ = s.receive(t.Context())
 			all, err := collectMessages(t.Context(), s, len(stream))
