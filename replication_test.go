@@ -372,7 +372,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte("d\x00\x00\x00\x05q"), uint64(2))
 	f.Add([]byte("N\x00\x00\x00\x04E\x00\x00\x00\x04"), uint64(3))
 	f.Add([]byte("d\x00\x00\x00\x05\xf5N\xb2\x8f\xcbq"), uint64(150)) // a bad length behind a frame
-	batches := make([]*batch, 300/5+3) // a frame has five bytes at least; one more is asked for when all is read
+	batches := make([]*batch, 300/5+3)                                // a frame has five bytes at least; one more is asked for when all is read
 	for i := range batches {
 		batches[i] = &batch{buf: make([]byte, 0, receiveBuffer)}
 	}
