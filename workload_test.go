@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,8 +49,15 @@ type workTable struct {
 	space      int
 	insertOnly bool
 	check      tableCheck
+	scanned    atomic.Pointer[scanPosition]
 	again      bool // its binding was backfilled again
 	vanished   bool // its binding was away: documents of rows deleted meanwhile stay
+}
+
+// scanPosition is where a backfill was last seen.
+type scanPosition struct {
+	key []string
+	at  time.Time
 }
 
 // tableCheck is what holds for the documents of a table.
@@ -191,7 +199,9 @@ type workWriter struct {
 	tables []*workTable
 	number int64 // of the writer, for keys of its own
 	fresh  int64
-	depth  int // of savepoints
+	depth  int                        // of savepoints
+	chunk  int                        // rows a chunk may have
+	latest *atomic.Pointer[workTable] // the table of the last backfilled row
 
 	transactions, statements, refused int
 }
@@ -286,7 +296,23 @@ func (w *workWriter) step(ctx context.Context, t *workTable) error {
 	return err
 }
 
-func (w *workWriter) pick() *workTable { return w.tables[w.rand.IntN(len(w.tables))] }
+// pick chooses a table, every other time that of the backfill seen last.
+func (w *workWriter) pick() *workTable {
+	if w.rand.IntN(2) == 0 {
+		if t := w.latest.Load(); t != nil && t.scanning() != nil {
+			return t
+		}
+	}
+	return w.tables[w.rand.IntN(len(w.tables))]
+}
+
+// scanning is the key a running backfill has lately emitted, or nil.
+func (t *workTable) scanning() []string {
+	if at := t.scanned.Load(); at != nil && time.Since(at.at) < 300*time.Millisecond {
+		return at.key
+	}
+	return nil
+}
 
 // statement writes to a table in a random way.
 func (w *workWriter) statement(ctx context.Context, t *workTable) error {
@@ -376,8 +402,14 @@ func columnList(t *workTable) string {
 	return strings.Join(append(append([]string(nil), t.key...), "n", "amount", "small", "big", "wide"), ", ")
 }
 
-// where picks n keys.
+// where picks n keys, of a table that is being backfilled often those that the chunks to come hold: what changes between
+// the snapshot of a chunk and its fence is what is hard to get right.
 func (w *workWriter) where(t *workTable, n int) string {
+	if key := t.scanning(); key != nil && w.rand.IntN(3) > 0 {
+		list := strings.Join(t.key, ", ")
+		return fmt.Sprintf("(%s) IN (SELECT %s FROM %s WHERE (%s) > (%s) ORDER BY %s LIMIT %d OFFSET %d)",
+			list, list, quoteTable(t.table), list, sqlTexts(key), list, n, w.rand.IntN(3*w.chunk+1))
+	}
 	parts := make([]string, n)
 	for i := range parts {
 		parts[i] = "(" + equals(t.key, t.keyOf(w.rand, t.space)) + ")"
@@ -489,7 +521,11 @@ func (w *workWriter) move(t *workTable) string {
 	if w.rand.IntN(2) == 0 {
 		parts = append(parts, w.set())
 	}
-	return fmt.Sprintf("UPDATE %s SET %s WHERE %s", quoteTable(t.table), strings.Join(parts, ", "), equals(t.key, from))
+	where := equals(t.key, from)
+	if t.scanning() != nil && w.rand.IntN(2) == 0 {
+		where = w.where(t, 1)
+	}
+	return fmt.Sprintf("UPDATE %s SET %s WHERE %s", quoteTable(t.table), strings.Join(parts, ", "), where)
 }
 
 // swap exchanges the keys of two rows, or turns three round.
