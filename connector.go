@@ -125,6 +125,10 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.R
 			IsFallbackKey: c.fallbackKey,
 		})
 	}
+	if size := (&pc.Response{Discovered: discovered}).ProtoSize(); size > maxDocument {
+		return nil, &userError{msg: fmt.Sprintf("the schemas of %d tables take %d MiB, more than one answer may hold: narrow the "+
+			"discovery with discoveryFilters (include_schemas, exclude_schemas, table_patterns)", len(tables), size>>20)}
+	}
 	if len(tables) == 0 {
 		logrus.Warn("no tables were discovered: grant the capture user access to them and add them to the publication, or " +
 			"set advanced.discover_unpublished_tables")

@@ -8,6 +8,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -151,7 +152,7 @@ func (r *testRuntime) edgeRows(table tableName) map[string]string {
 		case d.V != nil:
 			rows[id] = *d.V
 		case rows[id] == "":
-			r.t.Errorf("%s: a document of %s has no v, and none before it", table, id)
+			rows[id] = "unknown" // an update of a row that was not captured yet, in mode Normal
 		}
 	}
 	return rows
@@ -192,6 +193,25 @@ func (r *testRuntime) checkPresent(db *testDB, table tableName) {
 	for _, row := range db.query("SELECT to_json(id)::text, v FROM " + quoteTable(table)) {
 		if got, ok := rows[row[0]]; !ok || got != row[1] {
 			wrong = append(wrong, fmt.Sprintf("%s is %.40q, want %.40q", row[0], got, row[1]))
+		}
+	}
+	r.report(table, wrong)
+}
+
+// checkValues compares the values of v that the documents leave with the table's, for keys that are spelled in other ways.
+func (r *testRuntime) checkValues(db *testDB, table tableName) {
+	r.t.Helper()
+	got := make(map[string]int)
+	for _, v := range r.edgeRows(table) {
+		got[v]++
+	}
+	for _, row := range db.query("SELECT v FROM " + quoteTable(table)) {
+		got[row[0]]--
+	}
+	var wrong []string
+	for v, n := range got {
+		if n != 0 {
+			wrong = append(wrong, fmt.Sprintf("%.20q %+d times", v, n))
 		}
 	}
 	r.report(table, wrong)
@@ -407,12 +427,20 @@ func (r *testRuntime) countLocked(table tableName) int {
 // inWindow starts a capture of one table in chunks of ten rows and runs f while the connector has read the second chunk
 // and cannot write the watermark behind it: what f commits lies between the chunk's snapshot and its closing fence. Of a
 // table with the keys 1, 2, … those up to 10 are settled then, those up to 20 are in the chunk.
-func inWindow(db *testDB, table tableName, mode backfillMode, f func()) *testRuntime {
+func inWindow(db *testDB, table tableName, mode backfillMode, f func(), others ...tableName) *testRuntime {
 	db.Helper()
 	r := newTestRuntime(db.TB, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 10})})
-	bindings := r.edgeBindings(map[tableName]backfillMode{table: mode})
-	bindings[0].resource = fmt.Appendf(nil, `{"namespace":%q,"stream":%q,"mode":%q}`, table.schema, table.name, mode)
-	bindings[0].key = []string{"/id"} // discovery proposes none for a deferrable key
+	modes := map[tableName]backfillMode{table: mode}
+	for _, other := range others {
+		modes[other] = modeOnlyChanges
+	}
+	bindings := r.edgeBindings(modes)
+	for i := range bindings {
+		if bound, _, _ := tableOfResource(bindings[i].resource); bound == table {
+			bindings[i].resource = fmt.Appendf(nil, `{"namespace":%q,"stream":%q,"mode":%q}`, table.schema, table.name, mode)
+			bindings[i].key = []string{"/id"} // discovery proposes none for a deferrable key
+		}
+	}
 	r.bind(bindings)
 	begin := func(sql string) (end func()) {
 		db.Helper()
@@ -634,4 +662,518 @@ func TestChangesInWindow(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestEqualKeys: edge 3. Keys that the server calls equal and that are spelled differently: at the end of the settled range,
+// in the chunk, at its end and behind it, respelled between the chunk and its fence.
+func TestEqualKeys(t *testing.T) {
+	for _, test := range []struct {
+		name, id  string
+		key       string // SQL of the i-th key
+		respelled string
+	}{
+		{"numeric", "numeric PRIMARY KEY", "i::numeric", "(i || '.00')::numeric"},
+		{"interval", "interval PRIMARY KEY", "(i || ' mon')::interval", "(i * 30 || ' days')::interval"},
+		{"zero", "float8 PRIMARY KEY", "i - 10", "CASE i WHEN 10 THEN '-0' ELSE i - 10 END::float8"},
+		{"blanks", "char(9) PRIMARY KEY", "lpad(i::text, 4, '0')", "lpad(i::text, 4, '0')"},
+		{"case", `text COLLATE test."anycase" PRIMARY KEY`, "'key' || lpad(i::text, 4, '0')", "'KEY' || lpad(i::text, 4, '0')"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			db := newTestDB(t)
+			if test.name == "case" {
+				if db.query("SELECT FROM pg_collation WHERE collprovider = 'i' LIMIT 1") == nil {
+					t.Skip("the server has no ICU")
+				}
+				collation := db.name("anycase")
+				db.exec("CREATE COLLATION test." + quoteIdent(collation) +
+					" (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+				t.Cleanup(func() {
+					db.exec("DROP TABLE " + quoteTable(db.tables[0]))
+					db.exec("DROP COLLATION test." + quoteIdent(collation))
+				})
+				test.id = strings.ReplaceAll(test.id, "anycase", collation)
+			}
+			table := db.createTable("t", "(id "+test.id+", v text)")
+			db.exec("ALTER TABLE " + quoteTable(table) + " REPLICA IDENTITY FULL")
+			db.exec(fmt.Sprintf("INSERT INTO %s SELECT %s, i FROM generate_series(1, 60) i", quoteTable(table), test.key))
+			end := db.edgeTable("end", "int PRIMARY KEY", 1)
+			r := inWindow(db, table, modeAutomatic, func() {
+				for _, i := range []int{1, 10, 11, 15, 20, 21, 60} { // 10 is the end of what is settled, 20 of the chunk
+					db.exec(fmt.Sprintf("UPDATE %s SET id = %s, v = v || '!' FROM (SELECT %d i) k WHERE v = i::text",
+						quoteTable(table), test.respelled, i))
+				}
+				for _, i := range []int{9, 10, 16, 20, 22} {
+					db.exec(fmt.Sprintf("DELETE FROM %s USING (SELECT %d i) k WHERE id = %s", quoteTable(table), i, test.respelled))
+					db.exec(fmt.Sprintf("INSERT INTO %s SELECT %s, 'back' FROM (SELECT %d i) k", quoteTable(table), test.key, i))
+				}
+			}, end)
+			r.waitEnd(db, end)
+			r.checkValues(db, table)
+			r.strict(table)
+			if t.Failed() {
+				t.Logf("documents: %s", r.summary(table))
+			}
+		})
+	}
+}
+
+// TestUnchangedTOAST: edge 7. Values that the stream leaves out because they did not change: of rows before the chunk, in it
+// and behind it, in updates, in moves to other keys, in keys, and in the inserts that a row filter makes of updates.
+func TestUnchangedTOAST(t *testing.T) {
+	const large = `(SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 300) j)`
+	for _, mode := range []backfillMode{modeAutomatic, modeNormal, modeKeyless} {
+		t.Run("window"+strings.ReplaceAll(string(mode), " ", ""), func(t *testing.T) {
+			db := newTestDB(t)
+			table := db.createTable("t", "(id int PRIMARY KEY, v text, n int) WITH (fillfactor = 10)")
+			db.exec("ALTER TABLE " + quoteTable(table) + " ALTER v SET STORAGE EXTERNAL")
+			db.exec(fmt.Sprintf("INSERT INTO %s SELECT i, %s, 0 FROM generate_series(1, 60) i", quoteTable(table), large))
+			r := inWindow(db, table, mode, func() {
+				db.script(strings.ReplaceAll(`UPDATE @ SET n = 1 WHERE id IN (1, 10, 11, 15, 20, 21, 60);
+					UPDATE @ SET id = 113, n = 2 WHERE id = 13; UPDATE @ SET id = -14, n = 2 WHERE id = 14;
+					UPDATE @ SET id = 0 WHERE id = 30; UPDATE @ SET id = 30 WHERE id = 3; UPDATE @ SET n = 3 WHERE id IN (0, 30, 113);
+					UPDATE @ SET id = 13 WHERE id = 31; UPDATE @ SET n = 4 WHERE id = 13; DELETE FROM @ WHERE id = 16;
+					INSERT INTO @ VALUES (16, 'short', 0); UPDATE @ SET n = 5 WHERE id = 16`, "@", quoteTable(table)))
+			})
+			r.waitEnd(db, table)
+			db.script(strings.ReplaceAll(`UPDATE @ SET n = 6 WHERE id = 20; UPDATE @ SET id = 202 WHERE id = 20;
+				UPDATE @ SET n = 7 WHERE id = 202`, "@", quoteTable(table)))
+			r.waitEnd(db, table)
+			r.checkRows(db, table)
+		})
+	}
+	for _, identity := range []string{"DEFAULT", "FULL"} {
+		t.Run("key, identity "+identity, func(t *testing.T) { testUnchangedKey(t, identity, large) })
+	}
+	t.Run("row filter", func(t *testing.T) {
+		db := newTestDB(t)
+		db.requireVersion(150000)
+		table := db.table("t")
+		end := db.edgeTable("end", "int PRIMARY KEY", 1)
+		db.exec("CREATE TABLE " + quoteTable(table) + " (id int, n int, v text, PRIMARY KEY (id, n))")
+		db.grant(table)
+		db.exec("ALTER TABLE " + quoteTable(table) + " ALTER v SET STORAGE EXTERNAL")
+		db.exec(fmt.Sprintf("INSERT INTO %s SELECT i, i %% 2, %s FROM generate_series(1, 10) i", quoteTable(table), large))
+		db.exec(fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s WHERE (n > 0)", quoteIdent(db.publication), quoteTable(table)))
+		r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic, end: modeAutomatic})
+		r.waitEnd(db, end)
+		db.exec("UPDATE " + quoteTable(table) + " SET n = 1 WHERE id = 2")
+		db.exec("UPDATE " + quoteTable(table) + " SET n = 0 WHERE id = 3")
+		db.exec("UPDATE " + quoteTable(table) + " SET n = 2 WHERE id = 5")
+		r.waitEnd(db, end)
+		rows := r.edgeRows(table)
+		for _, row := range db.query("SELECT id::text, v FROM " + quoteTable(table) + " WHERE n > 0") {
+			if rows[row[0]] != row[1] {
+				t.Errorf("the row %s is %.20q, want %.20q", row[0], rows[row[0]], row[1])
+			}
+		}
+		if len(rows) != 5 {
+			t.Errorf("%d rows, want the 5 that the filter lets through", len(rows))
+		}
+	})
+}
+
+func testUnchangedKey(t *testing.T, identity, large string) {
+	db := newTestDB(t)
+	table := db.createTable("t", "(id text PRIMARY KEY, v text)")
+	db.exec("ALTER TABLE " + quoteTable(table) + " REPLICA IDENTITY " + identity)
+	end := db.edgeTable("end", "int PRIMARY KEY", 1)
+	db.exec("ALTER TABLE " + quoteTable(table) + " ALTER id SET STORAGE EXTERNAL")
+	db.exec(fmt.Sprintf("INSERT INTO %s SELECT i || substr(%s, 1, 2300), 'old' FROM generate_series(1, 9) i", quoteTable(table), large))
+	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic, end: modeAutomatic})
+	r.waitEnd(db, end)
+	db.exec("UPDATE " + quoteTable(table) + " SET v = 'new' WHERE id LIKE '3%'")
+	db.exec("UPDATE " + quoteTable(table) + " SET id = 'short' WHERE id LIKE '4%'")
+	db.exec("DELETE FROM " + quoteTable(table) + " WHERE id LIKE '5%'")
+	r.waitEnd(db, end)
+	r.checkRows(db, table)
+}
+
+// TestPartitions: edge 8. Rows by way of the root, between leaves, and changes of leaves that come and go.
+func TestPartitions(t *testing.T) {
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	root, leaves := db.table("root"), []tableName{db.table("leaf_1"), db.table("leaf_2"), db.table("leaf_3")}
+	db.exec("CREATE TABLE " + quoteTable(root) + " (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+	for i, leaf := range leaves {
+		definition := fmt.Sprintf(" PARTITION OF %s FOR VALUES FROM (%d) TO (%d)", quoteTable(root), 100*i, 100*i+100)
+		if i == 2 {
+			definition = " (id int PRIMARY KEY, v text)" // attached later
+		}
+		db.exec("CREATE TABLE " + quoteTable(leaf) + definition)
+		db.exec("ALTER TABLE " + quoteTable(leaf) + " REPLICA IDENTITY FULL")
+		db.grant(leaf)
+	}
+	db.exec("ALTER TABLE " + quoteTable(root) + " REPLICA IDENTITY FULL")
+	db.grant(root)
+	db.publish(root)
+	db.exec("INSERT INTO " + quoteTable(root) + " SELECT i, 'old' FROM generate_series(50, 149) i")
+	r := inWindow(db, root, modeAutomatic, func() {
+		db.exec("UPDATE " + quoteTable(root) + " SET id = id + 70, v = 'moved' WHERE id BETWEEN 85 AND 89") // to the other leaf
+		db.exec("INSERT INTO " + quoteTable(leaves[0]) + " VALUES (65, 'into the leaf') ON CONFLICT (id) DO UPDATE SET v = excluded.v")
+	})
+	r.waitEndWith(db, root, 199)
+	r.checkRows(db, root)
+	r.strict(root)
+
+	db.exec("INSERT INTO " + quoteTable(leaves[2]) + " SELECT i, 'attached' FROM generate_series(200, 219) i")
+	db.exec(fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (200) TO (300)", quoteTable(root), quoteTable(leaves[2])))
+	db.exec("INSERT INTO " + quoteTable(root) + " VALUES (250, 'streamed')")
+	r.waitID(root, 250)
+	db.exec(fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", quoteTable(root), quoteTable(leaves[1])))
+	db.exec("INSERT INTO " + quoteTable(leaves[1]) + " VALUES (190, 'detached')")
+	r.waitEndWith(db, root, 0)
+	if r.edgeRows(root)["190"] != "" {
+		t.Error("a row of a table that is no partition any more")
+	}
+}
+
+// waitEndWith is waitEnd for a table that does not take every id.
+func (r *testRuntime) waitEndWith(db *testDB, table tableName, id int64) {
+	r.t.Helper()
+	r.waitStreaming()
+	db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'the end')", quoteTable(table), id))
+	r.waitID(table, id)
+}
+
+// TestServerCrash: edge 9. The server dies at any moment, with commits in it that were never flushed; the capture goes on,
+// or ends with an error and goes on when it is started again.
+func TestServerCrash(t *testing.T) {
+	server := startServer(t)
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 5000)
+	r := newTestRuntime(t, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 20})})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{table: modePrecise}))
+	crashes := 3
+	if *longTests {
+		crashes = 10
+	}
+	r.start()
+	for n := range crashes {
+		r.waitFor("some chunks", func() bool { return r.ended || len(r.committed) >= 300*(n+1) })
+		stop := make(chan struct{})
+		written := make(chan struct{})
+		writer := testConnect(t, *testControlUser, *testControlPassword)
+		go func() {
+			defer close(written)
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, err := writer.PgConn().Exec(t.Context(), fmt.Sprintf("SET synchronous_commit = off; UPDATE %s SET v = 'crash %d.%d' "+
+					"WHERE id = 1 + (%d * 7919) %% 5000", quoteTable(table), n, i, i)).ReadAll()
+				if err != nil {
+					return
+				}
+			}
+		}()
+		time.Sleep(500 * time.Millisecond)
+		server.crash(db)
+		close(stop)
+		<-written
+		r.resume()
+	}
+	for {
+		r.waitFor("streaming", func() bool { return r.ended || isStreaming(r.status) })
+		if !r.resume() {
+			break
+		}
+	}
+	r.waitEnd(db, table)
+	server.crash(db) // while nothing but the stream goes on
+	db.exec("UPDATE " + quoteTable(table) + " SET v = 'after all' WHERE id % 100 = 0")
+	id := int64(900_000_000)
+	db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'the end')", quoteTable(table), id))
+	for ended := true; ended; {
+		r.waitFor("the end", func() bool {
+			return r.ended || slices.ContainsFunc(r.committed, func(d testDocument) bool { return strings.Contains(d.doc, fmt.Sprintf(`"id":%d,`, id)) })
+		})
+		ended = r.resume()
+	}
+	r.strict(table)
+	r.checkRows(db, table)
+}
+
+// resume starts the session again if it has ended, as the runtime would, and reports whether it had.
+func (r *testRuntime) resume() bool {
+	r.t.Helper()
+	r.mu.Lock()
+	ended, err := r.ended, r.err
+	r.mu.Unlock()
+	if !ended {
+		return false
+	}
+	r.t.Logf("the session ended: %v", err)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		if err := r.tryStart(); err == nil {
+			return true
+		} else if time.Now().After(deadline) {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// TestSlotAtRest: edge 10. A slot that is gone or further on than the cursor is a gap: an error that names the ways out, or
+// a new backfill where that was asked for.
+func TestSlotAtRest(t *testing.T) {
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitEnd(db, table)
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(want string) {
+		t.Helper()
+		r.start()
+		var exit *connectorExit
+		if err := r.wait(); !errors.As(err, &exit) || exit.status != "exit status 1" || !strings.Contains(exit.message, want) ||
+			!strings.Contains(exit.message, "re-backfill all bindings") {
+			t.Errorf("the session ended with %v, want an error about %q", err, want)
+		}
+	}
+	db.exec("INSERT INTO " + quoteTable(table) + " VALUES (100, 'in the gap')")
+	db.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", db.slot)
+	refused("it was created anew or advanced by something else")
+	db.dropSlot()
+	refused("does not exist, though the capture has read up to")
+	db.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", db.slot)
+	refused("it was created anew or advanced by something else")
+	if n := strings.Count(r.summary(table), "in the gap"); n != 0 {
+		t.Errorf("%d documents from the gap", n)
+	}
+
+	again := newTestRuntime(t, runtimeOptions{
+		config: db.edgeConfig(map[string]any{"on_slot_loss": "backfill"}), state: r.committedState(),
+	})
+	again.bind(again.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
+	again.start()
+	again.waitEnd(db, table)
+	again.checkRows(db, table)
+}
+
+// TestQuietPrimary: edge 11. An LSN fence passes at once on a server where nothing else happens.
+func TestQuietPrimary(t *testing.T) {
+	startServer(t, "autovacuum=off")
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 30)
+	for range 5 {
+		db.dropSlot()
+		db.exec("CHECKPOINT")
+		r := newTestRuntime(t, runtimeOptions{config: db.edgeConfig(map[string]any{
+			"backfill_chunk_size": 10, "read_only_capture": true,
+		})})
+		r.bind(r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
+		r.start()
+		r.waitLog("Catching up on CDC history")
+		began := time.Now()
+		r.waitFor("the rows", func() bool { return len(r.committed) == 30 })
+		if took := time.Since(began); took > 5*2*time.Second { // five fences
+			t.Errorf("a catch-up and four chunks took %s", took)
+		} else {
+			t.Logf("a catch-up and four chunks took %s", took)
+		}
+		r.stop()
+		_ = r.wait()
+	}
+}
+
+// TestSynchronousStandby: edge 12. We refuse to be what every commit waits for.
+func TestSynchronousStandby(t *testing.T) {
+	server := startServer(t)
+	db := newTestDB(t)
+	db.exec("SET synchronous_commit = local")
+	table := db.edgeTable("t", "int PRIMARY KEY", 30)
+	db.exec("ALTER ROLE " + quoteIdent(*testCaptureUser) + " SET synchronous_commit = local")
+	r := newTestRuntime(t, runtimeOptions{config: db.config()})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
+	server.set(db, "synchronous_standby_names", "ANY 1 (*)")
+	const want = `synchronous_standby_names = 'ANY 1 (*)' would make this capture (application_name estuary_flow) a synchronous standby`
+	_, err := r.driver.validate(t.Context(), []runtimeBinding{faultBinding(table)}, nil)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("validation ended with %v", err)
+	}
+	if err := r.tryStart(); err == nil {
+		err = r.wait()
+		t.Errorf("the session started, and ended with %v", err)
+	} else if !strings.Contains(err.Error(), want) {
+		t.Errorf("the session ended with %v", err)
+	}
+	server.set(db, "synchronous_standby_names", "")
+}
+
+// TestOutgrownChunk: edge 13. Changes patched into a chunk that are larger than its budget shrink it or have it read again.
+func TestOutgrownChunk(t *testing.T) {
+	db := newTestDB(t)
+	table := db.edgeTable("t", "numeric PRIMARY KEY", 60)
+	end := db.edgeTable("end", "int PRIMARY KEY", 1)
+	r := inWindow(db, table, modeAutomatic, func() {
+		db.exec(fmt.Sprintf("INSERT INTO %s SELECT 15 + i / 1000.0, i || repeat('x', 200000) FROM generate_series(1, 400) i", quoteTable(table)))
+		db.exec(fmt.Sprintf("UPDATE %s SET v = 'short ' || id WHERE id < 15.2", quoteTable(table)))
+	}, end)
+	r.waitEnd(db, end)
+	r.checkValues(db, table)
+	r.strict(table)
+}
+
+// TestScanKeys: edge 13. Scan keys that several rows share, that may be NULL, and a parent of inherited tables.
+func TestScanKeys(t *testing.T) {
+	for _, test := range []struct{ name, key, definition string }{
+		{"ties", `"a"`, "(id int PRIMARY KEY, v text, a int NOT NULL DEFAULT 0, b int)"},
+		{"nulls", `"a","b"`, "(id int PRIMARY KEY, v text, a int, b int)"},
+		{"all", `"b","a"`, "(id int PRIMARY KEY, v text, a int, b int)"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			db := newTestDB(t)
+			table := db.createTable("t", test.definition)
+			db.exec(fmt.Sprintf("INSERT INTO %s SELECT i, i, CASE WHEN i %% 3 = 0 AND %v THEN NULL ELSE i / 30 END, "+
+				"CASE WHEN i %% 2 = 1 THEN i %% 7 END FROM generate_series(1, 300) i", quoteTable(table), test.name != "ties"))
+			r := newTestRuntime(t, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 10})})
+			bindings := r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic})
+			bindings[0].resource = fmt.Appendf(nil, `{"namespace":%q,"stream":%q,"primary_key":[%s]}`, table.schema, table.name, test.key)
+			db.exec("ALTER TABLE " + quoteTable(table) + " REPLICA IDENTITY FULL")
+			r.bind(bindings)
+			r.start()
+			for range 3 { // a restart in the midst of it
+				r.waitFor("some rows", func() bool { return len(r.committed) >= 20 })
+				r.kill()
+				_ = r.wait()
+				r.start()
+			}
+			r.waitEnd(db, table)
+			if got := r.count(table); got != 301 {
+				t.Errorf("%d documents of 301 rows", got)
+			}
+			r.checkRows(db, table)
+		})
+	}
+	t.Run("inheritance", func(t *testing.T) {
+		db := newTestDB(t)
+		parent := db.edgeTable("parent", "int PRIMARY KEY", 30)
+		child := db.table("child")
+		db.exec(fmt.Sprintf("CREATE TABLE %s (PRIMARY KEY (id)) INHERITS (%s)", quoteTable(child), quoteTable(parent)))
+		db.exec("ALTER TABLE " + quoteTable(child) + " REPLICA IDENTITY FULL")
+		db.exec("INSERT INTO " + quoteTable(child) + " SELECT i, 'child' FROM generate_series(11, 50) i")
+		db.grant(child)
+		db.publish(child)
+		r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 10})},
+			map[tableName]backfillMode{parent: modeAutomatic, child: modeAutomatic})
+		r.waitEnd(db, child)
+		r.strict(parent, child)
+		if p, c := r.count(parent), r.count(child); p != 30 || c != 41 {
+			t.Errorf("%d documents of the parent's own 30 rows, %d of the child's 41", p, c)
+		}
+	})
+}
+
+// TestBlockedOutput: a runtime that reads nothing for a long time costs neither the connection nor the promise that only what
+// it has committed is acknowledged.
+func TestBlockedOutput(t *testing.T) {
+	timeout, pause := 3*time.Second, 12*time.Second
+	if *longTests {
+		timeout, pause = 10*time.Second, 40*time.Second
+	}
+	startServer(t, fmt.Sprintf("wal_sender_timeout=%dms", timeout.Milliseconds()))
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	block := make(chan struct{})
+	blocked := make(chan struct{})
+	once := false
+	r := newTestRuntime(t, runtimeOptions{config: db.config(), onDocument: func(_ *testRuntime, _ string, doc []byte) {
+		if !once && strings.Contains(string(doc), "block") {
+			once = true
+			close(blocked)
+			<-block
+		}
+	}})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
+	r.start()
+	r.waitEnd(db, table)
+	slot := func() (pid, confirmed string) {
+		row := db.query("SELECT active_pid::text, confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", db.slot)[0]
+		return row[0], row[1]
+	}
+	before := db.queryValue("SELECT pg_current_wal_lsn()::text")
+	db.exec(fmt.Sprintf("INSERT INTO %s SELECT i, 'block' || repeat('x', 10000) FROM generate_series(1000, 4000) i", quoteTable(table)))
+	<-blocked
+	pid, _ := slot()
+	time.Sleep(pause)
+	after, confirmed := slot()
+	if after != pid {
+		t.Errorf("the session %s became %s", pid, after)
+	}
+	if db.queryValue("SELECT ($1::pg_lsn <= $2::pg_lsn)::text", confirmed, before) != "true" {
+		t.Errorf("%s was acknowledged, though nothing behind %s was committed", confirmed, before)
+	}
+	close(block)
+	r.waitEnd(db, table)
+	r.strict(table)
+	r.checkRows(db, table)
+	if after, _ = slot(); after != pid {
+		t.Errorf("the session %s became %s", pid, after)
+	}
+}
+
+// TestIdleCursor: a quiet capture on a busy server does not pin WAL.
+func TestIdleCursor(t *testing.T) {
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	noise := db.table("noise")
+	db.exec("CREATE TABLE " + quoteTable(noise) + " (v text)")
+	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitEnd(db, table)
+	documents := len(r.documents())
+	db.exec("INSERT INTO " + quoteTable(noise) + " SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+	at := db.queryValue("SELECT pg_current_wal_lsn()::text")
+	began := time.Now()
+	db.eventually("the slot to move beyond WAL that is not published", func() bool {
+		return db.queryValue("SELECT (confirmed_flush_lsn >= $1::pg_lsn)::text FROM pg_replication_slots WHERE slot_name = $2", at, db.slot) == "true"
+	})
+	if took := time.Since(began); took > 25*time.Second { // ten seconds between such checkpoints, ten between status updates
+		t.Errorf("the slot took %s to move", took)
+	}
+	if n := len(r.documents()); n != documents {
+		t.Errorf("%d documents of nothing", n-documents)
+	}
+	var state struct{ Cursor string }
+	if err := json.Unmarshal(r.committedState(), &state); err != nil {
+		t.Fatal(err)
+	}
+	if db.queryValue(`SELECT (confirmed_flush_lsn <= $1::pg_lsn)::text FROM pg_replication_slots WHERE slot_name = $2`, state.Cursor, db.slot) != "true" {
+		t.Errorf("the slot is beyond the committed cursor %s", state.Cursor)
+	}
+}
+
+// TestReconnect: a session that the server ends goes on without a new process, and acknowledges nothing that the runtime has
+// not committed.
+func TestReconnect(t *testing.T) {
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	var withhold bool // owned by the runtime's goroutine but for the start
+	r := newTestRuntime(t, runtimeOptions{config: db.config(), acknowledge: func(r *testRuntime, n int) int {
+		if withhold = withhold || len(r.committed) > 0 && strings.Contains(r.committed[len(r.committed)-1].doc, "withhold"); withhold {
+			return 0
+		}
+		return n
+	}})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
+	r.start()
+	r.waitEnd(db, table)
+	before := db.queryValue("SELECT pg_current_wal_lsn()::text")
+	for i := range 3 {
+		db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'withhold')", quoteTable(table), 2000+i))
+		r.waitID(table, int64(2000+i))
+		db.exec("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", db.slot)
+		db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'later')", quoteTable(table), 3000+i))
+		r.waitID(table, int64(3000+i))
+	}
+	time.Sleep(time.Second)
+	confirmed := db.queryValue("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", db.slot)
+	if db.queryValue("SELECT ($1::pg_lsn <= $2::pg_lsn)::text", confirmed, before) != "true" {
+		t.Errorf("%s was acknowledged, though the runtime acknowledged nothing behind %s", confirmed, before)
+	}
+	r.strict(table)
+	r.checkRows(db, table)
 }

@@ -67,12 +67,17 @@ func startServer(t *testing.T, settings ...string) *ownServer {
 	return s
 }
 
-// crash ends the server at once and starts it again.
-func (s *ownServer) crash() {
+// crash ends the server at once and starts it again. db gets another connection.
+func (s *ownServer) crash(db *testDB) {
 	s.t.Helper()
 	if out, err := exec.Command("tests/postgres.sh", "crash", "--name", s.name).CombinedOutput(); err != nil {
 		s.t.Fatalf("crash the server: %v: %s", err, out)
 	}
+	control, err := pgx.ConnectConfig(db.ctx, db.control.Config())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	db.control = control
 }
 
 // set changes a setting of the running server; "" resets it.

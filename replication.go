@@ -231,6 +231,9 @@ func (b *batch) scan() error {
 	for len(b.buf)-b.n >= 5 {
 		size := int(binary.BigEndian.Uint32(b.buf[b.n+1:]))
 		if size < 4 || size > maxMessage {
+			if b.n > 0 {
+				return nil // the frames ahead of it come first
+			}
 			return fmt.Errorf("frame %q of %d bytes", b.buf[b.n], size)
 		}
 		if len(b.buf)-b.n < 1+size {

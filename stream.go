@@ -215,7 +215,12 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if full {
 		fill = ch.old
 	}
-	c.newKey = p.keyValues(c.newKey, ch.new, before)
+	for _, i := range p.key { // an unchanged TOAST value of the key itself: no document goes without its key
+		if ch.new[i].kind == valueUnchanged && (full || ch.oldKind == 'K' && e.relation.columns[i].key) {
+			ch.new[i] = ch.old[i]
+		}
+	}
+	c.newKey = p.keyValues(c.newKey, ch.new, nil)
 	moved := false
 	if ch.oldKind != 0 && c.oldHasKey(e, ch) {
 		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
