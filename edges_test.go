@@ -122,24 +122,6 @@ func (r *testRuntime) summary(table tableName) string {
 	return strings.Join(s, ", ")
 }
 
-// waitSummary waits until the committed documents of a table are these.
-func (r *testRuntime) waitSummary(table tableName, want string) {
-	r.t.Helper()
-	n := strings.Count(want, ",") + 1
-	r.waitFor(fmt.Sprintf("%d documents of %s", n, table), func() bool {
-		have := 0
-		for _, d := range r.committed {
-			if d.table == table.String() {
-				have++
-			}
-		}
-		return have >= n
-	})
-	if got := r.summary(table); got != want {
-		r.t.Fatalf("%s:\n got %s\nwant %s", table, got, want)
-	}
-}
-
 // edgeRows is what the last documents of each key leave of a table.
 func (r *testRuntime) edgeRows(table tableName) map[string]string {
 	r.t.Helper()

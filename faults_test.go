@@ -95,10 +95,14 @@ func TestFaultyInput(t *testing.T) {
 			"the input: not a JSON request: "},
 		{"no kind", "FLOW_RUNTIME_CODEC=json", "{}\n", "request 1: none of spec, discover, validate, apply, open and acknowledge is " +
 			"set: one must be"},
-		{"two kinds", "FLOW_RUNTIME_CODEC=json", `{"spec":{"connectorType":"LOCAL","config":{}},"acknowledge":{"checkpoints":1}}` + "\n",
-			"request 1: spec and acknowledge are both set: only one may be"},
-		{"early acknowledgement", "FLOW_RUNTIME_CODEC=json", `{"acknowledge":{"checkpoints":1}}` + "\n",
-			"the runtime sent an acknowledgement before a capture was opened"},
+		{
+			"two kinds", "FLOW_RUNTIME_CODEC=json", `{"spec":{"connectorType":"LOCAL","config":{}},"acknowledge":{"checkpoints":1}}` + "\n",
+			"request 1: spec and acknowledge are both set: only one may be",
+		},
+		{
+			"early acknowledgement", "FLOW_RUNTIME_CODEC=json", `{"acknowledge":{"checkpoints":1}}` + "\n",
+			"the runtime sent an acknowledgement before a capture was opened",
+		},
 		{"half a length", "", "\x05\x00", "request 1: the input ends at offset 2, after 2 of the 4 bytes of a length"},
 		{"half a message", "", "\x05\x00\x00\x00\x0a", "request 1: the input ends at offset 5, after 1 of the 5 bytes of a message"},
 		{"no protobuf", "", "\x02\x00\x00\x00\xff\xff", "request 1: 2 bytes at offset 0 of the input: not a protobuf request: "},
@@ -250,9 +254,12 @@ func TestFaultsAtValidation(t *testing.T) {
 		{"unpublished", nil, []tableName{unpublished}, []string{
 			unpublished.String(), "is not in the publication", "ALTER PUBLICATION",
 		}},
-		{"all at once", map[string]any{"advanced.slotName": physical, "advanced.watermarksTable": "test.nonesuch"},
+		{
+			"all at once",
+			map[string]any{"advanced.slotName": physical, "advanced.watermarksTable": "test.nonesuch"},
 			[]tableName{{"test", "nonesuch"}, view, unpublished},
-			[]string{"is a physical slot", "CREATE TABLE IF NOT EXISTS", "test.nonesuch", view.String(), "ALTER PUBLICATION"}},
+			[]string{"is a physical slot", "CREATE TABLE IF NOT EXISTS", "test.nonesuch", view.String(), "ALTER PUBLICATION"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newTestRuntime(t, runtimeOptions{config: edit(t, db.config(), test.changes)})
@@ -373,10 +380,14 @@ func TestFaultsAtOpen(t *testing.T) {
 		{"unknown property", `{"cursors":"0/0"}`, whole, `parse the stored capture state: json: unknown field "cursors"`},
 		{"no LSN", `{"cursor":"here"}`, whole, `parse the stored capture state: cursor "here" is not an LSN (want X/X)`},
 		{"wrong type", `{"cursor":7}`, whole, "parse the stored capture state: "},
-		{"unknown mode", `{"cursor":"0/1","bindingStateV1":{"` + key + `":{"mode":"Lost","key_columns":null,"scanned":null,"backfilled":0}}}`,
-			whole, `parse the stored capture state: binding "` + key + `" has unknown mode "Lost"`},
-		{"another server's cursor", `{"cursor":"FFFF/0","bindingStateV1":{"` + key + `":{"mode":"Active","key_columns":null,"scanned":null,"backfilled":0}}}`,
-			whole, "does not exist, though the capture has read up to FFFF/0 with it"},
+		{
+			"unknown mode", `{"cursor":"0/1","bindingStateV1":{"` + key + `":{"mode":"Lost","key_columns":null,"scanned":null,"backfilled":0}}}`,
+			whole, `parse the stored capture state: binding "` + key + `" has unknown mode "Lost"`,
+		},
+		{
+			"another server's cursor", `{"cursor":"FFFF/0","bindingStateV1":{"` + key + `":{"mode":"Active","key_columns":null,"scanned":null,"backfilled":0}}}`,
+			whole, "does not exist, though the capture has read up to FFFF/0 with it",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := open(t, test.state, test.keyRange)
@@ -391,10 +402,14 @@ func TestFaultsAtOpen(t *testing.T) {
 		request *pc.Request
 		want    string
 	}{
-		{"too many acknowledged", &pc.Request{Acknowledge: &pc.Request_Acknowledge{Checkpoints: 1000}},
-			"the runtime acknowledged 1000 checkpoints, but only "},
-		{"another request", &pc.Request{Spec: &pc.Request_Spec{ConnectorType: pf.CaptureSpec_LOCAL, ConfigJson: []byte("{}")}},
-			"the runtime sent a request other than Acknowledge after Open"},
+		{
+			"too many acknowledged", &pc.Request{Acknowledge: &pc.Request_Acknowledge{Checkpoints: 1000}},
+			"the runtime acknowledged 1000 checkpoints, but only ",
+		},
+		{
+			"another request", &pc.Request{Spec: &pc.Request_Spec{ConnectorType: pf.CaptureSpec_LOCAL, ConfigJson: []byte("{}")}},
+			"the runtime sent a request other than Acknowledge after Open",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := open(t, "{}", whole)

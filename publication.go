@@ -383,20 +383,3 @@ func (c *checker) addMembers(ctx context.Context, tables []tableName) error {
 func addStatement(publication string, tables ...tableName) string {
 	return fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(publication), onlyTables(tables))
 }
-
-// addToPublication makes a table a member of the publication; fine if it is one already.
-func addToPublication(ctx context.Context, db *database, t tableName) error {
-	statement := addStatement(db.settings.publication, t)
-	err := db.with(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, statement)
-		return err
-	})
-	switch code := sqlState(err); {
-	case err == nil || code == "42710": // duplicate_object: already a member
-		return nil
-	case code == "":
-		return err
-	}
-	return &userError{fmt.Sprintf("table %s is not in the publication %q and could not be added: %s. Run as the owner of both, "+
-		"or as a superuser: %s;", t, db.settings.publication, serverReason(err), statement)}
-}

@@ -651,30 +651,3 @@ func TestWriters(t *testing.T) {
 		db.end(conn, "ROLLBACK")
 	})
 }
-
-func TestAddToPublication(t *testing.T) {
-	db := newTestDB(t)
-	mine := db.table("mine")
-	db.exec("CREATE TABLE " + quoteTable(mine) + " (id int)")
-	s := db.settings()
-	s.user, s.password = *testControlUser, *testControlPassword
-	owner := db.connect(s)
-	for range 2 {
-		if err := addToPublication(db.ctx, owner, mine); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if db.queryValue("SELECT count(*) FROM pg_publication_tables WHERE pubname = $1 AND tablename = $2", db.publication, mine.name) != "1" {
-		t.Error("not added")
-	}
-
-	other := db.table(`o"ther`)
-	db.exec("CREATE TABLE " + quoteTable(other) + " (id int)")
-	err := addToPublication(db.ctx, db.connect(nil), other)
-	want := fmt.Sprintf(`table %s is not in the publication %q and could not be added: must be owner of publication %s `+
-		`(SQLSTATE 42501). Run as the owner of both, or as a superuser: ALTER PUBLICATION %s ADD TABLE ONLY %s;`,
-		other, db.publication, db.publication, quoteIdent(db.publication), quoteTable(other))
-	if errorText(err) != want {
-		t.Errorf("got  %v\nwant %s", err, want)
-	}
-}

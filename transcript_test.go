@@ -461,14 +461,6 @@ func (tr *transcript) stop() {
 	tr.close()
 }
 
-// fails waits for a streaming session to fail.
-func (tr *transcript) fails(text string) {
-	tr.Helper()
-	tr.sql(text)
-	tr.note("error: " + (<-tr.ended).Error())
-	tr.close()
-}
-
 // show adds a query's rows to the transcript.
 func (tr *transcript) show(sql string) {
 	tr.Helper()
