@@ -460,6 +460,7 @@ func inWindow(db *testDB, table tableName, mode backfillMode, f func(), others .
 // TestOpenWriter: I3, edge 2. A transaction that is open when a table is activated is waited for, with its name in the
 // status; other tables go on. With one that was open when the table joined the publication, and is streamed only in part.
 func TestOpenWriter(t *testing.T) {
+	t.Parallel()
 	db := newTestDB(t)
 	other := db.edgeTable("other", "int PRIMARY KEY", 30)
 	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{other: modeAutomatic})
@@ -533,6 +534,7 @@ func TestRewritingDDL(t *testing.T) {
 }
 
 func testRewritingDDL(t *testing.T, mode backfillMode, statement string) {
+	t.Parallel()
 	db := newTestDB(t)
 	other := db.edgeTable("other", "int PRIMARY KEY", 1)
 	table := db.edgeTable("rewritten", "int PRIMARY KEY", 3000)
@@ -1100,6 +1102,7 @@ func TestBlockedOutput(t *testing.T) {
 
 // TestIdleCursor: a quiet capture on a busy server does not pin WAL.
 func TestIdleCursor(t *testing.T) {
+	t.Parallel()
 	db := newTestDB(t)
 	table := db.edgeTable("t", "int PRIMARY KEY", 10)
 	noise := db.table("noise")
