@@ -389,6 +389,39 @@ func testInvisibleCommit(t *testing.T, server *ownServer) {
 	}
 }
 
+// TestInvisibleBetweenChunks: I3 in the rounds. A commit that is streamed while a chunk is in its window stays invisible to
+// the snapshots of the chunks behind it: they count only once they see it.
+func TestInvisibleBetweenChunks(t *testing.T) {
+	server := startServer(t)
+	for _, mode := range []backfillMode{modePrecise, modeNormal, modeKeyless} {
+		t.Run(string(mode), func(t *testing.T) {
+			db := newTestDB(t)
+			db.exec("SET synchronous_commit = local")
+			db.exec("ALTER ROLE " + quoteIdent(*testCaptureUser) + " SET synchronous_commit = local")
+			table := db.edgeTable("t", "int PRIMARY KEY", 60)
+			defer server.set(db, "synchronous_standby_names", "") // what cleans up must not hang
+			var hung *hungCommit
+			r := inWindow(db, table, mode, func() {
+				server.set(db, "synchronous_standby_names", "nobody")
+				hung = db.hang(strings.ReplaceAll("UPDATE @ SET v = 'hung' WHERE id IN (5, 10, 11, 15, 20, 21, 25, 45, 60); "+
+					"INSERT INTO @ VALUES (0, 'hung'), (1000, 'hung'); DELETE FROM @ WHERE id IN (6, 16, 26, 46); "+
+					"UPDATE @ SET id = 126 WHERE id = 27; UPDATE @ SET id = 26 WHERE id = 28; UPDATE @ SET id = -1 WHERE id = 29",
+					"@", quoteTable(table)))
+			})
+			r.waitLog("waits for 1 committed transactions to become visible")
+			server.set(db, "synchronous_standby_names", "")
+			if err := <-hung.done; err != nil {
+				t.Fatal(err)
+			}
+			r.waitEnd(db, table)
+			r.checkRows(db, table)
+			if mode == modePrecise {
+				r.strict(table)
+			}
+		})
+	}
+}
+
 // count is how many documents of a table are committed.
 func (r *testRuntime) count(table tableName) int {
 	r.mu.Lock()
