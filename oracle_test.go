@@ -886,7 +886,7 @@ func seeds(t *testing.T, runs int, run func(t *testing.T, seed uint64)) {
 func TestOracle(t *testing.T) {
 	runs, least := 2, 6*time.Second
 	if testing.Short() {
-		runs = 1
+		runs, least = 1, 3*time.Second
 	}
 	seeds(t, runs, func(t *testing.T, seed uint64) {
 		o := newOracle(t, seed)
@@ -916,8 +916,11 @@ func TestOracle(t *testing.T) {
 // the destination has exactly the source's keys, but for tables that were away: what was deleted then keeps its documents.
 func TestOracleAgain(t *testing.T) {
 	rounds := 3
-	if *longTests {
+	switch {
+	case *longTests:
 		rounds = 10
+	case testing.Short():
+		rounds = 1
 	}
 	seeds(t, 1, func(t *testing.T, seed uint64) {
 		o := newOracle(t, seed)
@@ -1011,14 +1014,20 @@ var killScript = []string{
 // TestOracleKillEvery kills the connector behind every output of a small run, one run for each, and looks at each result.
 // The writes come at fixed outputs, so that the runs are alike.
 func TestOracleKillEvery(t *testing.T) {
-	const step = 5 // of the short form
+	step := 5
+	switch {
+	case *longTests:
+		step = 1
+	case testing.Short():
+		step = 25
+	}
 	total := killBehind(t, 0, 0)
 	t.Logf("a run has %d documents and checkpoints", total)
 	if total < 60 {
 		t.Errorf("a run has %d documents and checkpoints, want 60 at least", total)
 	}
 	for n := 1; n <= total; n++ {
-		if *longTests || n%step == 0 {
+		if n%step == 0 {
 			t.Run(fmt.Sprintf("n=%d", n), func(t *testing.T) {
 				t.Parallel()
 				killBehind(t, n, total)
