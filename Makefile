@@ -4,10 +4,10 @@ TAGS ?= nozstd
 GO_TEST_FLAGS ?=
 IMAGE ?= ghcr.io/estuary/source-postgres:local
 
-.PHONY: help build demo test check bench fuzz fmt image up down integration clean
+.PHONY: help build demo test test-matrix check bench fuzz fmt image up down integration clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the static binary, ./source-postgres
 	CGO_ENABLED=0 go build -tags "$(TAGS)" -trimpath -o source-postgres .
@@ -23,6 +23,9 @@ test: ## every test, those against a real PostgreSQL included
 	else \
 		tests/postgres.sh run --name "test-$$$$" -- "$$@"; \
 	fi
+
+test-matrix: ## the same on PostgreSQL 14 to 18, from npm (MAJORS="14 18": on these only)
+	@TAGS="$(TAGS)" GO_TEST_FLAGS="$(GO_TEST_FLAGS)" tests/matrix.sh $(MAJORS)
 
 check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, benchmarks once, fuzz targets
 	@tests/check.sh
