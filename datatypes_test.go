@@ -248,7 +248,9 @@ var valueCases = []valueCase{
 	{"interval", "1 day", `"1 day"`, ""},
 	{"interval", "1 mon 00:00:00.000001", `"1 mon 00:00:00.000001"`, ""},
 	{"interval", "178000000 years", `"2136000000 mon"`, ""},
-	{"interval", "2562047788:00:54.775807", `"2562047788:00:54.775807"`, ""},
+	{"interval", "-2147483648 days", `"-2147483648 day"`, ""},
+	{"interval", "-178956970 years -8 mons +2147483647 days", `"-2147483648 mon 2147483647 day"`, ""},
+	{"interval", "2562047788:00:54.775807", `"2562047788:00:54.775807"`, "-"}, // out of range to 14
 	{"interval", "infinity", `"infinity"`, "-"},
 	{"interval", "-infinity", `"-infinity"`, "-"},
 

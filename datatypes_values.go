@@ -454,7 +454,7 @@ func appendInterval(dst, text []byte) ([]byte, error) {
 			count = count[1:]
 		}
 		n := decimal(count)
-		if n < 0 || n > math.MaxInt32 {
+		if n < 0 || n > -math.MinInt32 {
 			return dst, badText("interval", text)
 		}
 		if string(negative) == "-" {
