@@ -333,37 +333,22 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 		}
 		return err
 	}
-	// The table has ended only when the query completed with fewer rows than its LIMIT.
-	if !q.ctid {
-		c.final = scanned < c.limit
-		if q.ties && !q.whole && !c.final {
-			return c.shorten(q, nil) // the rest of the last key's rows is to come
-		}
-	} else {
-		c.leaf = q.leaf
-		c.leaf.Block, c.leaf.Offset = q.leaf.next, 0
-		c.leaf.Done = q.leaf.next >= q.leaf.Pages
-	}
-	return nil
+	return c.complete(q)
 }
 
 // stopQuery cancels the rest of a query whose chunk is full and leaves the connection unusable: a cancel request that
 // arrives late would hit whatever runs next on it.
 func (c *chunk) stopQuery(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.ResultReader, q *scanQuery, last []byte,
 ) error {
-	more := rr.NextRow() // whether anything is left to cancel
-	if !more {
+	c.bytes = len(c.arena)
+	if !rr.NextRow() { // nothing is left to cancel
 		if _, err := rr.Close(); err != nil {
+			if sqlState(err) == "57014" && ctx.Err() == nil {
+				return c.shorten(q, last)
+			}
 			return err
 		}
-		if !q.ctid {
-			c.final = len(c.rows)+c.filtered < c.limit
-			return nil
-		}
-		c.leaf = q.leaf
-		c.leaf.Block, c.leaf.Offset = q.leaf.next, 0
-		c.leaf.Done = q.leaf.next >= q.leaf.Pages
-		return nil
+		return c.complete(q)
 	}
 	stop, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -381,17 +366,40 @@ func (c *chunk) shorten(q *scanQuery, ctid []byte) error {
 		c.leaf.Block, c.leaf.Offset = block, offset
 		return err
 	}
-	if !q.ties {
-		return nil
+	if q.ties {
+		return c.cutTies()
 	}
+	return nil
+}
+
+// errTied says that not one whole key fits the chunk.
+var errTied = errors.New("more rows than fit a chunk have one key: choose a collection key that tells rows apart")
+
+// cutTies ends the chunk ahead of its last key, of which there may be more rows.
+func (c *chunk) cutTies() error {
 	if c.before == nil {
-		return fmt.Errorf("more rows than fit a chunk have the key %s: choose a collection key that tells rows apart",
-			describeKey(c.end))
+		return fmt.Errorf("%w (the key is %s)", errTied, describeKey(c.end))
 	}
 	c.live -= len(c.rows) - c.tied
 	c.rows = c.rows[:c.tied]
 	c.rebuildIndex()
 	c.end = c.before
+	return nil
+}
+
+// complete ends the chunk where its query ended by itself. A table has ended only when that returned fewer rows than its
+// LIMIT.
+func (c *chunk) complete(q *scanQuery) error {
+	if q.ctid {
+		c.leaf = q.leaf
+		c.leaf.Block, c.leaf.Offset = q.leaf.next, 0
+		c.leaf.Done = q.leaf.next >= q.leaf.Pages
+		return nil
+	}
+	c.final = len(c.rows)+c.filtered < c.limit
+	if q.ties && !q.whole && !c.final {
+		return c.cutTies()
+	}
 	return nil
 }
 

@@ -411,7 +411,7 @@ func TestChunkEnds(t *testing.T) {
 			"one key",
 			[]scannedRow{{"7", true}, {"7", true}},
 			true, "", "",
-			"more rows than fit a chunk have the key [7]: choose a collection key that tells rows apart",
+			"more rows than fit a chunk have one key: choose a collection key that tells rows apart (the key is [7])",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -129,7 +129,7 @@ func (b *binding) rewind(first bool) {
 	b.transition(eventRewind)
 	b.state = &bindingState{Mode: storedPending}
 	b.meta.First = first
-	b.meta.Leaves, b.meta.KeyTypes = nil, nil
+	b.meta.Leaves, b.meta.Key = nil, ""
 	b.meta.OID = 0
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
 	b.sides, b.failures = nil, 0
@@ -286,8 +286,8 @@ func (b *binding) resume() error {
 	if b.state.Scanned == nil || b.keyless() {
 		return nil
 	}
-	if len(b.meta.KeyTypes) > 0 && !slices.Equal(b.meta.KeyTypes, b.keyTypes()) {
-		return errors.New("the type of a key column has changed")
+	if b.meta.Key != "" && b.meta.Key != b.keySignature() {
+		return errors.New("the type or collation of a key column has changed")
 	}
 	scanned, err := b.key.unpack(b.state.Scanned)
 	if err == nil && len(scanned) != len(b.terms) {
@@ -301,15 +301,15 @@ func (b *binding) resume() error {
 	return err
 }
 
-// keyTypes are the types of the key columns, as the table has them now.
-func (b *binding) keyTypes() []uint32 {
-	var types []uint32
+// keySignature tells the types and collations of the key columns, as the table has them now.
+func (b *binding) keySignature() string {
+	var s strings.Builder
 	for _, name := range b.scanColumns() {
 		if c := b.table.column(name); c != nil {
-			types = append(types, c.typeOID)
+			fmt.Fprintf(&s, "%d %s %t;", c.typeOID, c.collation, c.byteOrder)
 		}
 	}
-	return types
+	return s.String()
 }
 
 // advance moves the binding past a settled chunk.
@@ -342,7 +342,7 @@ func (b *binding) complete() {
 	b.transition(eventComplete)
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
-	b.meta.Leaves, b.meta.KeyTypes = nil, nil
+	b.meta.Leaves, b.meta.Key = nil, ""
 	b.meta.First = false
 	b.scanned, b.scannedAt, b.unsettled, b.sides = nil, nil, nil, nil
 }
@@ -534,6 +534,14 @@ func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, 
 	return after, nil
 }
 
+// from is the binding's table in a FROM clause: without the rows of inheritance children, which are tables of their own.
+func (b *binding) from() string {
+	if b.table != nil && b.table.kind == 'p' {
+		return quoteTable(b.name())
+	}
+	return "ONLY " + quoteTable(b.name())
+}
+
 // rereadRow reads the row of a key as it is now, and whether the snapshot it was read under sees the transactions. nil
 // when there is none, or the columns are not those of the plan any more.
 func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []value,
@@ -570,7 +578,7 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	if !sees(&at) {
 		return nil, false, nil
 	}
-	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+quoteTable(b.name())+" WHERE "+
+	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+b.from()+" WHERE "+
 		strings.Join(where, " AND "), params, nil, nil, nil).Read()
 	switch code := sqlState(result.Err); {
 	case code == "42703" || code == "42P01":
@@ -580,17 +588,24 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	case len(result.Rows) == 0:
 		return nil, true, nil
 	}
-	row := make(tuple, len(p.columns))
-	for i, v := range result.Rows[0] {
-		if result.FieldDescriptions[i].DataTypeOID != p.sent[i] {
+	for i, sent := range p.sent {
+		if result.FieldDescriptions[i].DataTypeOID != sent {
 			return nil, false, errTableChanged
 		}
-		row[i] = value{kind: valueText, data: v}
-		if v == nil {
-			row[i].kind = valueNull
+	}
+	row := make(tuple, len(p.columns))
+	for _, raw := range result.Rows {
+		for i, v := range raw {
+			row[i] = value{kind: valueText, data: v}
+			if v == nil {
+				row[i].kind = valueNull
+			}
+		}
+		if sameKey(p.keyValues(nil, row, nil), key) { // the server may call other texts equal too
+			return row, true, nil
 		}
 	}
-	return row, true, nil
+	return nil, true, nil
 }
 
 // adapt sizes the next chunk by what the last one cost: the configured row count is a ceiling, and a chunk should fill

@@ -67,6 +67,9 @@ type capture struct {
 	session  *replication
 	polling  bool // SHUTDOWN_AFTER_POLLING
 
+	// catalog reads tables as they are now: loadTables, but for tests without a server.
+	catalog func(names []tableName) (map[tableName]*table, error)
+
 	bindings []*binding
 	byName   map[tableName]*binding
 	pending  []*binding // in phasePending
@@ -520,7 +523,11 @@ func (c *capture) chunkFailed(ck *chunk) error {
 		b.failures = 1
 		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
 		return nil
-	case errors.Is(err, errTableChanged), code == "42703", code == "42P01", code == "3F000": // undefined column, table, schema
+	case errors.Is(err, errTied) && b.failures <= 2*maxFailures:
+		b.limit = 4 * max(b.limit, 1)
+		return nil
+	case errors.Is(err, errTableChanged), code == "42703", code == "42P01", code == "3F000", // undefined column, table, schema
+		code == "42883", code == "42804", code == "42846": // a key of another type: undefined function, mismatch, cannot coerce
 		if b.failures > maxFailures {
 			return described
 		}

@@ -53,8 +53,9 @@ type bindingMetadata struct {
 	// Membership tells by which publication, and by which of its entries, the table's changes are streamed. Another one means
 	// that for some time they were not.
 	Membership string `json:"membership"`
-	// KeyTypes are the type OIDs of the key columns a backfill under way walks by: its position means nothing under others.
-	KeyTypes []uint32 `json:"key_types"`
+	// Key tells the types and collations of the key columns a backfill under way walks by: its position means nothing under
+	// others.
+	Key string `json:"key"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`
@@ -130,9 +131,6 @@ func (b *bindingState) metadata() (m bindingMetadata, ours bool) {
 }
 
 func (b *bindingState) setMetadata(m *bindingMetadata) {
-	if m.KeyTypes == nil {
-		m.KeyTypes = []uint32{}
-	}
 	if m.Leaves == nil {
 		m.Leaves = []leafCursor{}
 	}

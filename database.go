@@ -168,6 +168,7 @@ func (db *database) sessionParams() map[string]string {
 		"bytea_output":                        "hex",
 		"extra_float_digits":                  "1", // shortest text that reads back the same, from version 12 on
 		"search_path":                         "pg_catalog",
+		"quote_all_identifiers":               "off", // as it shows in reg* values
 		"lock_timeout":                        "0",
 		"synchronize_seqscans":                "off", // a scan by ctid relies on physical order
 		"idle_in_transaction_session_timeout": "0",

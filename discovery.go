@@ -105,6 +105,14 @@ func (t *table) column(name string) *column {
 	return nil
 }
 
+// sameAs tells whether the table is captured the same way: columns, keys, identity and what the publication sends of it.
+func (t *table) sameAs(o *table) bool {
+	return t.kind == o.kind && t.identity == o.identity && t.rowFilter == o.rowFilter && slices.Equal(t.columns, o.columns) &&
+		slices.Equal(t.primaryKey, o.primaryKey) && slices.Equal(t.uniqueKey, o.uniqueKey) &&
+		slices.Equal(t.publishedCols, o.publishedCols) && (t.publishedCols == nil) == (o.publishedCols == nil) &&
+		slices.EqualFunc(t.deferrableKeys, o.deferrableKeys, slices.Equal[[]string])
+}
+
 // sends tells whether the publication sends c's values: a generated column, or one outside of its column list, is
 // absent from the stream, so the backfill leaves it out too.
 func (t *table) sends(c *column) bool {

@@ -110,6 +110,11 @@ func (p *plan) sameShape(columns []relationColumn) bool {
 	})
 }
 
+// sameKeyTypes reports whether the key columns have the types they have in o.
+func (p *plan) sameKeyTypes(o *plan) bool {
+	return slices.EqualFunc(p.key, o.key, func(i, j int) bool { return p.columns[i].typeOID == o.columns[j].typeOID })
+}
+
 // appendDocument appends one document: the fields of t and _meta, with before as _meta.before when it is not nil.
 // A field of t that is an unchanged TOAST value takes its value from before where that is a full row, and is left out
 // otherwise. keysOnly leaves NULL fields out of t: those of a key tuple carry no information. The same goes for before

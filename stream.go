@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
@@ -184,6 +185,11 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		return nil // of a table that had this name before; the one that has it now is being read
 	}
 	if b.phase == phasePending {
+		return c.applyPending(e, ch)
+	}
+	if b.phase == phaseBackfill && p != b.plan && !p.sameKeyTypes(b.plan) {
+		// Of the table before its key changed its type: its rows are read as they are now, behind a fence that comes later.
+		c.unsettle(b)
 		return c.applyPending(e, ch)
 	}
 	if p.missing != "" {
@@ -658,6 +664,12 @@ func (c *capture) handleRelation(data []byte) error {
 		e.watermark = true
 		e.slotColumn, e.uuidColumn, err = watermarkColumns(r)
 		return err
+	}
+	for _, b := range c.bindings {
+		if b.meta.OID == r.oid && b.name() != name {
+			c.parkBinding(b, fmt.Sprintf("it was renamed to %s; rename it back, or bind it by its new name", name))
+			c.due, c.dueSince = true, time.Now()
+		}
 	}
 	if e.binding = c.byName[name]; e.binding == nil {
 		return nil

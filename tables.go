@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -72,7 +73,7 @@ func (c *capture) activate() error {
 			continue
 		}
 		if !b.keyless() {
-			b.meta.KeyTypes = b.keyTypes()
+			b.meta.Key = b.keySignature()
 		}
 		b.transition(eventActivate)
 		b.state.Mode = b.storedModeOf()
@@ -283,9 +284,10 @@ func (c *capture) measureLeaves(b *binding) error {
 // describe makes the plan of a relation the stream has just described, and takes note of what became of its table.
 func (c *capture) describe(e *relationEntry) error {
 	b := e.binding
-	if b.plan != nil && b.plan.sameShape(e.relation.columns) && (b.meta.OID == 0 || b.meta.OID == e.relation.oid) {
+	if b.plan != nil && b.plan.sameShape(e.relation.columns) && (b.meta.OID == 0 || b.meta.OID == e.relation.oid) &&
+		b.phase != phaseBackfill {
 		e.plan = b.plan
-		return nil
+		return c.checkIdentity(e)
 	}
 	// The stream may be far behind the catalog or, for a moment, ahead of what we read of it.
 	if err := c.reload(b); err != nil {
@@ -296,7 +298,7 @@ func (c *capture) describe(e *relationEntry) error {
 	}
 	if b.plan.sameShape(e.relation.columns) {
 		e.plan = b.plan
-		return nil
+		return c.checkIdentity(e)
 	}
 	var oids []uint32
 	for _, column := range e.relation.columns {
@@ -306,6 +308,23 @@ func (c *capture) describe(e *relationEntry) error {
 		return err
 	}
 	e.plan = newPlan(e.relation.columns, b.planOptions(c.types, c.settings))
+	return nil
+}
+
+// checkIdentity parks a binding when old images no longer carry its key: a key move would pass unseen. Without a usable
+// identity no column is marked, and the server itself refuses updates and deletes.
+func (c *capture) checkIdentity(e *relationEntry) error {
+	if e.relation.identity == 'f' || !slices.ContainsFunc(e.relation.columns, func(k relationColumn) bool { return k.key }) {
+		return nil
+	}
+	for _, i := range e.plan.key {
+		if !e.relation.columns[i].key {
+			c.parkBinding(e.binding, fmt.Sprintf("its replica identity lacks key column %q; run ALTER TABLE %s REPLICA IDENTITY FULL",
+				e.relation.columns[i].name, quoteTable(e.binding.name())))
+			c.due, c.dueSince = true, time.Now()
+			return nil
+		}
+	}
 	return nil
 }
 
@@ -320,13 +339,18 @@ func (c *capture) loadTypes(oids []uint32) error {
 	return c.db.with(c.ctx, func(conn *pgx.Conn) error { return loadTypes(c.ctx, conn, c.types, unknown) })
 }
 
-// reload reads a binding's table from the catalog again.
-func (c *capture) reload(b *binding) error {
-	var loaded map[tableName]*table
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		loaded, err = loadTables(c.ctx, conn, c.settings, []tableName{b.name()})
+// loadTables reads tables from the catalog.
+func (c *capture) loadTables(names []tableName) (loaded map[tableName]*table, err error) {
+	err = c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		loaded, err = loadTables(c.ctx, conn, c.settings, names)
 		return err
 	})
+	return loaded, err
+}
+
+// reload reads a binding's table from the catalog again.
+func (c *capture) reload(b *binding) error {
+	loaded, err := c.catalog([]tableName{b.name()})
 	if err != nil {
 		return fmt.Errorf("read the catalog about %s: %w", b.name(), err)
 	}
@@ -355,7 +379,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
 	}
-	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.plan.sameShape(streamed(t)) {
+	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.table.sameAs(t) {
 		c.announceLeaves(b, t)
 		b.table = t
 		return nil
@@ -368,10 +392,14 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		c.due, c.dueSince = true, time.Now()
 		return nil
 	}
-	if b.phase == phaseBackfill && len(b.meta.KeyTypes) > 0 && !slices.Equal(b.meta.KeyTypes, b.keyTypes()) {
-		c.status("The type of a key column of %s has changed: its backfill starts again", b.name())
+	if b.phase == phaseBackfill && b.meta.Key != "" && b.meta.Key != b.keySignature() {
+		c.status("The type or collation of a key column of %s has changed: its backfill starts again", b.name())
 		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
+	}
+	if b.phase == phaseBackfill { // chunks of the table as it was may lack rows of the table as it is
+		b.generation++
+		b.chunk, b.sides = nil, nil
 	}
 	return nil
 }
@@ -504,11 +532,7 @@ func (c *capture) rediscover() error {
 	for i, b := range c.bindings {
 		names[i] = b.name()
 	}
-	var loaded map[tableName]*table
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		loaded, err = loadTables(c.ctx, conn, c.settings, names)
-		return err
-	})
+	loaded, err := c.catalog(names)
 	if err != nil {
 		return fmt.Errorf("read the catalog about the captured tables: %w", err)
 	}
@@ -547,14 +571,23 @@ func (c *capture) unfitToReturn(loaded map[tableName]*table) (map[tableName]stri
 		return nil, nil
 	}
 	unfit, _, err := openPrerequisites(c.ctx, c.db, wanted)
+	if _, told := errors.AsType[*userError](err); told && !transient(err) {
+		// A fault of the server's set-up keeps parked tables away, but must not end what goes well.
+		c.status("Tables that are not captured cannot come back: %v", err)
+		unfit = make(map[tableName]string)
+		for _, w := range wanted {
+			unfit[w.table] = err.Error()
+		}
+		return unfit, nil
+	}
 	return unfit, err
 }
 
 // sqlMemberships tells how the publication has each of the tables: for all tables, by an entry of the table or of a
-// partitioned ancestor, or (15 and newer, in place of %s) by one of its schema; the publication alone when it has not.
+// partitioned ancestor, or (15 and newer, in place of the second %s) by one of its schema; the first is r when changes are published via the root (13); the publication alone when it has not.
 const (
 	sqlMemberships = `
-SELECT n.nspname::text, c.relname::text, p.oid::text || CASE WHEN p.puballtables THEN ':all' ELSE coalesce(
+SELECT n.nspname::text, c.relname::text, p.oid::text || %s || CASE WHEN p.puballtables THEN ':all' ELSE coalesce(
          (WITH RECURSIVE up(relid) AS (
             SELECT c.oid
              UNION ALL
@@ -573,10 +606,14 @@ SELECT n.nspname::text, c.relname::text, p.oid::text || CASE WHEN p.puballtables
 
 // memberships reads how the publication has the bound tables: "" for those it does not have.
 func (c *capture) memberships(ctx context.Context) (map[tableName]string, error) {
-	query := fmt.Sprintf(sqlMemberships, "")
-	if c.db.version >= 150000 {
-		query = fmt.Sprintf(sqlMemberships, sqlMembershipBySchema)
+	viaRoot, bySchema := "''", ""
+	if c.db.version >= 130000 {
+		viaRoot = "CASE WHEN p.pubviaroot THEN 'r' ELSE '' END"
 	}
+	if c.db.version >= 150000 {
+		bySchema = sqlMembershipBySchema
+	}
+	query := fmt.Sprintf(sqlMemberships, viaRoot, bySchema)
 	members := make(map[tableName]string)
 	err := c.db.with(ctx, func(conn *pgx.Conn) error {
 		var schemas, tables []string
@@ -613,7 +650,9 @@ func (c *capture) judgeMemberships(before, now map[tableName]string) {
 		if b.phase == phaseMissing {
 			continue
 		}
-		if (b.phase == phaseActive || b.phase == phaseBackfill) && b.meta.Membership != "" && b.meta.Membership != before[b.name()] {
+		known := b.meta.Membership != "" && b.meta.Membership != before[b.name()]
+		added := before[b.name()] == "" && now[b.name()] != ""
+		if (b.phase == phaseActive || b.phase == phaseBackfill) && (known || added) {
 			if now[b.name()] == "" {
 				c.parkBinding(b, fmt.Sprintf("publication %q does not have it any more; run ALTER PUBLICATION %s ADD TABLE %s",
 					c.settings.publication, quoteIdent(c.settings.publication), quoteTable(b.name())))

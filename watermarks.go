@@ -78,6 +78,7 @@ type fencer struct {
 	conn     *pgx.Conn // the watermark writer, opened at first use and after a failure
 	blocks   uint64    // WAL block size, 0 until known
 	segments uint64
+	plain    bool // the server refuses the block that bounds the wait for a standby
 }
 
 func newFencer(db *database) *fencer {
@@ -114,10 +115,15 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 	}
 	id := uuid.NewString()
 	sql := fmt.Sprintf(sqlWriteWatermark, quoteTable(table), quoteLiteral(f.slot), quoteLiteral(id))
-	if f.db.version >= 110000 {
+	if f.db.version >= 110000 && !f.plain {
 		sql = "DO " + quoteLiteral(fmt.Sprintf(sqlBoundCommit, sql))
 	}
-	if _, err := f.conn.Exec(ctx, sql); err != nil {
+	_, err := f.conn.Exec(ctx, sql)
+	if code := sqlState(err); (code == "42501" || code == "42704") && !f.plain { // no right to plpgsql, or no plpgsql
+		f.plain = true
+		return f.write(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("write a watermark to %s: %w", table, err)
 	}
 	return &fence{watermark: []byte(id)}, nil
