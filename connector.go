@@ -769,8 +769,12 @@ func (c *capture) rewindAll() {
 func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identity pglogrepl.IdentifySystemResult) (fault, err error) {
 	current, stored := int(identity.Timeline), 0
 	for _, b := range c.bindings {
-		if b.meta.System == identity.SystemID {
+		switch b.meta.System {
+		case "":
+		case identity.SystemID:
 			stored = max(stored, b.meta.Timeline)
+		default:
+			return serverFault(b.meta.System, identity.SystemID, c.cursor), nil
 		}
 	}
 	if stored == 0 || stored == current {

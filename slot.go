@@ -296,6 +296,14 @@ func timelineFault(history []byte, stored, current int, cursor lsn) error {
 		"capture has read up to %s: %s %s", current, stored, cursor, explain, waysOut)}}
 }
 
+// serverFault says that the cursor is a position in another server's WAL. An upgrade makes a server another one, too: it
+// starts new WAL with a new identifier.
+func serverFault(stored, current string, cursor lsn) error {
+	return &slotLossError{userError{fmt.Sprintf("this is another server (system identifier %s) than the one whose changes the "+
+		"capture has read up to %s (system identifier %s): check advanced settings and address, unless it was upgraded or replaced "+
+		"on purpose. %s", current, cursor, stored, waysOut)}}
+}
+
 // createSlot makes the configured slot anew on a walsender connection, dropping an old one of ours, and returns the
 // position from which it streams every commit. While it is blocked, onWait is told what for, from this goroutine.
 // When ctx ends no slot is left behind; on any error the connection is not to be used again.

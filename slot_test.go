@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -650,4 +651,17 @@ func TestWriters(t *testing.T) {
 		}
 		db.end(conn, "ROLLBACK")
 	})
+}
+
+// A server with another system identifier is another server, whatever its slot of our name says.
+func TestAnotherServer(t *testing.T) {
+	c := &capture{cursor: 0x1000, bindings: []*binding{{}, {meta: bindingMetadata{System: "1", Timeline: 1}}}}
+	fault, err := c.timelineFault(t.Context(), nil, pglogrepl.IdentifySystemResult{SystemID: "2", Timeline: 1})
+	if _, lost := errors.AsType[*slotLossError](fault); err != nil || !lost {
+		t.Errorf("fault %v, error %v; want a slotLossError", fault, err)
+	}
+	fault, err = c.timelineFault(t.Context(), nil, pglogrepl.IdentifySystemResult{SystemID: "1", Timeline: 1})
+	if fault != nil || err != nil {
+		t.Errorf("fault %v, error %v on the same server", fault, err)
+	}
 }
