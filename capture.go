@@ -465,15 +465,20 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if err := b.advance(ck); err != nil {
 		return err
 	}
-	c.diag.scanned(b, ck, rows)
 	if b.phase == phaseActive {
 		c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+	}
+	if err := c.checkpoint(); err != nil { // ahead of what the logs say of it
+		return err
+	}
+	c.diag.scanned(b, ck, rows)
+	if b.phase == phaseActive {
 		logrus.WithFields(logrus.Fields{"stream": b.name().String(), "rows": b.state.Backfilled}).Info("backfill completed")
 		if len(c.pending)+len(c.reading) == 0 {
 			c.diag.status("Streaming CDC Events")
 		}
 	}
-	return c.checkpoint()
+	return nil
 }
 
 // completeRows fills in the unchanged TOAST values of buffered rows whose older image was not in the chunk. A row that is
