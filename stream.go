@@ -206,11 +206,14 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		c.newKey = p.keyValues(c.newKey, ch.new, nil)
 		return c.place(e, 'c', c.newKey, ch.new, nil, nil, false)
 	case 'D':
-		key, err := c.oldKeyOf(e, ch)
-		if err != nil {
+		if !c.oldHasKey(e, ch) {
+			return c.lostKey(b)
+		}
+		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
+		if err := checkOldKey(c.oldKey, p, ch.oldKind); err != nil {
 			return err
 		}
-		return c.remove(e, key, ch)
+		return c.remove(e, c.oldKey, ch)
 	}
 	// An update. An old tuple tells the old key, as far as it carries the key's columns; without one the key is the same.
 	full := ch.oldKind == 'O'
@@ -299,15 +302,13 @@ func (c *capture) oldHasKey(e *relationEntry, ch *change) bool {
 	return true
 }
 
-// oldKeyOf returns the key of a deleted row.
-func (c *capture) oldKeyOf(e *relationEntry, ch *change) ([]value, error) {
-	if !c.oldHasKey(e, ch) {
-		return nil, &userError{msg: fmt.Sprintf("a delete does not carry the collection key: the replica identity lacks "+
-			"some of its columns; run ALTER TABLE %s REPLICA IDENTITY FULL and trigger a backfill of this binding",
-			quoteTable(e.binding.name()))}
-	}
-	c.oldKey = e.plan.keyValues(c.oldKey, ch.old, nil)
-	return c.oldKey, checkOldKey(c.oldKey, e.plan, ch.oldKind)
+// lostKey parks the binding of a deleted row whose document cannot be told, as the start of a session would. The stream may
+// be behind: where the replica identity has been put right since, the table is captured anew at once.
+func (c *capture) lostKey(b *binding) error {
+	c.parkBinding(b, fmt.Sprintf("a delete does not carry the collection key: the replica identity lacks some of its columns; "+
+		"run ALTER TABLE %s REPLICA IDENTITY FULL", quoteTable(b.name())))
+	c.due, c.dueSince = true, time.Now()
+	return c.reload(b)
 }
 
 // checkOldKey refuses an old key that is none: with a value the tuple does not carry, or a NULL in a tuple of identity
