@@ -434,7 +434,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 		return nil
 	}
 	if b.sourced != ck.plan {
-		if err := c.sourceSchema(b, ck.plan, nil); err != nil {
+		if err := c.sourceSchema(b, ck.table, ck.plan, nil); err != nil {
 			return err
 		}
 	}

@@ -455,7 +455,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		if b.plan == nil {
 			continue
 		}
-		if err := c.sourceSchema(b, b.plan, nil); err != nil {
+		if err := c.sourceSchema(b, b.table, b.plan, nil); err != nil {
 			return err
 		}
 	}

@@ -492,7 +492,7 @@ func (c *capture) applyKeyless(e *relationEntry, ch *change) error {
 // emit writes one document of the stream.
 func (c *capture) emit(e *relationEntry, op byte, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool) error {
 	if e.binding.sourced != e.plan {
-		if err := c.sourceSchema(e.binding, e.plan, e.relation); err != nil {
+		if err := c.sourceSchema(e.binding, e.binding.table, e.plan, e.relation); err != nil {
 			return err
 		}
 	}

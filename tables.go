@@ -503,17 +503,18 @@ func operator(qualified, plain string) string {
 }
 
 // sourceSchema emits the schema of a binding's documents if it changed. The documents of the new shape follow it.
-func (c *capture) sourceSchema(b *binding, p *plan, shape *relation) error {
+// t is what the catalog said of the table when p was made, or later where shape, which is newer, has the columns.
+func (c *capture) sourceSchema(b *binding, t *table, p *plan, shape *relation) error {
 	same := b.sourced != nil && b.sourced.sameShape(p.columns)
 	if b.sourced != nil && !same {
 		c.status("%s changed its columns: later documents have the new ones. Rows already captured are not sent again: trigger "+
 			"a backfill if they have new values. If documents no longer fit the collection's schema, re-discover it.", b.name())
 	}
 	b.sourced = p
-	if same || !c.settings.flags.emitSourcedSchemas || b.table == nil {
+	if same || !c.settings.flags.emitSourcedSchemas || t == nil {
 		return nil
 	}
-	schema, err := sourcedSchema(b.table, shape, c.types, b.collectionKey, c.settings)
+	schema, err := sourcedSchema(t, shape, c.types, b.collectionKey, c.settings)
 	if err != nil {
 		return fmt.Errorf("schema of %s: %w", b.name(), err)
 	}
@@ -549,7 +550,7 @@ func (c *capture) rediscover() error {
 			return err
 		}
 		if b.plan != nil && b.sourced != b.plan {
-			if err := c.sourceSchema(b, b.plan, nil); err != nil {
+			if err := c.sourceSchema(b, b.table, b.plan, nil); err != nil {
 				return err
 			}
 			c.due, c.dueSince = true, time.Now()
