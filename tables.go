@@ -349,7 +349,11 @@ func (c *capture) loadTables(names []tableName) (loaded map[tableName]*table, er
 }
 
 // reload reads a binding's table from the catalog again.
+// Inside a transaction it waits a moment for that one, which may have changed the table, to be visible.
 func (c *capture) reload(b *binding) error {
+	if err := c.awaitVisible(); err != nil {
+		return err
+	}
 	loaded, err := c.catalog([]tableName{b.name()})
 	if err != nil {
 		return fmt.Errorf("read the catalog about %s: %w", b.name(), err)
@@ -359,6 +363,41 @@ func (c *capture) reload(b *binding) error {
 		return err
 	}
 	return c.refresh(b, loaded[b.name()], unfit[b.name()] == "")
+}
+
+// visibleWait is how long a catalog read waits for the transaction being streamed: it is visible a moment after it can be
+// streamed, but under synchronous replication perhaps not for hours, and the stream must go on.
+const visibleWait = 250 * time.Millisecond
+
+// awaitVisible waits a moment until queries see the transaction being streamed. If they do not yet, the catalog is looked
+// at again soon. A standby's commits are visible before they are streamed.
+func (c *capture) awaitVisible() error {
+	if !c.tx.open || c.db.standby || c.db.pool == nil {
+		return nil
+	}
+	started := time.Now()
+	for pause := time.Millisecond; ; pause *= 2 {
+		var text string
+		err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(c.ctx, `SELECT txid_current_snapshot()::text`).Scan(&text)
+		})
+		if err != nil {
+			return fmt.Errorf("look whether transaction %d is visible: %w", c.tx.begin.xid, err)
+		}
+		seen, err := parseSnapshot(text)
+		if err != nil || seen.sees(c.tx.begin.xid) {
+			return err
+		}
+		if time.Since(started) >= visibleWait {
+			c.rediscoverAt = time.Now().Add(10 * time.Second)
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
 }
 
 // refresh takes note of what the catalog says of a binding's table now; nil is a missing one. fit tells that the table meets
