@@ -294,7 +294,7 @@ func randomDocument(t testing.TB, random *rand.Rand) {
 			case pgtype.BoolOID:
 				v.data = []byte{"tf"[random.IntN(2)]}
 			case pgtype.Float8OID:
-				v.data = fmt.Append(nil, random.NormFloat64())
+				v.data = fmt.Append(nil, float64(random.IntN(1<<20)-1<<19)/1024) // no exponent: how that is written is tested elsewhere
 			default:
 				for range random.IntN(12) {
 					v.data = append(v.data, string(rune(random.IntN(0x3000)))...)
