@@ -88,6 +88,9 @@ func TestScanKeyOfEveryType(t *testing.T) {
 			r := startRuntime(t, runtimeOptions{config: json.RawMessage(raw), deadline: 2 * time.Minute})
 			r.waitStreaming()
 			r.stop()
+			if err := r.wait(); err != nil { // what it has sent is all here then
+				t.Fatal(err)
+			}
 			got := map[string]map[string]int{}
 			for _, d := range r.documents() {
 				var doc struct {
