@@ -666,13 +666,16 @@ func (c *capture) handleRelation(data []byte) error {
 		e.slotColumn, e.uuidColumn, err = watermarkColumns(r)
 		return err
 	}
-	for _, b := range c.bindings {
-		if b.meta.OID == r.oid && b.name() != name {
-			c.parkBinding(b, fmt.Sprintf("it was renamed to %s; rename it back, or bind it by its new name", name))
-			c.due, c.dueSince = true, time.Now()
+	e.binding = c.byName[name]
+	if e.binding == nil || e.binding.meta.OID != r.oid { // else nobody can have had this table under another name
+		for _, b := range c.bindings {
+			if b.meta.OID == r.oid && b != e.binding {
+				c.parkBinding(b, fmt.Sprintf("it was renamed to %s; rename it back, or bind it by its new name", name))
+				c.due, c.dueSince = true, time.Now()
+			}
 		}
 	}
-	if e.binding = c.byName[name]; e.binding == nil {
+	if e.binding == nil {
 		return nil
 	}
 	return c.describe(e) // by which a parked binding whose table is back is captured again
