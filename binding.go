@@ -34,6 +34,10 @@ const (
 	phaseMissing               // the table is gone
 )
 
+func (p phase) String() string {
+	return [...]string{"pending", "backfill", "active", "missing"}[p]
+}
+
 type event uint8
 
 const (
@@ -621,6 +625,26 @@ func (b *binding) adapt(c *chunk, rows int, s *settings, fixed bool) {
 		limit *= 2
 	}
 	b.limit = min(limit, s.chunkRows)
+}
+
+// estimatedRows is how many rows the table has, negative when nobody knows. A scan by ctid knows better than the statistics.
+func (b *binding) estimatedRows() float64 {
+	var done, pages int64
+	for _, l := range b.meta.Leaves {
+		pages += l.Pages
+		if l.Done {
+			done += l.Pages
+		} else {
+			done += min(l.Block, l.Pages)
+		}
+	}
+	switch {
+	case b.keyless() && done > 0:
+		return float64(b.state.Backfilled) * float64(pages) / float64(done)
+	case b.table == nil:
+		return -1
+	}
+	return b.table.reltuples
 }
 
 // describeWaiting names whom the binding waits for.

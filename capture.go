@@ -63,6 +63,7 @@ type capture struct {
 	out      *output
 	acks     *acknowledgements
 	diag     *diagnostics
+	progress progress
 	fencer   *fencer
 	session  *replication
 	polling  bool // SHUTDOWN_AFTER_POLLING
@@ -94,7 +95,10 @@ type capture struct {
 	due          bool // documents, or a cursor that documents stand behind, await a checkpoint
 	dueSince     time.Time
 	undelivered  int // bytes since the last checkpoint
-	documents    int // in the session
+	handled      int // messages in the process
+	changes      int // of captured tables, in the process
+	transactions int // in the process
+	documents    int // in the process
 	checkpointed time.Time
 	patch        []byte
 	lastTick     time.Time
@@ -132,7 +136,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	if err := c.resumeBackfills(); err != nil {
 		return err
 	}
-	c.diag.status("Catching up on CDC history")
+	c.diag.status(statusCatchUp)
 	c.startRound(nil)
 	for {
 		if !c.tx.open {
@@ -150,6 +154,11 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 			}
 			if err := c.handle(&m); err != nil {
 				return err
+			}
+			if c.handled++; c.handled%1024 == 0 && c.tx.open && time.Since(c.lastTick) >= tickInterval {
+				if err := c.tick(); err != nil { // a large transaction may leave no pause for hours
+					return err
+				}
 			}
 			continue
 		}
@@ -270,6 +279,7 @@ func (c *capture) promote() error {
 		b.failures = 0
 		if !c.db.standby && !b.unsettled.prune(&ck.snapshot) {
 			b.invisible = true
+			c.progress.reread.Add(1)
 			logrus.WithFields(logrus.Fields{"table": b.name().String(), "transactions": len(b.unsettled)}).
 				Debug("chunk is read again: a streamed transaction was not visible to it")
 			continue
@@ -395,9 +405,9 @@ func (c *capture) settle() error {
 		}
 		c.stage = stageCapture
 		if len(c.pending)+len(c.reading) > 0 {
-			c.diag.status("Backfilling Tables")
+			c.diag.status(statusBackfill)
 		} else {
-			c.diag.status("Streaming CDC Events")
+			c.diag.status(statusStream)
 		}
 		return nil
 	case stageFinal:
@@ -423,6 +433,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	b.chunk, b.sides = nil, nil
 	if ck.spoiled != "" {
 		logrus.WithFields(logrus.Fields{"table": b.name().String(), "reason": ck.spoiled}).Info("chunk is read again")
+		c.progress.reread.Add(1)
 		if c.ahead != nil { // what was read behind it stands on an end that is not settled
 			for _, next := range c.ahead.chunks {
 				if next.binding == b {
@@ -471,11 +482,12 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if err := c.checkpoint(); err != nil { // ahead of what the logs say of it
 		return err
 	}
+	c.progress.chunks.Add(1)
 	c.diag.scanned(b, ck, rows)
 	if b.phase == phaseActive {
 		logrus.WithFields(logrus.Fields{"stream": b.name().String(), "rows": b.state.Backfilled}).Info("backfill completed")
 		if len(c.pending)+len(c.reading) == 0 {
-			c.diag.status("Streaming CDC Events")
+			c.diag.status(statusStream)
 		}
 	}
 	return nil
@@ -608,6 +620,7 @@ func (c *capture) checkpoint() error {
 	}
 	c.due, c.undelivered = false, 0
 	c.stored, c.checkpointed = c.cursor, time.Now()
+	c.progress.checkpoints.Add(1)
 	return nil
 }
 

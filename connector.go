@@ -390,7 +390,18 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
 		return stopCause(ctx, err)
 	}
-	return stopCause(ctx, c.run(ctx))
+	watching, stop := context.WithCancel(ctx)
+	w := newWatcher(c)
+	if err := serveMetrics(watching, w); err != nil {
+		stop()
+		return err
+	}
+	watched := make(chan struct{})
+	go func() { w.run(watching); close(watched) }()
+	err = c.run(ctx)
+	stop()
+	<-watched
+	return stopCause(ctx, err)
 }
 
 // stopCause prefers the reason of the stop over what it broke.
@@ -583,6 +594,7 @@ func (c *capture) run(ctx context.Context) error {
 			b.sourced = nil // its schema may have been dropped
 		}
 		pause := min(time.Second<<attempt, 15*time.Second)
+		c.progress.reconnects.Add(1)
 		c.diag.status(fmt.Sprintf("Reconnecting in %s: %v", pause, err))
 		select {
 		case <-time.After(pause):

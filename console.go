@@ -129,7 +129,7 @@ func (c *console) watch(finished <-chan struct{}, untilIdle time.Duration, idle 
 		}
 		if c.terminal && n%3 == 0 {
 			c.line = cut(fmt.Sprintf("%s  %s documents  %s/s  %s",
-				c.phase, grouped(c.documents), grouped(int64(c.rate)), megabytes(c.bytes)), terminalWidth(c.w)-1)
+				c.phase, grouped(c.documents), grouped(int64(c.rate)), byteCount(c.bytes)), terminalWidth(c.w)-1)
 			fmt.Fprint(c.w, "\r\x1b[K"+c.line)
 		}
 		if !c.caughtUp {
@@ -151,5 +151,3 @@ func grouped(n int64) string {
 	}
 	return digits
 }
-
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

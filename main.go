@@ -98,7 +98,7 @@ func stopped(ctx context.Context, k *connector, ended <-chan error) int {
 		switch {
 		case k.idle.Load(): // no capture is open, and a read of stdin does not end by itself
 			return exitStatus(context.Cause(ctx), true)
-		case !k.out.writing.Load():
+		case k.out.blockedSince.Load() == 0:
 			blocked = time.Now()
 		case time.Since(blocked) >= blockedGrace:
 			logrus.Errorf("%v: a write to stdout was blocked, the last message may be incomplete", context.Cause(ctx))

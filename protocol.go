@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
@@ -316,7 +317,8 @@ type output struct {
 	open  bool // some were appended after the last checkpoint
 	dirty bool // some of those, or a part of a frame, reached the writer
 
-	writing atomic.Bool // inside a write, which may block; loaded by main
+	blockedSince atomic.Int64 // when the write under way began, Unix nanoseconds; 0 outside writes. Loaded by main and watcher
+	written      atomic.Int64 // bytes; loaded by the watcher
 }
 
 func newOutput(w io.Writer, c codec) *output {
@@ -528,9 +530,10 @@ func (o *output) checkpoint(patch []byte) error {
 func (o *output) flush() error {
 	rest := o.buf
 	for o.err == nil && len(rest) > 0 {
-		o.writing.Store(true)
+		o.blockedSince.Store(time.Now().UnixNano())
 		n, err := o.w.Write(rest)
-		o.writing.Store(false)
+		o.blockedSince.Store(0)
+		o.written.Add(int64(n))
 		if n > 0 {
 			o.dirty = true // until the rest has followed
 		}

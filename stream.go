@@ -116,6 +116,7 @@ func (c *capture) handleCommit(data []byte) error {
 		return fmt.Errorf("commit that ends at %s behind one that ended at %s", commit.endLSN, c.previousEnd)
 	}
 	c.tx.open = false
+	c.transactions++
 	c.previousEnd = commit.endLSN
 	c.cursor = commit.endLSN
 	c.committed(commit.endLSN)
@@ -160,6 +161,7 @@ func (c *capture) handleChange(m *walMessage) error {
 	}
 	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1)
 	c.tx.changes++
+	c.changes++
 	if err := c.apply(e, ch); err != nil {
 		return fmt.Errorf("change of %s: %w", b.name(), err)
 	}
