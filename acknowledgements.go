@@ -69,8 +69,10 @@ func (a *acknowledgements) run(requests *requestReader) error {
 		if r.Acknowledge == nil {
 			return errors.New("the runtime sent a request other than Acknowledge after Open")
 		}
+		failpoint("acknowledge.received")
 		if err := a.pop(int(r.Acknowledge.Checkpoints)); err != nil {
 			return err
 		}
+		failpoint("acknowledge.stored")
 	}
 }

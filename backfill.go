@@ -200,6 +200,7 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 	if err := skipResults(p, 3); err != nil {
 		return err
 	}
+	failpoint("chunk.locked")
 	text, err := oneResult(p)
 	if err != nil {
 		return err
@@ -207,6 +208,7 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 	if c.snapshot, err = parseSnapshot(text); err != nil {
 		return err
 	}
+	failpoint("chunk.snapshot")
 	if q.ctid {
 		filenode, err := oneResult(p)
 		if err != nil {
@@ -229,7 +231,9 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 	if !ok {
 		return fmt.Errorf("unexpected result %T", results)
 	}
-	return c.rowsFrom(ctx, conn, rr, q)
+	err = c.rowsFrom(ctx, conn, rr, q)
+	failpoint("chunk.rows")
+	return err
 }
 
 func skipResults(p *pgconn.Pipeline, n int) error {

@@ -260,6 +260,7 @@ func (c *capture) awaitRead() error {
 // transaction streamed so far that touched their tables.
 func (c *capture) promote() error {
 	r := c.ahead
+	failpoint("promote.before")
 	c.ahead = nil
 	if r.err != nil {
 		return r.err
@@ -299,6 +300,7 @@ func (c *capture) promote() error {
 	}
 	r.chunks = kept
 	c.open = r
+	failpoint("promote.after")
 	r.fence.sawKeepalive(max(c.previousEnd, c.idleEnd)) // an LSN fence may lie behind us already
 	if c.stage != stageCapture {
 		return nil
@@ -377,7 +379,9 @@ func (c *capture) startRound(bindings []*binding) {
 			scans.Go(func() { j.chunk.err = scan(ctx, db, j.chunk, j.query) })
 		}
 		scans.Wait()
+		failpoint("chunk.hand-over")
 		r.fence, r.err = fencer.establish(ctx)
+		failpoint("fence.hand-over")
 	}()
 }
 
@@ -395,6 +399,7 @@ func scan(ctx context.Context, db *database, ck *chunk, q *scanQuery) error {
 func (c *capture) settle() error {
 	r := c.open
 	c.open = nil
+	failpoint("settle.before")
 	switch c.stage {
 	case stageCatchUp:
 		if r.fence.watermark == nil {
@@ -466,6 +471,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 		}
 		from.loc[1]++
 	}
+	failpoint("settle.rows")
 	scannedRows := len(ck.rows)
 	if len(c.spare) < 2*roundChunks && cap(ck.arena) <= 2*ck.budget {
 		c.spare = append(c.spare, ck.giveBack())
@@ -476,6 +482,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if err := b.advance(ck); err != nil {
 		return err
 	}
+	failpoint("settle.advanced")
 	if b.phase == phaseActive {
 		c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
 	}
@@ -600,6 +607,7 @@ func (c *capture) keepalive(end lsn) {
 func (c *capture) checkpoint() error {
 	assert(!c.tx.open, "checkpoint inside a transaction")
 	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
+	failpoint("checkpoint.before")
 	changed := c.removed
 	c.removed = nil
 	for _, b := range c.changed {
@@ -615,9 +623,11 @@ func (c *capture) checkpoint() error {
 		return err
 	}
 	c.acks.push(c.cursor)
+	failpoint("checkpoint.noted")
 	if err := c.out.checkpoint(c.patch); err != nil {
 		return err
 	}
+	failpoint("checkpoint.after")
 	c.due, c.undelivered = false, 0
 	c.stored, c.checkpointed = c.cursor, time.Now()
 	c.progress.checkpoints.Add(1)
@@ -644,7 +654,8 @@ func (c *capture) tick() error {
 	}
 	// Nothing is undelivered and the server is further on: the cursor moves, so that the slot can.
 	if !c.polling && !c.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
-		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= idleCheckpoint {
+		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= hurried(idleCheckpoint) {
+		failpoint("checkpoint.idle")
 		c.cursor = max(c.cursor, c.idleEnd)
 		return c.checkpoint()
 	}
@@ -690,6 +701,7 @@ func (c *capture) reread(b *binding, p *plan, key []value) (tuple, error) {
 		}
 		var row tuple
 		var seen bool
+		failpoint("reread.before")
 		err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
 			row, seen, err = rereadRow(c.ctx, conn, b, p, key, sees)
 			return err
@@ -701,6 +713,7 @@ func (c *capture) reread(b *binding, p *plan, key []value) (tuple, error) {
 			return nil, fmt.Errorf("read the row %s of %s again: %w", describeKey(key), b.name(), err)
 		}
 		if seen {
+			failpoint("reread.after")
 			return row, nil
 		}
 		select {

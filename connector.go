@@ -457,6 +457,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	if err := c.out.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}); err != nil {
 		return err
 	}
+	failpoint("open.answered")
 	if len(c.bindings) == 0 {
 		c.diag.status("Capture started, no bindings are enabled")
 	} else {
@@ -488,6 +489,7 @@ func (c *capture) opening(state *captureState) error {
 	if err := c.out.checkpoint(patch); err != nil {
 		return err
 	}
+	failpoint("open.schemas")
 	return c.checkpoint()
 }
 
@@ -590,6 +592,7 @@ func (c *capture) run(ctx context.Context) error {
 		// resumes as a new process would.
 		c.out.drop()
 		c.cursor = c.stored
+		failpoint("reconnect")
 		for _, b := range c.bindings {
 			b.sourced = nil // its schema may have been dropped
 		}
@@ -630,6 +633,7 @@ func (c *capture) replicate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint("session.connected")
 	start, err := c.position(ctx, conn)
 	if err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
@@ -648,6 +652,7 @@ func (c *capture) replicate(ctx context.Context) error {
 		return err
 	}
 	c.session = session
+	failpoint("session.started")
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{}, 2)
@@ -762,6 +767,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": at.String()}).Info("created replication slot")
 		c.cursor = at
+		failpoint("slot.after")
 	}
 	c.acks.reset()
 	c.noteServer(identity)

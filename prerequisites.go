@@ -349,6 +349,7 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 
 	err := c.probeWatermarks(ctx)
 	if code := sqlState(err); code == "42P01" || code == "3F000" { // undefined_table, invalid_schema_name
+		failpoint("watermarks.before")
 		if _, err = c.conn.Exec(ctx, create); err != nil {
 			schema := ""
 			if code := sqlState(err); code == "3F000" {
@@ -359,6 +360,7 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 				quoteIdent(c.s.watermarks.schema), user, grant)
 			return nil
 		}
+		failpoint("watermarks.after")
 		err = c.probeWatermarks(ctx)
 	}
 	switch code := sqlState(err); {

@@ -100,6 +100,7 @@ func (c *checker) createPublication(ctx context.Context) error {
 		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement)
 		return nil
 	}
+	failpoint("publication.before")
 	if _, err := c.conn.Exec(ctx, statement); err != nil {
 		if sqlState(err) == "" {
 			return err
@@ -108,6 +109,7 @@ func (c *checker) createPublication(ctx context.Context) error {
 			"superuser: %s;", c.s.publication, serverReason(err), statement)
 		return nil
 	}
+	failpoint("publication.after")
 	if err := c.readPublication(ctx); err != nil {
 		return err
 	}
@@ -376,7 +378,9 @@ func (c *checker) checkMembers(ctx context.Context) error {
 }
 
 func (c *checker) addMembers(ctx context.Context, tables []tableName) error {
+	failpoint("member.before")
 	_, err := c.conn.Exec(ctx, addStatement(c.s.publication, tables...))
+	failpoint("member.after")
 	return err
 }
 

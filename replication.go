@@ -193,7 +193,8 @@ func (s *replication) receive(ctx context.Context) error {
 			return err
 		}
 		tail = append(tail[:0], b.buf[b.n:]...) // copied: b's buffer belongs to the capture until it is released
-		s.full <- b                             // never blocks: there are as many places as buffers
+		failpoint("receive.hand-over")
+		s.full <- b // never blocks: there are as many places as buffers
 	}
 }
 
@@ -219,6 +220,7 @@ func (s *replication) fill(b *batch) error {
 		if n > 0 {
 			b.buf = b.buf[:len(b.buf)+n]
 			s.received.Store(time.Now().UnixNano())
+			failpoint("receive.read")
 		}
 		if err != nil && n == 0 {
 			return err
@@ -405,7 +407,9 @@ func (s *replication) sendStatus() error {
 	if s.reply.Swap(false) {
 		m[38] = 1
 	}
+	failpoint("status.before")
 	_, err := s.conn.Write(m[:])
+	failpoint("status.after")
 	return err
 }
 

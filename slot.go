@@ -315,9 +315,11 @@ func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWa
 	retry, notice time.Duration,
 ) (lsn, error) {
 	name := db.settings.slot
+	failpoint("slot.before")
 	if err := dropSlot(ctx, db, repl, onWait, retry); err != nil {
 		return 0, err
 	}
+	failpoint("slot.dropped")
 	if db.version >= 140000 {
 		// A walsender that waits for other transactions does not see its client die, and would leave the finished slot
 		// behind. The check's timer is started by an SQL command only, not by a replication command; from then on it
@@ -334,8 +336,9 @@ func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWa
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		result, err := pglogrepl.ParseCreateReplicationSlot(repl.Exec(context.WithoutCancel(ctx),
-			`CREATE_REPLICATION_SLOT `+quoteIdent(name)+` LOGICAL pgoutput NOEXPORT_SNAPSHOT`))
+		sent := repl.Exec(context.WithoutCancel(ctx), `CREATE_REPLICATION_SLOT `+quoteIdent(name)+` LOGICAL pgoutput NOEXPORT_SNAPSHOT`)
+		failpoint("slot.sent")
+		result, err := pglogrepl.ParseCreateReplicationSlot(sent)
 		var consistent lsn
 		if err == nil {
 			consistent, err = pglogrepl.ParseLSN(result.ConsistentPoint)

@@ -98,6 +98,7 @@ func (c *capture) handleBegin(data []byte) error {
 	c.from.loc[0] = int64(c.previousEnd)
 	c.from.loc[2] = int64(begin.finalLSN)
 	c.from.xid = begin.xid
+	failpoint("stream.begin")
 	return nil
 }
 
@@ -120,6 +121,7 @@ func (c *capture) handleCommit(data []byte) error {
 	c.previousEnd = commit.endLSN
 	c.cursor = commit.endLSN
 	c.committed(commit.endLSN)
+	failpoint("stream.commit")
 	return nil
 }
 
@@ -162,6 +164,7 @@ func (c *capture) handleChange(m *walMessage) error {
 	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1)
 	c.tx.changes++
 	c.changes++
+	failpoint("stream.change")
 	if err := c.apply(e, ch); err != nil {
 		return fmt.Errorf("change of %s: %w", b.name(), err)
 	}
@@ -342,6 +345,7 @@ func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before 
 	}
 	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filters || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
+			failpoint("patch.put")
 			ck.put(c.identity, t, fill)
 			ck.compact()
 		}
@@ -406,6 +410,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 			c.unsettle(b)
 		}
 		if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && c.patchable(ck, e) {
+			failpoint("patch.remove")
 			ck.remove(c.identity)
 		}
 		if b.filters && at != sideScanned && b.meta.First {
@@ -505,6 +510,7 @@ func (c *capture) emit(e *relationEntry, op byte, t tuple, keysOnly bool, before
 // write appends one document to the output.
 func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
 ) error {
+	failpoint("emit.before")
 	dst := c.out.begin(b.index)
 	at := len(dst)
 	dst, err := p.appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
@@ -523,6 +529,7 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	}
 	c.undelivered += len(dst) - at
 	c.documents++
+	failpoint("emit.after")
 	return c.out.end(dst)
 }
 
@@ -591,6 +598,7 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 		bounds = append(bounds, ck.end)
 	}
 	var after [][]bool
+	failpoint("ask.before")
 	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
 		after, err = askAfter(c.ctx, conn, b, asked, bounds)
 		return err
@@ -598,6 +606,7 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	if err != nil {
 		return 0, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err)
 	}
+	failpoint("ask.after")
 	for i, a := range asked {
 		at, beyond := sideBeyond, after[i]
 		if b.scanned != nil {

@@ -85,6 +85,7 @@ func (c *capture) activate() error {
 		}).Info("backfill triggered")
 	}
 	c.pending = nil
+	failpoint("activate.before")
 	for _, b := range started {
 		b.unmeasured = b.keyless()
 	}
@@ -93,6 +94,7 @@ func (c *capture) activate() error {
 	if err := c.awaitWriters(started); err != nil {
 		return err
 	}
+	failpoint("activate.after")
 	return c.measureReady()
 }
 
@@ -562,12 +564,13 @@ func (c *capture) sourceSchema(b *binding, t *table, p *plan, shape *relation) e
 
 // nextRediscovery is when to read the catalog again: the interval, spread so that many captures do not ask at once.
 func (c *capture) nextRediscovery() time.Time {
-	return time.Now().Add(time.Duration(float64(c.settings.rediscoveryInterval) * (0.5 + rand.Float64())))
+	return time.Now().Add(time.Duration(float64(hurried(c.settings.rediscoveryInterval)) * (0.5 + rand.Float64())))
 }
 
 // rediscover reads the catalog about every bound table: tables that came back or went, schemas that changed.
 func (c *capture) rediscover() error {
 	c.rediscoverAt = c.nextRediscovery()
+	failpoint("rediscover.before")
 	names := make([]tableName, len(c.bindings))
 	for i, b := range c.bindings {
 		names[i] = b.name()
@@ -596,6 +599,7 @@ func (c *capture) rediscover() error {
 		}
 	}
 	c.judgeMemberships(now, now)
+	failpoint("rediscover.after")
 	return nil
 }
 

@@ -118,7 +118,10 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 	if f.db.version >= 110000 && !f.plain {
 		sql = "DO " + quoteLiteral(fmt.Sprintf(sqlBoundCommit, sql))
 	}
-	_, err := f.conn.Exec(ctx, sql)
+	failpoint("watermark.before")
+	sent := f.conn.PgConn().Exec(ctx, sql)
+	failpoint("watermark.sent") // and, behind a lock that another holds, not committed
+	_, err := sent.ReadAll()
 	if code := sqlState(err); (code == "42501" || code == "42704") && !f.plain { // no right to plpgsql, or no plpgsql
 		f.plain = true
 		return f.write(ctx)
@@ -126,6 +129,7 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write a watermark to %s: %w", table, err)
 	}
+	failpoint("watermark.after")
 	return &fence{watermark: []byte(id)}, nil
 }
 
@@ -148,6 +152,7 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 		}
 		at, err := pglogrepl.ParseLSN(text)
 		made.position = clampToFlushed(at, f.blocks, f.segments)
+		failpoint("fence.position")
 		return err
 	})
 	if err != nil {
@@ -163,6 +168,7 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 		if err != nil {
 			return nil, fmt.Errorf("have the server write WAL behind a fence: %w", err)
 		}
+		failpoint("fence.pushed")
 	}
 	return made, nil
 }

@@ -1,0 +1,88 @@
+//go:build failpoints
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// failpointVariable arms failpoints: NAME:N:ACTION, divided by commas. At the N-th hit of the name the process is killed
+// (kill) or loses its connections (cut); sleep=DURATION pauses at every hit from the N-th on.
+const failpointVariable = "SOURCE_POSTGRES_FAILPOINT"
+
+// armedFailpoint is one entry of the variable.
+type armedFailpoint struct {
+	name   string
+	from   int64
+	action string
+	pause  time.Duration
+	hits   atomic.Int64
+}
+
+var armedFailpoints = parseFailpoints(os.Getenv(failpointVariable))
+
+func parseFailpoints(text string) (armed []*armedFailpoint) {
+	if text == "" {
+		return nil
+	}
+	for entry := range strings.SplitSeq(text, ",") {
+		f := &armedFailpoint{}
+		parts := strings.Split(entry, ":")
+		err := fmt.Errorf("want NAME:N:ACTION")
+		if len(parts) == 3 {
+			f.name, f.action = parts[0], parts[2]
+			if f.from, err = strconv.ParseInt(parts[1], 10, 64); err == nil && strings.HasPrefix(f.action, "sleep=") {
+				f.pause, err = time.ParseDuration(f.action[len("sleep="):])
+			}
+		}
+		if err != nil || f.from < 1 || f.action != "kill" && f.action != "cut" && f.pause <= 0 {
+			panic(fmt.Sprintf("%s: %q: %v", failpointVariable, entry, err))
+		}
+		armed = append(armed, f)
+	}
+	return armed
+}
+
+// failpoint marks a step at which a test may have the process killed. Names are unique; the test finds them in the source.
+func failpoint(name string) {
+	for _, f := range armedFailpoints {
+		if f.name != name {
+			continue
+		}
+		n := f.hits.Add(1)
+		switch {
+		case f.pause > 0 && n >= f.from:
+			time.Sleep(f.pause)
+		case n != f.from:
+		case f.action == "cut":
+			tellFailpoint(f)
+			cutConnections()
+		default:
+			tellFailpoint(f)
+			_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+			select {} // not a step further
+		}
+	}
+}
+
+// tellFailpoint logs the hit in one write, so that nothing is lost of it.
+func tellFailpoint(f *armedFailpoint) {
+	line := fmt.Sprintf("{\"level\":\"warning\",\"msg\":\"failpoint %s: %s at hit %d\"}\n", f.name, f.action, f.from)
+	_, _ = os.Stderr.WriteString(line)
+}
+
+// cutConnections ends every socket of the process in both directions, as a network that fails does. Other files stay.
+func cutConnections() {
+	for fd := 3; fd < 1024; fd++ {
+		_ = syscall.Shutdown(fd, syscall.SHUT_RDWR)
+	}
+}
+
+// hurried shortens what a test would wait for.
+func hurried(d time.Duration) time.Duration { return min(d, time.Second) }
