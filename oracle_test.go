@@ -26,6 +26,7 @@ import (
 	"source-postgres/tests/history"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -45,6 +46,8 @@ type oracle struct {
 	readOnly bool
 	chunk    int
 	runtime  *testRuntime
+	command  []string             // the connector; nil: the test binary
+	changes  map[string]any       // of the endpoint config, by edit
 	counters map[tableName]uint32 // backfill counters
 	without  map[tableName]bool   // not bound now
 	since    string               // server time behind which every change is streamed
@@ -59,8 +62,11 @@ type oracle struct {
 	outputs  int
 	delayed  bool   // acknowledgements come late
 	withheld int    // checkpoints not acknowledged
+	sent     []lsn  // their cursors, and those of checkpoints not committed
+	acked    lsn    // the greatest cursor acknowledged; a session's first one, which is committed, counts
 	each     func() // called behind every output; may be nil
 
+	confirmed                             lsn // by the slot, at the last look
 	kills, severed, stops, cut, sentinels int
 }
 
@@ -278,11 +284,19 @@ func (o *oracle) config() json.RawMessage {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	return raw
+	return edit(o.t, raw, o.changes)
 }
 
 // start starts the first session.
 func (o *oracle) start() {
+	o.t.Helper()
+	o.prepare()
+	o.runtime.bind(o.bindings())
+	o.runtime.start()
+}
+
+// prepare makes the runtime.
+func (o *oracle) prepare() {
 	o.t.Helper()
 	o.runtime = newTestRuntime(o.t, runtimeOptions{
 		config: o.config(), codec: codec(o.rand.IntN(2)), logLevel: "warn", deadline: 2 * time.Minute,
@@ -290,11 +304,32 @@ func (o *oracle) start() {
 			o.watch(table, doc)
 			o.output()
 		},
-		onCheckpoint: func(*testRuntime, json.RawMessage) { o.output() },
-		acknowledge:  o.acknowledge,
+		onCheckpoint: func(_ *testRuntime, patch json.RawMessage) {
+			o.noteCheckpoint(patch)
+			o.output()
+		},
+		acknowledge: o.acknowledge,
 	})
-	o.runtime.bind(o.bindings())
-	o.runtime.start()
+	o.runtime.driver.command = o.command
+}
+
+// noteCheckpoint keeps a checkpoint's cursor until it is acknowledged.
+func (o *oracle) noteCheckpoint(patch json.RawMessage) {
+	at := o.cursorOf(patch)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sent = append(o.sent, at)
+}
+
+// cursorOf is the cursor of a state or a patch, 0 without one.
+func (o *oracle) cursorOf(state json.RawMessage) lsn {
+	parsed, err := parseState(state)
+	if err != nil {
+		o.t.Errorf("%s: %v", state, err)
+		return 0
+	}
+	at, _ := parsed.cursor() // parseState has looked at it
+	return at
 }
 
 // watch tells the writers where backfills are.
@@ -351,6 +386,10 @@ func (o *oracle) acknowledge(_ *testRuntime, n int) int {
 		n = 1 + o.hooks.IntN(n)
 	}
 	o.withheld -= n
+	for _, at := range o.sent[:n] {
+		o.acked = max(o.acked, at)
+	}
+	o.sent = o.sent[n:]
 	return n
 }
 
@@ -360,7 +399,8 @@ func (o *oracle) restart(rebind bool) {
 	r := o.runtime
 	r.driver.codec = codec(o.rand.IntN(2))
 	o.mu.Lock()
-	o.withheld, o.left = 0, 0
+	o.withheld, o.left, o.sent = 0, 0, nil
+	o.acked = max(o.acked, o.cursorOf(r.committedState()))
 	o.delayed = o.rand.IntN(2) == 0
 	o.mu.Unlock()
 	if !rebind && o.rand.IntN(5) == 0 {
@@ -378,6 +418,7 @@ func (o *oracle) restart(rebind bool) {
 func (o *oracle) ended(asked bool) {
 	o.t.Helper()
 	err := o.runtime.wait()
+	o.checkSlot()
 	exit, ok := errors.AsType[*connectorExit](err)
 	switch {
 	case errors.Is(err, errSevered):
@@ -389,6 +430,29 @@ func (o *oracle) ended(asked bool) {
 	default:
 		o.fatalf("a session ended by itself: %v", err)
 	}
+}
+
+// checkSlot looks at the slot on the server: its position never runs ahead of what was acknowledged, and never goes back.
+func (o *oracle) checkSlot() {
+	o.t.Helper()
+	o.mu.Lock()
+	acked := o.acked
+	o.mu.Unlock()
+	rows := o.db.query(`SELECT coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_replication_slots WHERE slot_name = $1`, o.db.slot)
+	if acked == 0 { // a slot that may not be there, or is made anew
+		return
+	}
+	if len(rows) != 1 {
+		o.fatalf("slot %s is gone, and checkpoints up to %s are acknowledged", o.db.slot, acked)
+	}
+	confirmed, err := pglogrepl.ParseLSN(rows[0][0])
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if confirmed > acked || confirmed < o.confirmed {
+		o.fatalf("slot %s stands at %s: acknowledged are %s, and it stood at %s before", o.db.slot, confirmed, acked, o.confirmed)
+	}
+	o.confirmed = confirmed
 }
 
 // transientMessage tells what a connector says whose connections were cut by us.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +53,7 @@ type testRuntime struct {
 	capture *pf.CaptureSpec
 	applied *pf.CaptureSpec // last; nil before the first session
 	names   []string        // of the bindings
+	armed   []string        // environment of the next session's process, not of those before it
 
 	mu          sync.Mutex // everything below; cond is signalled whenever something of it changes
 	cond        *sync.Cond
@@ -175,7 +177,9 @@ func (r *testRuntime) tryStart() error {
 	}
 	r.applied = r.capture
 	// The test's own context ends before its clean-up does.
-	s, err := r.driver.open(context.Background(), r.capture, state, r)
+	driver := *r.driver
+	driver.env = append(slices.Clone(driver.env), r.armed...)
+	s, err := driver.open(context.Background(), r.capture, state, r)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
