@@ -458,7 +458,7 @@ func (o *oracle) checkSlot() {
 // transientMessage tells what a connector says whose connections were cut by us.
 func transientMessage(text string) bool {
 	return strings.Contains(text, "57P01") || strings.Contains(text, "unexpected EOF") || strings.Contains(text, "conn closed") ||
-		strings.Contains(text, "terminat")
+		strings.Contains(text, "terminat") || strings.Contains(text, "connection reset by peer") || strings.Contains(text, "broken pipe")
 }
 
 func (o *oracle) hasEnded() bool {
