@@ -103,10 +103,11 @@ func (p *plan) cutTo(limit int) *plan {
 	return newPlan(p.columns, o)
 }
 
-// sameShape reports whether tuples of the columns can be read by this plan.
+// sameShape reports whether tuples of the columns can be read by this plan, and its schema describes them: a longer varchar
+// is another shape.
 func (p *plan) sameShape(columns []relationColumn) bool {
 	return slices.EqualFunc(p.columns, columns, func(a, b relationColumn) bool {
-		return a.name == b.name && a.typeOID == b.typeOID
+		return a.name == b.name && a.typeOID == b.typeOID && a.typmod == b.typmod
 	})
 }
 

@@ -362,13 +362,14 @@ func TestPlanKeys(t *testing.T) {
 func TestSameShape(t *testing.T) {
 	p := documentPlan(planOptions{}, "a", "int")
 	same := slices.Clone(p.columns)
-	same[0].key, same[0].typmod = true, 99 // neither changes what a tuple's values mean
+	same[0].key = true // does not change what a tuple's values mean
 	if !p.sameShape(same) {
 		t.Error("the same shape differs")
 	}
 	for name, change := range map[string]func([]relationColumn) []relationColumn{
 		"name":  func(c []relationColumn) []relationColumn { c[0].name = "A"; return c },
 		"type":  func(c []relationColumn) []relationColumn { c[0].typeOID = 1; return c },
+		"size":  func(c []relationColumn) []relationColumn { c[0].typmod = 99; return c },
 		"order": func(c []relationColumn) []relationColumn { slices.Reverse(c); return c },
 		"fewer": func(c []relationColumn) []relationColumn { return c[:1] },
 		"more":  func(c []relationColumn) []relationColumn { return append(c, relationColumn{name: "x"}) },

@@ -43,6 +43,7 @@ type testDocument struct {
 	table      string // schema.table of its binding
 	doc        string
 	checkpoint int // that committed it, counted from 1 over all sessions
+	order      int // among all documents and sourced schemas received
 }
 
 // testRuntime runs one session at a time.
@@ -61,6 +62,7 @@ type testRuntime struct {
 	committed   []testDocument
 	uncommitted []testDocument // the checkpoint of those after the last one is not yet known
 	schemas     []testDocument
+	received    int // documents and sourced schemas, over all sessions
 	checkpoints int // received, over all sessions
 	patches     []json.RawMessage
 	state       json.RawMessage
@@ -350,7 +352,8 @@ func (r *testRuntime) history(tables ...history.Table) *history.History {
 func (r *testRuntime) document(binding int, doc []byte) error {
 	table := r.names[binding]
 	r.mu.Lock()
-	r.uncommitted = append(r.uncommitted, testDocument{table: table, doc: string(doc)})
+	r.received++
+	r.uncommitted = append(r.uncommitted, testDocument{table: table, doc: string(doc), order: r.received})
 	r.mu.Unlock()
 	if r.options.onDocument != nil {
 		r.options.onDocument(r, table, doc)
@@ -361,7 +364,10 @@ func (r *testRuntime) document(binding int, doc []byte) error {
 func (r *testRuntime) sourcedSchema(binding int, schema json.RawMessage) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.schemas = append(r.schemas, testDocument{table: r.names[binding], doc: string(schema), checkpoint: r.checkpoints + 1})
+	r.received++
+	r.schemas = append(r.schemas, testDocument{
+		table: r.names[binding], doc: string(schema), checkpoint: r.checkpoints + 1, order: r.received,
+	})
 	return nil
 }
 

@@ -1,0 +1,128 @@
+package main
+
+// schedules_test.go puts schema changes at chosen places of the stream, where catalog, stream and collection disagree.
+//
+// Goal: documents are those of the shape in force, and what they leave equals the table wherever the table's own change did
+// not rewrite it; nothing waits for the next look into the catalog. Method: a table is captured, the connector is stopped
+// (or goes on), a script is run, and the stream is waited for by a row of another table.
+
+import (
+	"fmt"
+	"regexp"
+	"testing"
+)
+
+// schedule is a table, what happens to it, and what is looked at. In SQL, {t} is the table, {other} a name beside it.
+type schedule struct {
+	name    string
+	table   string // definition
+	setup   string
+	backlog string // run while the connector is stopped
+	live    string // run while it streams
+	// same tells that the documents' rows must equal the table's; present, that documents of vanished rows may stay.
+	same, present bool
+	logs          []string // of which each must come
+	not           []string // logs that must not come
+}
+
+var schedules = []schedule{
+	{
+		name: "a wider varchar", same: true, table: "(id int PRIMARY KEY, v varchar(5))",
+		setup: "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		live:  "ALTER TABLE {t} ALTER v TYPE varchar(50); UPDATE {t} SET v = repeat('long', 5) WHERE id = 3",
+	},
+	{
+		name: "a column is added with a default", table: "(id int PRIMARY KEY, v text)",
+		setup: "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		live:  "ALTER TABLE {t} ADD COLUMN added int DEFAULT 7; UPDATE {t} SET v = 'new' WHERE id = 3",
+		logs:  []string{"changed its columns", "trigger a backfill"},
+	},
+	{
+		name: "types dropped before their last values are streamed", same: true,
+		table: "(id int PRIMARY KEY, v text)",
+		setup: `INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i; CREATE DOMAIN {other} AS int;
+			CREATE TYPE {tmp_full} AS ENUM ('a'); ALTER TABLE {t} ADD COLUMN d {other}, ADD COLUMN e {tmp_full}, ADD COLUMN es {tmp_full}[]`,
+		backlog: `UPDATE {t} SET d = 5, e = 'a', es = '{a}', v = 'typed' WHERE id = 3; INSERT INTO {t} VALUES (80, 'new', 1, 'a', '{}');
+			ALTER TABLE {t} DROP COLUMN d, DROP COLUMN e, DROP COLUMN es; DROP DOMAIN {other}; DROP TYPE {tmp_full};
+			UPDATE {t} SET v = 'untyped' WHERE id = 4`,
+	},
+}
+
+// TestSchedules runs each of the schedules.
+func TestSchedules(t *testing.T) {
+	for _, s := range schedules {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			db := newTestDB(t)
+			table, end := db.createTable("t", s.table), db.createTable("end", "(id int PRIMARY KEY, v text)")
+			other, tmp := db.table("other"), db.table("tmp")
+			names := regexp.MustCompile(`\{[a-z_]+\}`)
+			run := func(sql string) {
+				if sql == "" {
+					return
+				}
+				db.script(names.ReplaceAllStringFunc(sql, func(name string) string {
+					switch name {
+					case "{t}":
+						return quoteTable(table)
+					case "{t_name}":
+						return quoteIdent(table.name)
+					case "{other}":
+						return quoteTable(other)
+					case "{other_name}":
+						return quoteIdent(other.name)
+					case "{tmp}":
+						return quoteIdent(tmp.name)
+					case "{tmp_full}":
+						return quoteTable(tmp)
+					case "{t_k_key}":
+						return quoteIdent(table.name + "_k_key")
+					case "{pub}":
+						return quoteIdent(db.publication)
+					}
+					return name
+				}))
+			}
+			run(s.setup)
+			r := edgeStart(db, runtimeOptions{config: db.config(), logLevel: "info"},
+				map[tableName]backfillMode{table: modeAutomatic, end: modeAutomatic})
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("documents: %s", r.summary(table))
+				}
+			})
+			r.waitStreaming()
+			if s.backlog != "" {
+				r.stop()
+				if err := r.wait(); err != nil {
+					t.Fatal(err)
+				}
+				run(s.backlog)
+				r.start()
+			}
+			run(s.live)
+			id := testCount.Add(1)
+			db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'the end')", quoteTable(end), id))
+			r.waitID(end, id)
+			for _, text := range s.logs {
+				r.waitLog(text)
+			}
+			if s.same || s.present {
+				db.eventually("the documents to leave what the table has", func() bool { return r.leaves(db, table, s.same) })
+			}
+			r.judgeSourced()
+		})
+	}
+}
+
+// leaves reports whether the documents leave the rows of the table, exactly or with others.
+func (r *testRuntime) leaves(db *testDB, table tableName, exactly bool) bool {
+	rows := r.edgeRows(table)
+	want := db.query("SELECT to_json(id)::text, v FROM " + quoteTable(table))
+	for _, row := range want {
+		if rows[row[0]] != row[1] {
+			return false
+		}
+	}
+	return !exactly || len(want) == len(rows)
+}
