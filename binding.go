@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/sirupsen/logrus"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
@@ -546,15 +547,19 @@ func (b *binding) from() string {
 	return "ONLY " + quoteTable(b.name())
 }
 
-// rereadRow reads the row of a key as it is now, and whether the snapshot it was read under sees the transactions. nil
-// when there is none, or the columns are not those of the plan any more.
-func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []value,
+// rereadRow reads those values of a key's row, as it is now, that lacking has as unchanged ones, and tells whether the
+// snapshot they were read under sees the transactions. The other values of the result are not to be used. nil when there is
+// no such row; errTableChanged when not all of those columns are there any more, or with other types.
+func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []value, lacking tuple,
 	sees func(*snapshot) bool,
 ) (tuple, bool, error) {
 	var columns, where []string
 	var params [][]byte
-	for _, c := range p.columns {
-		columns = append(columns, quoteIdent(c.name))
+	var at []int // place of each column of the result in the row
+	for i, c := range p.columns {
+		if lacking[i].kind == valueUnchanged || slices.Contains(p.key, i) {
+			columns, at = append(columns, quoteIdent(c.name)), append(at, i)
+		}
 	}
 	for i, v := range key {
 		column := quoteIdent(p.columns[p.key[i]].name)
@@ -575,11 +580,11 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	if seen.Err != nil {
 		return nil, false, seen.Err
 	}
-	at, err := parseSnapshot(string(seen.Rows[0][0]))
+	taken, err := parseSnapshot(string(seen.Rows[0][0]))
 	if err != nil {
 		return nil, false, err
 	}
-	if !sees(&at) {
+	if !sees(&taken) {
 		return nil, false, nil
 	}
 	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+b.from()+" WHERE "+
@@ -592,17 +597,18 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	case len(result.Rows) == 0:
 		return nil, true, nil
 	}
-	for i, sent := range p.sent {
-		if result.FieldDescriptions[i].DataTypeOID != sent {
+	for i, f := range result.FieldDescriptions {
+		// A string takes the text of any type.
+		if sent := p.sent[at[i]]; f.DataTypeOID != sent && sent != pgtype.TextOID && sent != pgtype.VarcharOID {
 			return nil, false, errTableChanged
 		}
 	}
 	row := make(tuple, len(p.columns))
 	for _, raw := range result.Rows {
 		for i, v := range raw {
-			row[i] = value{kind: valueText, data: v}
+			row[at[i]] = value{kind: valueText, data: v}
 			if v == nil {
-				row[i].kind = valueNull
+				row[at[i]].kind = valueNull
 			}
 		}
 		if sameKey(p.keyValues(nil, row, nil), key) { // the server may call other texts equal too

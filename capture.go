@@ -513,7 +513,7 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 		}
 		t := cloneTuple(c.rowScratch)
 		key := ck.plan.keyValues(nil, t, nil)
-		row, err := c.reread(b, ck.plan, key)
+		row, err := c.reread(b, ck.plan, key, t)
 		if errors.Is(err, errTableChanged) {
 			ck.spoil("the table changed its shape")
 			return nil
@@ -683,10 +683,35 @@ func (c *capture) parkBinding(b *binding, reason string) {
 
 func (c *capture) status(format string, args ...any) { c.diag.status(fmt.Sprintf(format, args...)) }
 
-// reread reads the row of a key as it is now: for unchanged TOAST values that no tuple at hand has. A newer value is fine,
-// an older one is not: the row counts only from a snapshot that sees the transaction being applied. nil when there is no
-// such row; errTableChanged when the table's columns are no longer those of the plan.
-func (c *capture) reread(b *binding, p *plan, key []value) (tuple, error) {
+// rereadRest is reread for what the stream emits: a value that is gone with its column stays unchanged, the others are read.
+func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
+	row, err := c.reread(b, p, key, lacking)
+	if !errors.Is(err, errTableChanged) {
+		return row, err
+	}
+	rest := cloneTuple(lacking)
+	one := make(tuple, len(lacking))
+	for i := range lacking {
+		if lacking[i].kind != valueUnchanged {
+			continue
+		}
+		clear(one)
+		one[i] = lacking[i]
+		switch row, err := c.reread(b, p, key, one); {
+		case errors.Is(err, errTableChanged):
+		case err != nil || row == nil:
+			return nil, err
+		default:
+			rest[i] = row[i]
+		}
+	}
+	return rest, nil
+}
+
+// reread reads the row of a key as it is now, for the unchanged TOAST values of lacking that no tuple at hand has. A newer
+// value is fine, an older one is not: the row counts only from a snapshot that sees the transaction being applied. The result
+// has those values, and is nil when there is no such row; errTableChanged when their columns are not those of the plan.
+func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
 	sees := func(s *snapshot) bool {
 		if c.db.standby { // its commits are visible before they are streamed, and its snapshots list no transactions
 			return true
@@ -703,7 +728,7 @@ func (c *capture) reread(b *binding, p *plan, key []value) (tuple, error) {
 		var seen bool
 		failpoint("reread.before")
 		err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-			row, seen, err = rereadRow(c.ctx, conn, b, p, key, sees)
+			row, seen, err = rereadRow(c.ctx, conn, b, p, key, lacking, sees)
 			return err
 		})
 		if errors.Is(err, errTableChanged) {

@@ -27,6 +27,25 @@ type schedule struct {
 
 var schedules = []schedule{
 	{
+		name: "a key moves, its TOAST value unchanged, and another column is dropped", same: true,
+		table:   "(id int PRIMARY KEY, v text, n int)",
+		setup:   "ALTER TABLE {t} ALTER v SET STORAGE EXTERNAL; INSERT INTO {t} SELECT i, repeat(md5(i::text), 200), i FROM generate_series(1, 9) i",
+		backlog: "UPDATE {t} SET id = 50 WHERE id = 5; ALTER TABLE {t} DROP COLUMN n; UPDATE {t} SET id = 60 WHERE id = 6",
+	},
+	{
+		name: "a key moves, its TOAST value unchanged, and another column is retyped", same: true,
+		table:   "(id int PRIMARY KEY, v text, n int)",
+		setup:   "ALTER TABLE {t} ALTER v SET STORAGE EXTERNAL; INSERT INTO {t} SELECT i, repeat(md5(i::text), 200), i FROM generate_series(1, 9) i",
+		backlog: "UPDATE {t} SET id = 50 WHERE id = 5; ALTER TABLE {t} ALTER n TYPE text, ADD added int; UPDATE {t} SET id = 60 WHERE id = 6",
+	},
+	{
+		name: "a key moves, its TOAST value unchanged, and one of two such columns is dropped", same: true,
+		table: "(id int PRIMARY KEY, v text, w text)",
+		setup: `ALTER TABLE {t} ALTER v SET STORAGE EXTERNAL, ALTER w SET STORAGE EXTERNAL;
+			INSERT INTO {t} SELECT i, repeat(md5(i::text), 200), repeat(md5(i::text), 300) FROM generate_series(1, 9) i`,
+		backlog: "UPDATE {t} SET id = 50 WHERE id = 5; ALTER TABLE {t} DROP COLUMN w",
+	},
+	{
 		name: "a wider varchar", same: true, table: "(id int PRIMARY KEY, v varchar(5))",
 		setup: "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
 		live:  "ALTER TABLE {t} ALTER v TYPE varchar(50); UPDATE {t} SET v = repeat('long', 5) WHERE id = 3",

@@ -6,7 +6,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -367,8 +366,8 @@ func (c *capture) unsettle(b *binding) {
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
 	if fill == nil && hasUnchanged(t) && (op == 'c' || e.binding.phase == phaseBackfill && e.binding.keyless()) {
-		row, err := c.reread(e.binding, e.plan, key)
-		if err != nil && !errors.Is(err, errTableChanged) { // the values are gone with the column
+		row, err := c.rereadRest(e.binding, e.plan, key, t)
+		if err != nil {
 			return err
 		}
 		fill = row
