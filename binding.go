@@ -129,6 +129,12 @@ func (b *binding) mark() {
 	}
 }
 
+// isOther reports whether a relation of the stream is another table than the captured one, which has, or had, its name at
+// that place of the stream. Where it is the one that has the name now, the binding will be rewound by the catalog.
+func (b *binding) isOther(r *relation) bool {
+	return b.phase != phasePending && b.meta.OID != 0 && b.meta.OID != r.oid
+}
+
 // rewind has the table captured anew. first tells whether the collection can hold nothing of it.
 func (b *binding) rewind(first bool) {
 	b.transition(eventRewind)

@@ -27,6 +27,43 @@ type schedule struct {
 
 var schedules = []schedule{
 	{
+		name: "key moves under an identity without the key, before a column is added", present: true,
+		table: "(id int PRIMARY KEY, v text, k int NOT NULL UNIQUE)",
+		setup: "INSERT INTO {t} SELECT i, 'v' || i, i FROM generate_series(1, 9) i",
+		backlog: `ALTER TABLE {t} REPLICA IDENTITY USING INDEX {t_k_key}; UPDATE {t} SET id = 50 WHERE id = 5;
+			ALTER TABLE {t} REPLICA IDENTITY FULL; ALTER TABLE {t} ADD COLUMN added int`,
+		logs: []string{"replica identity lacks"},
+	},
+	{
+		name: "key moves under an identity without the key, which is put right", present: true,
+		table: "(id int PRIMARY KEY, v text, k int NOT NULL UNIQUE)",
+		setup: "INSERT INTO {t} SELECT i, 'v' || i, i FROM generate_series(1, 9) i",
+		backlog: `ALTER TABLE {t} REPLICA IDENTITY USING INDEX {t_k_key}; UPDATE {t} SET id = 50 WHERE id = 5;
+			ALTER TABLE {t} REPLICA IDENTITY FULL`,
+		logs: []string{"replica identity lacks"},
+	},
+	{
+		name: "swapped by rename and back", same: true, table: "(id int PRIMARY KEY, v text)",
+		setup: `INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i; CREATE TABLE {other} (LIKE {t} INCLUDING ALL);
+			INSERT INTO {other} SELECT i, 'other ' || i FROM generate_series(1, 9) i; ALTER PUBLICATION {pub} ADD TABLE {other}`,
+		backlog: `BEGIN; ALTER TABLE {t} RENAME TO {tmp}; ALTER TABLE {other} RENAME TO {t_name}; COMMIT;
+			UPDATE {t} SET v = 'of the other' WHERE id IN (3, 4); INSERT INTO {t} VALUES (70, 'of the other'); DELETE FROM {t} WHERE id = 6;
+			BEGIN; ALTER TABLE {t} RENAME TO {other_name}; ALTER TABLE {tmp_full} RENAME TO {t_name}; COMMIT`,
+	},
+	{
+		name: "renamed away and back, written to only meanwhile", same: true, table: "(id int PRIMARY KEY, v text)",
+		setup:   "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		backlog: `ALTER TABLE {t} RENAME TO {tmp}; UPDATE {tmp_full} SET v = 'away' WHERE id = 3; ALTER TABLE {tmp_full} RENAME TO {t_name}`,
+	},
+	{
+		name: "swapped by rename, the old one written to", table: "(id int PRIMARY KEY, v text)", same: true,
+		setup: `INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i; CREATE TABLE {other} (LIKE {t} INCLUDING ALL);
+			INSERT INTO {other} SELECT i, 'other ' || i FROM generate_series(1, 9) i; ALTER PUBLICATION {pub} ADD TABLE {other};
+			GRANT SELECT ON {other} TO PUBLIC`,
+		live: `BEGIN; ALTER TABLE {t} RENAME TO {tmp}; ALTER TABLE {other} RENAME TO {t_name}; COMMIT;
+			UPDATE {tmp_full} SET v = 'of the old' WHERE id = 3`,
+	},
+	{
 		name: "a key moves, its TOAST value unchanged, and another column is dropped", same: true,
 		table:   "(id int PRIMARY KEY, v text, n int)",
 		setup:   "ALTER TABLE {t} ALTER v SET STORAGE EXTERNAL; INSERT INTO {t} SELECT i, repeat(md5(i::text), 200), i FROM generate_series(1, 9) i",

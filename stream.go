@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
@@ -149,7 +148,7 @@ func (c *capture) handleChange(m *walMessage) error {
 		return nil
 	}
 	if e.plan == nil { // the table was gone when the stream described it
-		if err := c.describe(e); err != nil || e.plan == nil {
+		if err := c.describe(e); err != nil || e.plan == nil || b.phase == phaseMissing {
 			return err
 		}
 	}
@@ -185,8 +184,8 @@ func (c *capture) sawWatermark(e *relationEntry, row tuple) {
 // apply judges one change. Tuples have as many columns as the plan.
 func (c *capture) apply(e *relationEntry, ch *change) error {
 	b, p := e.binding, e.plan
-	if b.phase == phaseBackfill && b.meta.OID != e.relation.oid {
-		return nil // of a table that had this name before; the one that has it now is being read
+	if b.isOther(e.relation) {
+		return nil
 	}
 	if b.phase == phasePending {
 		return c.applyPending(e, ch)
@@ -306,13 +305,10 @@ func (c *capture) oldHasKey(e *relationEntry, ch *change) bool {
 	return true
 }
 
-// lostKey parks the binding of a deleted row whose document cannot be told, as the start of a session would. The stream may
-// be behind: where the replica identity has been put right since, the table is captured anew at once.
+// lostKey parks the binding of a deleted row whose document cannot be told, as the start of a session would.
 func (c *capture) lostKey(b *binding) error {
-	c.parkBinding(b, fmt.Sprintf("a delete does not carry the collection key: the replica identity lacks some of its columns; "+
-		"run ALTER TABLE %s REPLICA IDENTITY FULL", quoteTable(b.name())))
-	c.due, c.dueSince = true, time.Now()
-	return c.reload(b)
+	return c.parkForNow(b, fmt.Sprintf("a delete does not carry the collection key: the replica identity lacks some of its "+
+		"columns; run ALTER TABLE %s REPLICA IDENTITY FULL", quoteTable(b.name())))
 }
 
 // checkOldKey refuses an old key that is none: with a value the tuple does not carry, or a NULL in a tuple of identity
@@ -680,8 +676,9 @@ func (c *capture) handleRelation(data []byte) error {
 	if e.binding == nil || e.binding.meta.OID != r.oid { // else nobody can have had this table under another name
 		for _, b := range c.bindings {
 			if b.meta.OID == r.oid && b != e.binding {
-				c.parkBinding(b, fmt.Sprintf("it was renamed to %s; rename it back, or bind it by its new name", name))
-				c.due, c.dueSince = true, time.Now()
+				if err := c.parkForNow(b, fmt.Sprintf("it was renamed to %s; rename it back, or bind it by its new name", name)); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -702,7 +699,7 @@ func (c *capture) handleTruncate(data []byte) error {
 		if e == nil {
 			return fmt.Errorf("truncate of relation %d, which has not been described", oid)
 		}
-		if b := e.binding; b != nil && (b.phase == phaseActive || b.phase == phaseBackfill) {
+		if b := e.binding; b != nil && (b.phase == phaseActive || b.phase == phaseBackfill) && !b.isOther(e.relation) {
 			c.truncated(b, e)
 		}
 	}

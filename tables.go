@@ -310,24 +310,30 @@ func (c *capture) describe(e *relationEntry) error {
 		return err
 	}
 	e.plan = newPlan(e.relation.columns, b.planOptions(c.types, c.settings))
-	return nil
+	return c.checkIdentity(e)
 }
 
-// checkIdentity parks a binding when old images no longer carry its key: a key move would pass unseen. Without a usable
-// identity no column is marked, and the server itself refuses updates and deletes.
+// checkIdentity parks a binding when old images do not carry its key at this place of the stream: a key move would pass
+// unseen. Without a usable identity no column is marked, and the server itself refuses updates and deletes.
 func (c *capture) checkIdentity(e *relationEntry) error {
 	if e.relation.identity == 'f' || !slices.ContainsFunc(e.relation.columns, func(k relationColumn) bool { return k.key }) {
 		return nil
 	}
 	for _, i := range e.plan.key {
 		if !e.relation.columns[i].key {
-			c.parkBinding(e.binding, fmt.Sprintf("its replica identity lacks key column %q; run ALTER TABLE %s REPLICA IDENTITY FULL",
+			return c.parkForNow(e.binding, fmt.Sprintf("its replica identity lacks key column %q; run ALTER TABLE %s REPLICA IDENTITY FULL",
 				e.relation.columns[i].name, quoteTable(e.binding.name())))
-			c.due, c.dueSince = true, time.Now()
-			return nil
 		}
 	}
 	return nil
+}
+
+// parkForNow parks a binding for what the stream has shown of its table. The stream may be behind: where that has been put
+// right since, the table is captured anew at once, with nothing to wait for.
+func (c *capture) parkForNow(b *binding, reason string) error {
+	c.parkBinding(b, reason)
+	c.due, c.dueSince = true, time.Now()
+	return c.reload(b)
 }
 
 func (c *capture) loadTypes(oids []uint32) error {
