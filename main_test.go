@@ -22,5 +22,9 @@ func TestMain(m *testing.M) {
 	case "scripted":
 		os.Exit(scriptedConnector())
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if failpointFolder != "" {
+		os.RemoveAll(failpointFolder)
+	}
+	os.Exit(status)
 }

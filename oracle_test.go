@@ -48,6 +48,7 @@ type oracle struct {
 	runtime  *testRuntime
 	command  []string             // the connector; nil: the test binary
 	changes  map[string]any       // of the endpoint config, by edit
+	noRow    bool                 // the watermarks table comes and goes
 	counters map[tableName]uint32 // backfill counters
 	without  map[tableName]bool   // not bound now
 	since    string               // server time behind which every change is streamed
@@ -393,14 +394,21 @@ func (o *oracle) acknowledge(_ *testRuntime, n int) int {
 	return n
 }
 
+// renew forgets what was not committed: a session begins.
+func (o *oracle) renew() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.withheld, o.left, o.sent = 0, 0, nil
+	o.acked = max(o.acked, o.cursorOf(o.runtime.committedState()))
+}
+
 // restart starts the next session, now and then with another codec, chunk size or acknowledgements.
 func (o *oracle) restart(rebind bool) {
 	o.t.Helper()
 	r := o.runtime
 	r.driver.codec = codec(o.rand.IntN(2))
+	o.renew()
 	o.mu.Lock()
-	o.withheld, o.left, o.sent = 0, 0, nil
-	o.acked = max(o.acked, o.cursorOf(r.committedState()))
 	o.delayed = o.rand.IntN(2) == 0
 	o.mu.Unlock()
 	if !rebind && o.rand.IntN(5) == 0 {
@@ -510,7 +518,7 @@ func (o *oracle) disturb() {
 	}
 }
 
-// writers starts n writers; the returned function stops them and waits for them.
+// writers starts n writers; the returned function stops them and waits for them, and may be called again.
 func (o *oracle) writers(n int, pause time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, n)
@@ -528,8 +536,13 @@ func (o *oracle) writers(n int, pause time.Duration) (stop func()) {
 	}
 	held := make(chan error, 1)
 	go func() { held <- o.hold(ctx) }()
+	stopped := false
 	return func() {
 		o.t.Helper()
+		if stopped {
+			return
+		}
+		stopped = true
 		cancel()
 		if err := errors.Join(errWriters(ended, n), <-held); err != nil {
 			o.fatalf("a writer failed: %v", err)
@@ -550,7 +563,7 @@ func (o *oracle) hold(ctx context.Context) error {
 	random := rand.New(rand.NewPCG(o.seed, 3))
 	for ctx.Err() == nil {
 		lock := fmt.Sprintf("SELECT FROM %s WHERE slot = %s FOR UPDATE", quoteTable(o.db.watermarks), sqlText(o.db.slot))
-		if o.readOnly || random.IntN(3) == 0 {
+		if o.readOnly || o.noRow || random.IntN(3) == 0 {
 			lock = fmt.Sprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", quoteTable(o.tables[random.IntN(len(o.tables))].table))
 		}
 		background := context.WithoutCancel(ctx)
@@ -572,13 +585,19 @@ func (o *oracle) hold(ctx context.Context) error {
 // quiesce waits until every backfill is done and all that was written before has been committed.
 func (o *oracle) quiesce() {
 	o.t.Helper()
+	o.quiesceBackfills()
+	o.pass()
+}
+
+// quiesceBackfills waits for the ends of the backfills, while writers may go on.
+func (o *oracle) quiesceBackfills() {
+	o.t.Helper()
 	o.waitState("every backfill to end", func(state *captureState) bool {
 		return !slices.ContainsFunc(o.runtime.capture.Bindings, func(spec *pf.CaptureSpec_Binding) bool {
 			b := state.Bindings[spec.StateKey]
 			return b == nil || b.Mode != storedActive
 		})
 	})
-	o.pass()
 }
 
 // waitState waits for a state of the capture that is committed.
