@@ -73,7 +73,18 @@ func connectDatabase(ctx context.Context, s *settings) (*database, error) {
 	return db, nil
 }
 
-func (db *database) close() { db.pool.Close() }
+// close says goodbye to the server, but does not wait long for its answer: the link may be dead.
+func (db *database) close() {
+	closed := make(chan struct{})
+	go func() {
+		db.pool.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(2 * time.Second):
+	}
+}
 
 // acquire hands out a query connection; release it when done. A broken one is replaced.
 func (db *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
@@ -114,6 +125,7 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 // visible, also under synchronous replication; a statement timeout ends only that wait, so it is short.
 func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
 	config := db.pool.Config().ConnConfig
+	db.attend(config)
 	config.RuntimeParams["synchronous_commit"] = "remote_apply"
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(watermarkTimeout.Milliseconds(), 10)
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -214,6 +226,10 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 	config.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
 	}
+	config.BeforeConnect = func(_ context.Context, config *pgx.ConnConfig) error {
+		db.attend(config)
+		return nil
+	}
 	config.MaxConns = maxQueryConnections
 	return config, nil
 }
@@ -236,7 +252,7 @@ func fillConfig(config *pgconn.Config, s *settings) error {
 	dialer := &net.Dialer{
 		Timeout: connectTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: 120 * time.Second, Interval: 30 * time.Second, Count: 6,
+			Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3,
 		},
 	}
 	config.Host, config.Port = s.host, s.port

@@ -20,9 +20,11 @@ const (
 	xidInterval = 10 * time.Minute
 	// progressInterval is how often a capture at rest reports how far it is; a busy one does so every minute.
 	progressInterval = 5 * time.Minute
-	// silenceLimit is how long the server may say nothing, though asked, before we look whether it is still there.
-	silenceLimit = 45 * time.Second
 )
+
+// silenceLimit is how long the server may say nothing, though asked, before we look whether it is still there. A variable
+// for the tests alone, as those like it are.
+var silenceLimit = 35 * time.Second
 
 // The statuses of a capture that goes well.
 const (
@@ -210,7 +212,7 @@ func (d *diagnostics) watchSilence(now time.Time) {
 		return
 	}
 	d.silentAt = now
-	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(c.ctx, connectTimeout)
 	defer cancel()
 	var kind, event string
 	var there bool

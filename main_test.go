@@ -6,13 +6,24 @@ package main
 import (
 	"os"
 	"testing"
+	"time"
 )
 
 const testMainVariable = "SOURCE_POSTGRES_TEST_MAIN"
 
+// testPatienceVariable holds how long a connector bears silence and stalls, for tests that wait for it to lose patience.
+const testPatienceVariable = "SOURCE_POSTGRES_TEST_PATIENCE"
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(testMainVariable) {
 	case "connector":
+		if text := os.Getenv(testPatienceVariable); text != "" {
+			patience, err := time.ParseDuration(text)
+			if err != nil {
+				panic(err)
+			}
+			answerLimit, silenceLimit, stallLimit, statusInterval = patience, patience, patience, patience/4
+		}
 		main()
 		os.Exit(0)
 	case "human":

@@ -20,13 +20,14 @@ const (
 	observeInterval = 30 * time.Second
 	// observeTimeout bounds that question.
 	observeTimeout = 10 * time.Second
-	// stallLimit is how long something that should be quick may take before the status says so.
-	stallLimit = 45 * time.Second
 	// stallRepeat is how often a stall that lasts is told again, with the numbers of then.
 	stallRepeat = 5 * time.Minute
 	// lagNotice is how far behind a capture may be before its status says so.
 	lagNotice = 10 * time.Minute
 )
+
+// stallLimit is how long something that should be quick may take before the status says so.
+var stallLimit = 45 * time.Second
 
 // progress is what the capture goroutine notes of its work. Sizes are bytes, counts are of this process.
 type progress struct {

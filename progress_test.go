@@ -107,7 +107,7 @@ func TestStatusTellsTheTruth(t *testing.T) {
 	r.waitStreaming()
 	r.waitDocuments(rows)
 
-	slot := r.slotName(t)
+	slot := db.slot
 	sender, err := strconv.Atoi(db.queryValue("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", slot))
 	if err != nil {
 		t.Fatal(err)
@@ -158,16 +158,6 @@ func TestStatusTellsTheTruth(t *testing.T) {
 	if err := r.wait(); err != nil {
 		t.Error(err)
 	}
-}
-
-// slotName is the slot of the capture's config.
-func (r *testRuntime) slotName(t *testing.T) string {
-	t.Helper()
-	s, err := parseConfig(r.driver.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s.slot
 }
 
 // newTestWatcher makes a watcher of a capture that does nothing.

@@ -24,13 +24,13 @@ const (
 	sessionBuffers = 4
 	maxMessage     = 1<<30 + 1<<20 // PostgreSQL builds no message of more than 1 GB (MaxAllocSize)
 
-	// statusInterval is a sixth of the default wal_sender_timeout (60 s), so that five updates may be lost. A shorter
-	// timeout of the server's shortens it.
-	statusInterval = 10 * time.Second
-
 	// postgresEpoch is 2000-01-01 UTC in Unix microseconds, the zero of timestamps in the replication protocol.
 	postgresEpoch = 946684800 * 1000 * 1000
 )
+
+// statusInterval is a sixth of the default wal_sender_timeout (60 s), so that five updates may be lost. A shorter timeout of
+// the server's shortens it.
+var statusInterval = 10 * time.Second
 
 // walMessage is one message of the stream: XLogData ('w') or a primary keepalive ('k').
 type walMessage struct {

@@ -1,0 +1,383 @@
+package main
+
+// faultproxy_test.go puts a proxy that misbehaves between the connector and the server.
+//
+// Goal: whatever a network does to either connection, in a backfill or while streaming, it is noticed within a minute, its
+// cause is named, and nothing is lost or repeated. Method: a proxy of our own, since a packet filter is not to be had
+// everywhere: it resets, swallows, delays, cuts into bytes, and breaks off inside a message.
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// linkKind tells the two sorts of connections apart.
+type linkKind int
+
+const (
+	linkQuery linkKind = iota
+	linkReplication
+)
+
+func (k linkKind) String() string { return [...]string{"query", "replication"}[k] }
+
+// faultProxy listens on a loopback port and passes every connection on to the server.
+type faultProxy struct {
+	t        testing.TB
+	listener net.Listener
+	target   string
+
+	latency  atomic.Int64 // nanoseconds before each piece is passed on
+	fragment atomic.Bool  // pieces of one byte
+
+	mu    sync.Mutex
+	links map[*link]bool
+	made  [2]int // connections of each kind, in all
+}
+
+// link is one connection through the proxy.
+type link struct {
+	kind           linkKind
+	client, server net.Conn
+	swallow        atomic.Bool   // nothing passes any more, nobody is told
+	held           atomic.Bool   // nothing passes for now
+	left           atomic.Int64  // bytes from the server until the link is reset; negative for ever
+	over           chan struct{} // closed when the link is
+	once           sync.Once
+}
+
+func startFaultProxy(t testing.TB) *faultProxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &faultProxy{t: t, listener: listener, target: *testAddress, links: make(map[*link]bool)}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go p.pass(client)
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		p.each(-1, (*link).reset)
+	})
+	return p
+}
+
+func (p *faultProxy) address() string { return p.listener.Addr().String() }
+
+// pass serves one connection.
+func (p *faultProxy) pass(client net.Conn) {
+	var header [4]byte
+	if _, err := io.ReadFull(client, header[:]); err != nil {
+		client.Close()
+		return
+	}
+	size := binary.BigEndian.Uint32(header[:])
+	if size < 4 || size > 1<<16 {
+		client.Close()
+		return
+	}
+	startup := append(header[:], make([]byte, size-4)...)
+	if _, err := io.ReadFull(client, startup[4:]); err != nil {
+		client.Close()
+		return
+	}
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		client.Close()
+		return
+	}
+	l := &link{client: client, server: server, over: make(chan struct{})}
+	l.left.Store(-1)
+	if bytes.Contains(startup, []byte("replication\x00database\x00")) {
+		l.kind = linkReplication
+	}
+	p.mu.Lock()
+	p.links[l] = true
+	p.made[l.kind]++
+	p.mu.Unlock()
+	if _, err := server.Write(startup); err == nil {
+		go p.pump(l, server, client, false)
+		p.pump(l, client, server, true)
+	}
+	l.reset()
+	p.mu.Lock()
+	delete(p.links, l)
+	p.mu.Unlock()
+}
+
+// pump passes on one direction.
+func (p *faultProxy) pump(l *link, dst, src net.Conn, fromServer bool) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		for rest := buf[:n]; len(rest) > 0; {
+			piece := rest
+			if p.fragment.Load() {
+				piece = rest[:1]
+			}
+			for l.held.Load() && !l.swallow.Load() {
+				select {
+				case <-time.After(10 * time.Millisecond):
+				case <-l.over:
+					return
+				}
+			}
+			if d := time.Duration(p.latency.Load()); d > 0 {
+				time.Sleep(d)
+			}
+			if left := l.left.Load(); fromServer && left >= 0 {
+				piece = piece[:min(int64(len(piece)), left)]
+				l.left.Add(-int64(len(piece)))
+			}
+			if !l.swallow.Load() {
+				if _, err := dst.Write(piece); err != nil {
+					l.reset()
+					return
+				}
+			}
+			if fromServer && l.left.Load() == 0 {
+				l.reset()
+				return
+			}
+			rest = rest[len(piece):]
+		}
+		if err != nil {
+			l.reset()
+			return
+		}
+	}
+}
+
+// reset ends the link at both ends, towards the connector by RST.
+func (l *link) reset() {
+	l.once.Do(func() {
+		if tcp, ok := l.client.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		l.client.Close()
+		l.server.Close()
+		close(l.over)
+	})
+}
+
+// each does something to the links of a kind, -1 for all, and returns how many there were.
+func (p *faultProxy) each(kind linkKind, f func(*link)) int {
+	p.mu.Lock()
+	var links []*link
+	for l := range p.links {
+		if kind < 0 || l.kind == kind {
+			links = append(links, l)
+		}
+	}
+	p.mu.Unlock()
+	for _, l := range links {
+		f(l)
+	}
+	return len(links)
+}
+
+// connections is how many connections of a kind have been made.
+func (p *faultProxy) connections(kind linkKind) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made[kind]
+}
+
+// proxied is the test database's config with the proxy's address.
+func (db *testDB) proxied(p *faultProxy, advanced map[string]any) json.RawMessage {
+	db.Helper()
+	config := make(map[string]any)
+	if err := json.Unmarshal(db.edgeConfig(advanced), &config); err != nil {
+		db.Fatal(err)
+	}
+	config["address"] = p.address()
+	text, err := json.Marshal(config)
+	if err != nil {
+		db.Fatal(err)
+	}
+	return text
+}
+
+// TestConnectionFaults: each fault, on each connection, in a backfill and while streaming.
+func TestConnectionFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for time-outs")
+	}
+	patience := 3 * time.Second
+	if *longTests {
+		patience = 0 // the product's own limits
+	}
+	for name, fault := range map[string]struct {
+		inject func(p *faultProxy, kind linkKind) (undo func())
+		// told is what a status or a log says; "" when the fault need not be noticed.
+		told map[linkKind]string
+		both bool // it strikes both kinds at once
+	}{
+		"reset": {inject: func(p *faultProxy, kind linkKind) func() {
+			p.each(kind, (*link).reset)
+			return nil
+		}},
+		"cut inside a message": {inject: func(p *faultProxy, kind linkKind) func() {
+			p.each(kind, func(l *link) { l.left.Store(37) })
+			return nil
+		}},
+		"black hole": {
+			inject: func(p *faultProxy, kind linkKind) func() {
+				p.each(kind, func(l *link) { l.swallow.Store(true) })
+				return nil
+			},
+			told: map[linkKind]string{linkReplication: "The replication connection has been silent for"},
+		},
+		"stall": {inject: func(p *faultProxy, kind linkKind) func() {
+			p.each(kind, func(l *link) { l.held.Store(true) })
+			return func() { p.each(kind, func(l *link) { l.held.Store(false) }) }
+		}},
+		"one byte at a time": {both: true, inject: func(p *faultProxy, _ linkKind) func() {
+			p.fragment.Store(true)
+			return func() { p.fragment.Store(false) }
+		}},
+		"latency": {both: true, inject: func(p *faultProxy, _ linkKind) func() {
+			p.latency.Store(int64(50 * time.Millisecond))
+			return func() { p.latency.Store(0) }
+		}},
+	} {
+		for _, kind := range []linkKind{linkQuery, linkReplication} {
+			if fault.both && kind != linkQuery {
+				continue
+			}
+			for _, streaming := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/streaming=%v", name, kind, streaming), func(t *testing.T) {
+					t.Parallel()
+					testConnectionFault(t, fault.inject, fault.told[kind], kind, streaming, patience)
+				})
+			}
+		}
+	}
+}
+
+func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func(), told string, kind linkKind, streaming bool,
+	patience time.Duration,
+) {
+	db := newTestDB(t)
+	p := startFaultProxy(t)
+	const rows = 300
+	table, other := db.edgeTable("t", "int PRIMARY KEY", rows), db.edgeTable("other", "int PRIMARY KEY", 5)
+	injected := make(chan struct{})
+	var undo func()
+	var once sync.Once
+	strike := func() {
+		once.Do(func() {
+			undo = inject(p, kind)
+			close(injected)
+		})
+	}
+	env := []string{}
+	if patience > 0 {
+		env = append(env, testPatienceVariable+"="+patience.String())
+	}
+	r := newTestRuntime(t, runtimeOptions{
+		config: db.proxied(p, map[string]any{"backfill_chunk_size": 20, "read_only_capture": kind == linkQuery && streaming}),
+		env:    env, deadline: 3 * time.Minute,
+		onCheckpoint: func(r *testRuntime, _ json.RawMessage) {
+			if !streaming && len(r.uncommitted)+len(r.committed) >= 100 {
+				strike()
+			}
+		},
+	})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic, other: modeAutomatic}))
+	r.start()
+	if streaming {
+		r.waitEnd(db, table)
+		strike()
+	}
+	<-injected
+	struck := time.Now()
+	if streaming { // the catalog is read again
+		db.exec(fmt.Sprintf("ALTER TABLE %[1]s ADD COLUMN w int; INSERT INTO %[1]s VALUES (100, 'wider', 1)", quoteTable(other)))
+	}
+	change := func(from int) {
+		for i := range 20 {
+			db.exec(fmt.Sprintf("INSERT INTO %[1]s VALUES (%[2]d, 'new'); UPDATE %[1]s SET v = v || '+' WHERE id %% 7 = %[3]d; "+
+				"DELETE FROM %[1]s WHERE id = %[4]d", quoteTable(table), 10_000+from+i, i%7, 2*(from+i)+1))
+		}
+	}
+	change(0)
+	if told != "" {
+		r.waitLog(told)
+		if took := time.Since(struck); patience == 0 && took > time.Minute {
+			t.Errorf("the fault was noticed after %s", took)
+		}
+	}
+	if undo != nil {
+		time.Sleep(time.Second)
+		undo()
+	}
+	change(20)
+	id := 1_000_000_000 + testCount.Add(1)
+	db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'the end')", quoteTable(table), id))
+	for ended := true; ended; ended = r.resume() { // a fault ends the process where documents follow the last checkpoint
+		r.waitFor("the last document", func() bool {
+			return r.ended || slices.ContainsFunc(r.committed, func(d testDocument) bool {
+				return strings.Contains(d.doc, fmt.Sprintf(`"id":%d,`, id))
+			})
+		})
+	}
+	r.strict(table)
+	r.checkRows(db, table)
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+	for _, log := range r.logs {
+		if strings.Contains(log.message, "secret") {
+			t.Errorf("a log holds the password: %s", log.message)
+		}
+	}
+}
+
+// TestStoppedSender: a walsender that neither sends nor answers is told from one that is at work, and given up; the capture
+// goes on with another as soon as the slot is free.
+func TestStoppedSender(t *testing.T) {
+	startServer(t)
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	r := edgeStart(db, runtimeOptions{
+		config: db.config(), env: []string{testPatienceVariable + "=2s"},
+	}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitEnd(db, table)
+	sender, err := strconv.Atoi(db.queryValue("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", db.slot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(sender, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	wake := func() { _ = syscall.Kill(sender, syscall.SIGCONT) }
+	t.Cleanup(wake)
+	db.exec(fmt.Sprintf("INSERT INTO %s VALUES (100, 'while it was stopped')", quoteTable(table)))
+	r.waitLog("The replication connection has been silent for")
+	r.waitLog("which another session still holds")
+	wake()
+	r.waitEnd(db, table)
+	r.strict(table)
+	r.checkRows(db, table)
+}
