@@ -40,6 +40,8 @@ type runtimeDriver struct {
 	logLevel string                 // empty: info
 	onLog    func(log connectorLog) // called in order by one goroutine per process; may be nil
 	onStart  func(pid int)          // called for the process that captures; may be nil
+	// wrap comes between the output of the process that captures and us; may be nil.
+	wrap func(io.Reader) io.Reader
 }
 
 // runtimeBinding is one binding as a task has it in its model.
@@ -246,6 +248,9 @@ func (d *runtimeDriver) open(
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	s.process, err = d.start(ctx, func(r io.Reader) io.Reader {
+		if d.wrap != nil {
+			r = d.wrap(r)
+		}
 		s.pump = newPump(r, s.commitPending)
 		return s.pump
 	})

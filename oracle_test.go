@@ -15,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -1092,6 +1093,11 @@ var killScript = []string{
 	`UPDATE {icu} SET a = a + 1, wide = repeat('y', 3000) WHERE t < 'c'`,
 	`DELETE FROM {icu}; INSERT INTO {num} (v) VALUES (-1), ('NaN'); DELETE FROM {num} WHERE v = 'NaN'`,
 	`INSERT INTO {icu} (a, t) VALUES (1, 'a'), (1, 'A'); UPDATE {int} SET n = n + 1; UPDATE {num} SET n = n + 1`,
+	// Rows of one WAL record, and commits that follow each other at once: only the place within and behind tells them apart.
+	`COPY {int} (id) FROM PROGRAM 'seq 2000 2011'; UPDATE {int} SET n = n + 1 WHERE id >= 2000`,
+	`UPDATE {int} SET n = 6 WHERE id = 2000; COMMIT; BEGIN; UPDATE {int} SET n = 7 WHERE id = 2000; COMMIT; BEGIN;
+		COPY {num} (v) FROM PROGRAM 'seq 3000 3005'; COMMIT; BEGIN; UPDATE {int} SET n = 8 WHERE id = 2000; COMMIT; BEGIN;
+		DELETE FROM {int} WHERE id = 2001; COMMIT; BEGIN; INSERT INTO {int} (id) VALUES (2001)`,
 }
 
 // TestOracleKillEvery kills the connector behind every output of a small run, one run for each, and looks at each result.
@@ -1104,7 +1110,7 @@ func TestOracleKillEvery(t *testing.T) {
 	case testing.Short():
 		step = 25
 	}
-	total := killBehind(t, 0, 0)
+	total, _ := killBehind(t, 0, 0, 0)
 	t.Logf("a run has %d documents and checkpoints", total)
 	if total < 60 {
 		t.Errorf("a run has %d documents and checkpoints, want 60 at least", total)
@@ -1113,16 +1119,56 @@ func TestOracleKillEvery(t *testing.T) {
 		if n%step == 0 {
 			t.Run(fmt.Sprintf("n=%d", n), func(t *testing.T) {
 				t.Parallel()
-				killBehind(t, n, total)
+				killBehind(t, n, 0, total)
 			})
 		}
 	}
 }
 
-// killBehind runs killScript, kills the connector behind output n (0: never), resumes, judges, and returns how many
-// outputs there were. total is about how many a run without a kill has.
-func killBehind(t *testing.T, n, total int) int {
-	o := newOracle(t, uint64(n))
+// TestOracleKillBytes has the runtime die at random bytes of the connector's output, within messages.
+func TestOracleKillBytes(t *testing.T) {
+	cuts := 6
+	switch {
+	case *longTests:
+		cuts = 300
+	case testing.Short():
+		cuts = 2
+	}
+	total, bytes := killBehind(t, 0, 0, 0)
+	random := rand.New(rand.NewPCG(firstSeed(t), 4))
+	for range cuts {
+		at := 1 + random.Int64N(bytes)
+		t.Run(fmt.Sprintf("at=%d", at), func(t *testing.T) {
+			t.Parallel()
+			killBehind(t, 0, at, total)
+		})
+	}
+}
+
+// cutReader is an output of which we die to see more than the first bytes.
+type cutReader struct {
+	r    io.Reader
+	left int64 // negative: there is no end
+	seen atomic.Int64
+}
+
+func (c *cutReader) Read(p []byte) (int, error) {
+	if left := c.left - c.seen.Load(); c.left >= 0 {
+		if left == 0 {
+			return 0, errSevered
+		}
+		p = p[:min(int64(len(p)), left)]
+	}
+	n, err := c.r.Read(p)
+	c.seen.Add(int64(n))
+	return n, err
+}
+
+// killBehind runs killScript, kills the connector behind output n or dies at a byte of the first session's output (0: never),
+// resumes, judges, and returns how many outputs there were, and how many bytes in the first session. total is about how
+// many outputs a run without a kill has.
+func killBehind(t *testing.T, n int, at int64, total int) (outputs int, bytes int64) {
+	o := newOracle(t, uint64(n)+uint64(at))
 	o.chunk = 3
 	o.readOnly = n%7 == 6
 	schema := o.schema()
@@ -1158,8 +1204,30 @@ func killBehind(t *testing.T, n, total int) int {
 	}
 	o.delayed = n%3 == 0
 	o.left, o.commit = n, n%2 == 0
-	o.start()
-	if n > 0 {
+	o.prepare()
+	o.runtime.bind(o.bindings())
+	cut := &cutReader{left: -1}
+	if at > 0 {
+		cut.left = at
+	}
+	o.runtime.driver.wrap = func(r io.Reader) io.Reader { cut.r = r; return cut }
+	err := o.runtime.tryStart()
+	o.runtime.driver.wrap = nil
+	switch {
+	case err != nil && at > 0 && errors.Is(err, errSevered): // in the answer to Spec or Open
+		o.severed++
+		o.restart(false)
+	case err != nil:
+		t.Fatal(err)
+	case at > 0:
+		o.sleep(3 * time.Second)
+		if !o.hasEnded() {
+			t.Logf("byte %d has not come: this run has fewer", at)
+			o.runtime.kill()
+		}
+		o.ended(false)
+		o.restart(false)
+	case n > 0:
 		o.sleep(3 * time.Second)
 		switch {
 		case o.hasEnded():
@@ -1186,7 +1254,7 @@ func killBehind(t *testing.T, n, total int) int {
 	o.judge()
 	o.runtime.stop()
 	o.ended(true)
-	return o.outputs
+	return o.outputs, cut.seen.Load()
 }
 
 // TestBackfillKeys scans tables row by row, so that every key is once the position a chunk starts behind.
