@@ -351,10 +351,9 @@ type member struct {
 // loadPublication returns the publication's members, or nil if there is no such publication.
 func (c *catalog) loadPublication(name string) (*publication, error) {
 	sqlPublication := `
-SELECT t.schemaname, t.tablename, ` +
-		c.since(15, `t.attnames::text[], coalesce(t.rowfilter, '')`, `NULL::text[], ''`) + `
+SELECT t.schemaname, t.tablename, t.attnames::text[], coalesce(t.rowfilter, '')
   FROM pg_publication p
-  LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname
+  LEFT JOIN (` + publishedTables(c.major, "$1") + `) t ON true
  WHERE p.pubname = $1`
 	var result *publication
 	var schema, table *string

@@ -275,6 +275,84 @@ ALTER PUBLICATION ` + db.publication + ` ADD TABLE t; ALTER PUBLICATION ` + db.p
 	}
 }
 
+// What is read of a publication is what the server's own view tells of it, and no lock on a member is waited for.
+func TestPublishedTables(t *testing.T) {
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	schema, conn, s := inSchema(db)
+	other := db.createSchema("elsewhere")
+	db.script(strings.NewReplacer("OTHER", quoteIdent(other)).Replace(`
+CREATE TABLE plain (a int PRIMARY KEY, b text, g int GENERATED ALWAYS AS (a + 1) STORED, d int);
+ALTER TABLE plain DROP COLUMN d;
+CREATE TABLE nothing ();
+CREATE UNLOGGED TABLE unlogged (a int);
+CREATE TABLE parent (a int); CREATE TABLE child (b int) INHERITS (parent);
+CREATE TABLE root (a int, b int, PRIMARY KEY (a, b)) PARTITION BY RANGE (a);
+CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (10);
+CREATE TABLE mid PARTITION OF root FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (b);
+CREATE TABLE deep PARTITION OF mid FOR VALUES FROM (0) TO (10);
+CREATE TABLE OTHER.far PARTITION OF mid FOR VALUES FROM (10) TO (20);
+CREATE TABLE OTHER.alone (a int PRIMARY KEY);`))
+	forms := []string{"TABLE plain, nothing", "TABLE parent", "TABLE ONLY parent", "ALL TABLES", "TABLE root", "TABLE leaf", "TABLE mid, deep", "TABLE root, leaf, deep"}
+	if db.version() >= 150000 {
+		in := quoteIdent(schema)
+		forms = append(forms, "TABLE plain (b, a) WHERE (a > 5), leaf (a, b)", "TABLES IN SCHEMA "+in, "TABLES IN SCHEMA "+in+", "+quoteIdent(other),
+			"TABLES IN SCHEMA "+quoteIdent(other)+", TABLE root", "TABLES IN SCHEMA "+in+", TABLE plain WHERE (a > 5)",
+			"TABLE root (a, b) WHERE (a > 5), mid (b, a) WHERE (b > 7)", "TABLES IN SCHEMA "+quoteIdent(other)+", TABLE mid")
+	}
+	options := []string{"publish_via_partition_root = true", "publish_via_partition_root = false"}
+	if db.version() >= 180000 {
+		forms = append(forms, "TABLE plain (g, a)")
+		options = append(options, "publish_via_partition_root = true, publish_generated_columns = stored")
+	}
+	compared := 0
+	for _, form := range forms {
+		for _, option := range options {
+			if strings.HasPrefix(form, "TABLE root (") && strings.Contains(option, "= false") {
+				continue // the server refuses columns and filters of a root that is not published as such
+			}
+			db.script(`DROP PUBLICATION ` + db.publication + `; CREATE PUBLICATION ` + db.publication + ` FOR ` + form + ` WITH (` + option + `)`)
+			columns := `coalesce(m.attnames, (SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+				AND attgenerated = '' AND attrelid = (quote_ident(v.schemaname) || '.' || quote_ident(v.tablename))::regclass))::text,
+				v.attnames::text, m.rowfilter, v.rowfilter`
+			if db.version() < 160000 {
+				columns = "'', '', '', ''" // it is the view that is read
+			}
+			for _, row := range db.query(`SELECT m.schemaname, v.schemaname, m.tablename, v.tablename, ` + columns + ` FROM (` +
+				publishedTables(db.version()/10000, quoteLiteral(db.publication)) + `) m FULL JOIN (SELECT * FROM pg_publication_tables
+				WHERE pubname = ` + quoteLiteral(db.publication) + `) v ON v.schemaname = m.schemaname AND v.tablename = m.tablename`) {
+				compared++
+				for i := 0; i < len(row); i += 2 {
+					if row[i] != row[i+1] {
+						t.Errorf("FOR %s WITH (%s): %q, the view says %q: %q", form, option, row[i], row[i+1], row)
+					}
+				}
+			}
+		}
+	}
+	if compared < len(forms) {
+		t.Errorf("only %d members were compared", compared)
+	}
+
+	db.script(`DROP PUBLICATION ` + db.publication + `; CREATE PUBLICATION ` + db.publication + ` FOR ALL TABLES`)
+	holder := testConnect(t, *testControlUser, *testControlPassword)
+	if _, err := holder.Exec(db.ctx, "BEGIN"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.Exec(db.ctx, "LOCK TABLE "+quoteTable(tableName{schema, "plain"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(db.ctx, "SET statement_timeout = '5s'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := listTables(db.ctx, conn, s); err != nil {
+		t.Errorf("discovery beside a locked table: %v", err)
+	}
+	if _, err := loadTables(db.ctx, conn, s, []tableName{{schema, "plain"}}); err != nil {
+		t.Errorf("what the catalog says of a locked table: %v", err)
+	}
+}
+
 // Bound names are found by exact spelling, whatever they are.
 func TestLoadTables(t *testing.T) {
 	db := newTestDB(t)

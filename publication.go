@@ -193,16 +193,66 @@ func (f *tableFacts) notTable() string {
 	return fmt.Sprintf("is a relation of kind %q", f.Kind)
 }
 
+// publishedTables is a query for what pg_publication_tables tells of one publication, whose name is the given SQL
+// expression: schemaname, tablename, attnames (NULL: all columns that are not generated) and rowfilter (NULL: none).
+//
+// From version 16 on that view opens every member that has no column list, and so waits for whoever holds a lock on one
+// of them, such as a rewriting ALTER TABLE; the catalogs behind it do not. Of them, pg_get_expr alone takes the member's lock.
+func publishedTables(major int, name string) string {
+	switch {
+	case major < 15:
+		return `SELECT schemaname, tablename, NULL::name[] AS attnames, NULL::text AS rowfilter FROM pg_publication_tables
+ WHERE pubname = ` + name
+	case major < 16:
+		return `SELECT schemaname, tablename, attnames, rowfilter FROM pg_publication_tables WHERE pubname = ` + name
+	}
+	generated := `NULL`
+	if major >= 18 {
+		generated = `CASE WHEN p.pubgencols = 's' THEN (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') END`
+	}
+	// As pg_get_publication_tables does it: what was named, or its leaves; via the root, no partition of what was named. A
+	// member's own columns and filter hold unless its schema is published.
+	return `WITH RECURSIVE named AS MATERIALIZED (
+  SELECT r.prrelid AS oid FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+   WHERE p.pubname = ` + name + `
+  UNION
+  SELECT c.oid FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+    JOIN pg_class c ON c.relnamespace = s.pnnspid AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+   WHERE p.pubname = ` + name + `
+  UNION
+  SELECT c.oid FROM pg_publication p JOIN pg_class c ON c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384
+   WHERE p.pubname = ` + name + ` AND p.puballtables
+), tree (oid) AS (
+  SELECT oid FROM named
+  UNION
+  SELECT i.inhrelid FROM tree JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = c.oid
+)
+SELECT n.nspname AS schemaname, c.relname AS tablename,
+       CASE WHEN own.prattrs IS NOT NULL THEN (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum = ANY (own.prattrs)) ELSE ` + generated + ` END AS attnames,
+       pg_get_expr(own.prqual, own.prrelid) AS rowfilter
+  FROM pg_publication p
+  JOIN tree ON true
+  JOIN pg_class c ON c.oid = tree.oid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_publication_rel own ON own.prpubid = p.oid AND own.prrelid = c.oid
+        AND NOT EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)
+ WHERE p.pubname = ` + name + ` AND CASE WHEN NOT p.pubviaroot THEN c.relkind <> 'p'
+       ELSE c.oid IN (SELECT oid FROM named) AND NOT (c.relispartition AND EXISTS (
+         SELECT FROM pg_partition_ancestors(c.oid) a JOIN named ON named.oid = a.relid WHERE a.relid <> c.oid)) END`
+}
+
 // sqlTables finds the names in $1, a JSON array of [schema, name], and their membership in publication $2. The %s are the
-// expressions of the newer versions: a member's columns, and a published ancestor. The publication's own list counts too,
-// since pg_publication_tables shows a root only where it is published as such.
+// published tables and the expressions of the newer versions: a member's columns, and a published ancestor. The publication's
+// own list counts too, since a root is among the published tables only where it is published as such.
 const sqlTables = `
-WITH published AS (SELECT * FROM pg_publication_tables WHERE pubname = $2::text::name)
+WITH published AS (%s)
 SELECT jsonb_build_object('schema', w.name ->> 0, 'name', w.name ->> 1, 'schema_oid', coalesce(n.oid::int8, 0),
 	'oid', coalesce(c.oid::int8, 0), 'kind', c.relkind, 'persistence', c.relpersistence,
 	'usage', has_schema_privilege(n.oid, 'USAGE'), 'select', has_any_column_privilege(c.oid, 'SELECT'),
 	'row_security', CASE WHEN c.relrowsecurity THEN row_security_active(c.oid) END,
-	'published', p.pubname IS NOT NULL OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
+	'published', p.tablename IS NOT NULL OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
 		WHERE b.pubname = $2::text::name AND r.prrelid = c.oid),
 	'columns', %s, 'ancestor', %s)::text
 FROM jsonb_array_elements($1::text::jsonb) AS w (name)
@@ -232,7 +282,7 @@ func (c *checker) findTables(ctx context.Context) error {
 	if c.db.version >= 130000 {
 		ancestor = sqlAncestor
 	}
-	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, columns, ancestor), string(list), c.s.publication)
+	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, publishedTables(c.db.version/10000, "$2::text::name"), columns, ancestor), string(list), c.s.publication)
 	if err != nil {
 		return err
 	}
