@@ -643,6 +643,10 @@ func (t *keyTerm) compare(operator, plain string, o *keyTerm) string {
 	return t.sql + " " + operator + " " + o.sql
 }
 
+// isNull is the SQL condition that the term is NULL. IS NULL also holds for a row of nothing but NULLs, which is no NULL and
+// sorts as a value.
+func (t *keyTerm) isNull() string { return t.sql + " IS NOT DISTINCT FROM NULL" }
+
 // sqlAfter is the SQL condition that key a comes after key b in ORDER BY's order (ascending, NULLS LAST). Plain row
 // comparison, which an index serves, unless a term may be NULL.
 func sqlAfter(a, b []keyTerm) string {
@@ -663,7 +667,7 @@ func sqlAfter(a, b []keyTerm) string {
 		case a[i].null:
 			greater = "true"
 		case a[i].nullable:
-			greater = "(" + a[i].sql + " IS NULL OR " + a[i].compare(a[i].greater, ">", &b[i]) + ")"
+			greater = "(" + a[i].isNull() + " OR " + a[i].compare(a[i].greater, ">", &b[i]) + ")"
 		default:
 			greater = a[i].compare(a[i].greater, ">", &b[i])
 		}
@@ -673,7 +677,7 @@ func sqlAfter(a, b []keyTerm) string {
 		switch {
 		case b[i].null && a[i].null:
 		case b[i].null:
-			equal = append(equal, a[i].sql+" IS NULL")
+			equal = append(equal, a[i].isNull())
 		case a[i].null:
 			equal = append(equal, "false")
 		default:

@@ -617,12 +617,12 @@ func TestSQLAfter(t *testing.T) {
 			[]keyTerm{param(1, false), param(2, false)},
 			"(a, b) > ($1::int, $2::int)",
 		},
-		{[]keyTerm{column("a", true)}, []keyTerm{param(1, false)}, "(((a IS NULL OR a > $1::int)))"},
+		{[]keyTerm{column("a", true)}, []keyTerm{param(1, false)}, "(((a IS NOT DISTINCT FROM NULL OR a > $1::int)))"},
 		{[]keyTerm{column("a", true)}, []keyTerm{param(1, true)}, "false"},
 		{
 			[]keyTerm{column("a", true), column("b", false)},
 			[]keyTerm{param(1, true), param(2, false)},
-			"((a IS NULL AND b > $2::int))",
+			"((a IS NOT DISTINCT FROM NULL AND b > $2::int))",
 		},
 	} {
 		if have := sqlAfter(tc.a, tc.b); have != tc.want {
@@ -781,7 +781,9 @@ func (p *sqlParser) literal() int {
 
 func (p *sqlParser) comparison(left []int) int {
 	if p.accept("IS") {
-		p.expect("NULL")
+		for token := range strings.FieldsSeq("NOT DISTINCT FROM NULL") {
+			p.expect(token)
+		}
 		if left[0] == 0 {
 			return sqlTrue
 		}

@@ -85,7 +85,7 @@ type binding struct {
 	key    *scanKey
 	terms  []keyTerm // the key columns in SQL
 	casts  []string  // the type (and collation) of each key column in SQL, for comparing parameters
-	unique bool      // no two rows have one key
+	unique bool      // no two rows have keys that ORDER BY takes for equal
 	// immediate is set when the server enforces the key at every row, so that a transaction never holds two rows of one
 	// key even for a moment.
 	immediate bool
@@ -251,7 +251,11 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 		}
 		keys = append(keys, k)
 		how := casts[oid]
-		b.terms = append(b.terms, keyTerm{sql: quoteIdent(name), nullable: k.nullable, equal: how.equal, greater: how.greater})
+		sql := quoteIdent(name)
+		if k.typeKind == 'e' && oid != c.typeOID {
+			sql += "::" + how.cast // the server compares no domain of an enum with the enum itself
+		}
+		b.terms = append(b.terms, keyTerm{sql: sql, nullable: k.nullable, equal: how.equal, greater: how.greater})
 		cast := how.cast
 		if c.collation != "" {
 			cast += " COLLATE " + c.collation
@@ -262,7 +266,7 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 	sorted := func(names []string) []string { return slices.Sorted(slices.Values(names)) }
 	scan := sorted(b.scanColumns())
 	b.immediate = slices.Equal(sorted(t.primaryKey), scan) || slices.Equal(sorted(t.uniqueKey), scan)
-	b.unique = b.immediate
+	b.unique = b.immediate && !t.keyTies
 	b.deferrable = slices.ContainsFunc(t.deferrableKeys, func(key []string) bool { return slices.Equal(sorted(key), scan) })
 	b.filters = b.resource.mode != modeNormal && b.resource.mode != modeOnlyChanges && b.resource.filter == ""
 	return nil
