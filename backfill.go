@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/sirupsen/logrus"
 )
 
 // chunkBuffers is the memory of a chunk, handed from one that has ended to the next.
@@ -155,6 +156,9 @@ type scanQuery struct {
 	ties bool
 	// whole is set when the query itself returns all rows of its last key (13 and newer).
 	whole bool
+	// explain has the server's plan of the query logged. EXPLAIN reads no row and fails where the query would.
+	explain bool
+	stream  string // the table, for that log
 	// searchPath is the search path of the query; "" is that of the session.
 	searchPath string
 	// leaf is the relation a ctid scan reads; its filenode must be leaf.Filenode still.
@@ -180,6 +184,9 @@ func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) err
 	}
 	if q.searchPath != "" {
 		p.SendQueryParams("SELECT set_config('search_path', $1, true)", [][]byte{[]byte(q.searchPath)}, nil, nil, nil)
+	}
+	if q.explain {
+		p.SendQueryParams("EXPLAIN "+q.sql, q.params, nil, nil, nil)
 	}
 	p.SendQueryParams(q.sql, q.params, nil, nil, nil)
 	p.SendQueryParams("COMMIT", nil, nil, nil, nil)
@@ -223,6 +230,11 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 			return err
 		}
 	}
+	if q.explain {
+		if err := logPlan(p, q); err != nil {
+			return err
+		}
+	}
 	results, err := p.GetResults()
 	if err != nil {
 		return err
@@ -234,6 +246,21 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 	err = c.rowsFrom(ctx, conn, rr, q)
 	failpoint("chunk.rows")
 	return err
+}
+
+// logPlan logs the result of an EXPLAIN.
+func logPlan(p *pgconn.Pipeline, q *scanQuery) error {
+	result, err := readResult(p)
+	if err != nil {
+		return err
+	}
+	lines := make([]string, len(result.Rows))
+	for i, row := range result.Rows {
+		lines[i] = string(row[0])
+	}
+	logrus.WithFields(logrus.Fields{"stream": q.stream, "query": q.sql, "plan": strings.Join(lines, "\n")}).
+		Info("explain backfill query")
+	return nil
 }
 
 func skipResults(p *pgconn.Pipeline, n int) error {
@@ -251,18 +278,24 @@ func skipResults(p *pgconn.Pipeline, n int) error {
 	return nil
 }
 
-func oneResult(p *pgconn.Pipeline) (string, error) {
+// readResult reads the next result of the pipeline whole.
+func readResult(p *pgconn.Pipeline) (*pgconn.Result, error) {
 	results, err := p.GetResults()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	rr, ok := results.(*pgconn.ResultReader)
 	if !ok {
-		return "", fmt.Errorf("unexpected result %T", results)
+		return nil, fmt.Errorf("unexpected result %T", results)
 	}
 	result := rr.Read()
-	if result.Err != nil {
-		return "", result.Err
+	return result, result.Err
+}
+
+func oneResult(p *pgconn.Pipeline) (string, error) {
+	result, err := readResult(p)
+	if err != nil {
+		return "", err
 	}
 	if len(result.Rows) != 1 || len(result.Rows[0]) != 1 {
 		return "", fmt.Errorf("want one value, have %d rows", len(result.Rows))

@@ -104,6 +104,7 @@ type binding struct {
 	invisible   bool            // waiting for transactions in unsettled to become visible
 	notBefore   time.Time       // when to try the next chunk, after one that could not be read
 	failures    int             // chunks in a row that could not be read
+	explained   bool            // the plan of a chunk's query was asked for in this process
 	sides       map[string]side // answers of the server, for keys whose order only it knows; of the current window
 	sourced     *plan           // the plan whose schema was sourced last
 	generation  int             // a chunk of an older one counts no more
@@ -391,7 +392,7 @@ func storedLeafPosition(leaves []leafCursor) []byte {
 // scanQuery is the query of the binding's next chunk, behind the one whose fence is being streamed to if there is one.
 func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	var columns []string
-	q := &scanQuery{}
+	q := &scanQuery{stream: b.name().String()}
 	from := quoteTable(b.name())
 	var where []string
 	if b.table.rowFilter != "" {

@@ -368,7 +368,9 @@ func (c *capture) startRound(bindings []*binding) {
 			c.spare = c.spare[:n-1]
 		}
 		r.chunks = append(r.chunks, ck)
-		jobs = append(jobs, job{ck, b.scanQuery(ck, c.settings, c.db)})
+		query := b.scanQuery(ck, c.settings, c.db)
+		query.explain, b.explained = !b.explained, true
+		jobs = append(jobs, job{ck, query})
 	}
 	c.ahead = r
 	ctx, fencer, db := c.ctx, c.fencer, c.db
