@@ -39,8 +39,9 @@ type faultProxy struct {
 	listener net.Listener
 	target   string
 
-	latency  atomic.Int64 // nanoseconds before each piece is passed on
-	fragment atomic.Bool  // pieces of one byte
+	latency  atomic.Int64                                      // nanoseconds before each piece is passed on
+	fragment atomic.Bool                                       // pieces of one byte
+	corrupt  atomic.Pointer[func(kind linkKind, piece []byte)] // changes what comes from the server
 
 	mu    sync.Mutex
 	links map[*link]bool
@@ -140,6 +141,9 @@ func (p *faultProxy) pump(l *link, dst, src net.Conn, fromServer bool) {
 				case <-l.over:
 					return
 				}
+			}
+			if f := p.corrupt.Load(); f != nil && fromServer {
+				(*f)(l.kind, piece)
 			}
 			if d := time.Duration(p.latency.Load()); d > 0 {
 				time.Sleep(d)

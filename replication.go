@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -92,8 +93,9 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 	for range sessionBuffers {
 		s.free <- &batch{buf: make([]byte, 0, receiveBuffer)}
 	}
-	command := fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL %s ("proto_version" '1', "publication_names" %s)`,
-		quoteIdent(slot), start, quoteLiteral(quoteIdent(publication)))
+	// The grammar of replication commands knows no escape in a literal but the doubled quote (repl_scanner.l).
+	command := fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL %s ("proto_version" '1', "publication_names" '%s')`,
+		quoteIdent(slot), start, strings.ReplaceAll(quoteIdent(publication), `'`, `''`))
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := s.begin(command); err != nil {
