@@ -4,7 +4,9 @@ TAGS ?= nozstd
 GO_TEST_FLAGS ?=
 IMAGE ?= ghcr.io/estuary/source-postgres:local
 
-.PHONY: help build demo test test-matrix check bench fuzz fmt image up down integration clean
+SOAK_DURATION ?= 1h
+
+.PHONY: help build demo test test-matrix soak check bench fuzz fmt image up down integration clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +28,9 @@ test: ## every test, those against a real PostgreSQL included
 
 test-matrix: ## the same on PostgreSQL 14 to 18, from npm (MAJORS="14 18": on these only)
 	@TAGS="$(TAGS)" GO_TEST_FLAGS="$(GO_TEST_FLAGS)" tests/matrix.sh $(MAJORS)
+
+soak: ## kills, cuts, crashes and changes of shape at random for SOAK_DURATION (1h), resumable; writes tests/soak-report.md
+	go test -tags "$(TAGS)" -timeout 0 -count=1 -run '^TestSoak$$' . -args -soak -duration $(SOAK_DURATION)
 
 check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, benchmarks once, fuzz targets
 	@tests/check.sh

@@ -38,24 +38,27 @@ var (
 
 // oracle is one run.
 type oracle struct {
-	t        testing.TB
-	db       *testDB
-	seed     uint64
-	rand     *rand.Rand // of the goroutine that runs the sessions
-	tables   []*workTable
-	sentinel tableName
-	readOnly bool
-	chunk    int
-	runtime  *testRuntime
-	command  []string             // the connector; nil: the test binary
-	changes  map[string]any       // of the endpoint config, by edit
-	noRow    bool                 // the watermarks table comes and goes
-	counters map[tableName]uint32 // backfill counters
-	without  map[tableName]bool   // not bound now
-	since    string               // server time behind which every change is streamed
+	t          testing.TB
+	db         *testDB
+	seed       uint64
+	rand       *rand.Rand // of the goroutine that runs the sessions
+	tables     []*workTable
+	sentinel   tableName
+	connConfig *pgx.ConnConfig // of the control user
+	readOnly   bool
+	chunk      int
+	runtime    *testRuntime
+	command    []string             // the connector; nil: the test binary
+	changes    map[string]any       // of the endpoint config, by edit
+	crashes    bool                 // the server is crashed while writers write
+	noRow      bool                 // the watermarks table comes and goes
+	counters   map[tableName]uint32 // backfill counters
+	without    map[tableName]bool   // not bound now
+	since      string               // server time behind which every change is streamed
 
 	byName map[string]*workTable
 	latest atomic.Pointer[workTable] // stored by the hook of documents, loaded by writers
+	slow   atomic.Int64              // nanoseconds that the sink takes for a document
 
 	mu       sync.Mutex // the fields below; held by hooks
 	hooks    *rand.Rand // random numbers of hooks
@@ -70,13 +73,15 @@ type oracle struct {
 
 	confirmed                             lsn // by the slot, at the last look
 	kills, severed, stops, cut, sentinels int
+	written, compared, shapes             int // transactions, rows, changes of tables' shapes; the last under mu
 }
 
 // newOracle makes the run's tables.
 func newOracle(t testing.TB, seed uint64) *oracle {
 	t.Helper()
+	db := newTestDB(t)
 	o := &oracle{
-		t: t, db: newTestDB(t), seed: seed, rand: rand.New(rand.NewPCG(seed, 1)), hooks: rand.New(rand.NewPCG(seed, 2)),
+		t: t, db: db, connConfig: db.control.Config(), seed: seed, rand: rand.New(rand.NewPCG(seed, 1)), hooks: rand.New(rand.NewPCG(seed, 2)),
 		counters: make(map[tableName]uint32), without: make(map[tableName]bool), byName: make(map[string]*workTable),
 	}
 	return o
@@ -304,6 +309,7 @@ func (o *oracle) prepare() {
 		config: o.config(), codec: codec(o.rand.IntN(2)), logLevel: "warn", deadline: 2 * time.Minute,
 		onDocument: func(_ *testRuntime, table string, doc []byte) {
 			o.watch(table, doc)
+			time.Sleep(time.Duration(o.slow.Load()))
 			o.output()
 		},
 		onCheckpoint: func(_ *testRuntime, patch json.RawMessage) {
@@ -435,7 +441,7 @@ func (o *oracle) ended(asked bool) {
 	case err == nil && asked:
 	case ok && exit.status == "signal: killed":
 	case ok && asked && strings.HasPrefix(exit.message, errStdinClosed.Error()):
-	case ok && asked && o.cut > 0 && transientMessage(exit.message):
+	case ok && o.cut > 0 && transientMessage(exit.message):
 	default:
 		o.fatalf("a session ended by itself: %v", err)
 	}
@@ -533,6 +539,9 @@ func (o *oracle) writers(n int, pause time.Duration) (stop func()) {
 			rand: rand.New(rand.NewPCG(o.seed, uint64(100+i))), conn: conn, tables: o.tables, number: int64(i),
 			chunk: o.chunk, latest: &o.latest,
 		}
+		if o.crashes {
+			writers[i].reconnect = o.reconnect
+		}
 		go func() { ended <- writers[i].run(ctx, pause) }()
 	}
 	held := make(chan error, 1)
@@ -551,10 +560,27 @@ func (o *oracle) writers(n int, pause time.Duration) (stop func()) {
 		transactions, statements, refused := 0, 0, 0
 		for _, w := range writers {
 			transactions, statements, refused = transactions+w.transactions, statements+w.statements, refused+w.refused
-			w.conn.Close(context.Background())
+			if w.conn != nil {
+				w.conn.Close(context.Background())
+			}
 		}
+		o.written += transactions
 		o.t.Logf("seed %d: %d transactions, %d statements, of which %d were refused", o.seed, transactions, statements, refused)
 	}
+}
+
+// reconnect opens a connection of a writer to a server that is starting again.
+func (o *oracle) reconnect(ctx context.Context) (conn *pgx.Conn, err error) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if conn, err = pgx.ConnectConfig(ctx, o.connConfig); err == nil {
+			_, err = conn.Exec(ctx, "SET deadlock_timeout = '20ms'")
+			return conn, err
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return nil, err
 }
 
 // hold keeps the capture waiting, now for its watermark, now for a chunk, so that changes fall between a chunk and its fence:
@@ -568,14 +594,19 @@ func (o *oracle) hold(ctx context.Context) error {
 			lock = fmt.Sprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", quoteTable(o.tables[random.IntN(len(o.tables))].table))
 		}
 		background := context.WithoutCancel(ctx)
-		if _, err := conn.Exec(background, "BEGIN"); err != nil {
-			return err
+		_, err := conn.Exec(background, "BEGIN")
+		if err == nil {
+			if _, err = conn.Exec(background, lock); err != nil && !refused(err) {
+				err = fmt.Errorf("%s: %w", lock, err)
+			} else {
+				time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
+				_, err = conn.Exec(background, "ROLLBACK")
+			}
 		}
-		if _, err := conn.Exec(background, lock); err != nil && !refused(err) {
-			return fmt.Errorf("%s: %w", lock, err)
+		if err != nil && o.crashes && conn.IsClosed() {
+			conn, err = o.reconnect(background)
 		}
-		time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
-		if _, err := conn.Exec(background, "ROLLBACK"); err != nil {
+		if err != nil {
 			return err
 		}
 		time.Sleep(time.Duration(random.IntN(10)) * time.Millisecond)
@@ -663,7 +694,7 @@ func (o *oracle) judge() {
 		if t.check != checkContained {
 			strict := t.check == checkStrict && !t.again && !t.vanished
 			h.Add(history.Table{
-				Name: t.table.String(), Key: t.key, Full: t.full && strict, Replaced: t.swaps, Lenient: !strict,
+				Name: t.table.String(), Key: t.key, Full: t.full && strict && !t.altered, Replaced: t.swaps, Lenient: !strict,
 			})
 		}
 	}
@@ -709,6 +740,7 @@ func (o *oracle) judge() {
 		}
 		o.compare(t, rows, documents)
 	}
+	o.compared += h.Keys()
 	o.t.Logf("seed %d: %d documents, %d checkpoints, %d rows in %d tables; %d kills, %d severed, %d stops",
 		o.seed, len(documents), o.runtime.checkpoints, h.Keys(), len(o.tables), o.kills, o.severed, o.stops)
 }
@@ -1006,52 +1038,57 @@ func TestOracleAgain(t *testing.T) {
 	case testing.Short():
 		rounds = 1
 	}
-	seeds(t, 1, func(t *testing.T, seed uint64) {
-		o := newOracle(t, seed)
-		o.chunk = []int{2, 7, 20}[o.rand.IntN(3)]
-		o.readOnly = o.rand.IntN(3) == 0
-		schema := o.schema()
-		for _, f := range flavours {
-			if slices.Contains([]string{"int", "icu", "numeric", "enum", "parts"}, f.name) {
-				o.create(schema, f, 60+6*o.chunk, true, false)
-			}
+	seeds(t, 1, func(t *testing.T, seed uint64) { oracleAgain(t, seed, rounds) })
+}
+
+// oracleAgain is a run of TestOracleAgain.
+func oracleAgain(t *testing.T, seed uint64, rounds int) *oracle {
+	t.Helper()
+	o := newOracle(t, seed)
+	o.chunk = []int{2, 7, 20}[o.rand.IntN(3)]
+	o.readOnly = o.rand.IntN(3) == 0
+	schema := o.schema()
+	for _, f := range flavours {
+		if slices.Contains([]string{"int", "icu", "numeric", "enum", "parts"}, f.name) {
+			o.create(schema, f, 60+6*o.chunk, true, false)
 		}
-		for _, table := range o.tables {
-			if o.rand.IntN(3) == 0 { // added later
-				o.without[table.table] = true
-			}
+	}
+	for _, table := range o.tables {
+		if o.rand.IntN(3) == 0 { // added later
+			o.without[table.table] = true
 		}
-		stop := o.writers(3, 15*time.Millisecond)
-		o.start()
-		for range rounds {
-			o.disturb()
-			for range o.rand.IntN(3) {
-				o.restart(false)
-				o.disturb()
-			}
-			time.Sleep(time.Duration(o.rand.IntN(300)) * time.Millisecond) // changes that wait in the slot
-			for _, table := range o.tables {
-				switch n := o.rand.IntN(6); {
-				case o.without[table.table] && n < 3:
-					delete(o.without, table.table)
-				case n == 0 && !o.without[table.table]:
-					o.without[table.table], table.vanished = true, true
-				case n < 3 && !o.without[table.table]:
-					o.counters[table.table]++
-					table.again = true
-				}
-			}
-			o.restart(true)
-		}
+	}
+	stop := o.writers(3, 15*time.Millisecond)
+	o.start()
+	for range rounds {
 		o.disturb()
-		clear(o.without)
+		for range o.rand.IntN(3) {
+			o.restart(false)
+			o.disturb()
+		}
+		time.Sleep(time.Duration(o.rand.IntN(300)) * time.Millisecond) // changes that wait in the slot
+		for _, table := range o.tables {
+			switch n := o.rand.IntN(6); {
+			case o.without[table.table] && n < 3:
+				delete(o.without, table.table)
+			case n == 0 && !o.without[table.table]:
+				o.without[table.table], table.vanished = true, true
+			case n < 3 && !o.without[table.table]:
+				o.counters[table.table]++
+				table.again = true
+			}
+		}
 		o.restart(true)
-		stop()
-		o.quiesce()
-		o.judge()
-		o.runtime.stop()
-		o.ended(true)
-	})
+	}
+	o.disturb()
+	clear(o.without)
+	o.restart(true)
+	stop()
+	o.quiesce()
+	o.judge()
+	o.runtime.stop()
+	o.ended(true)
+	return o
 }
 
 // TestOracleAgainDown resets a binding whose rows were deleted and moved while no session ran.

@@ -51,6 +51,7 @@ type workTable struct {
 	check      tableCheck
 	scanned    atomic.Pointer[scanPosition]
 	again      bool // its binding was backfilled again
+	altered    bool // columns come and go: an old image may have what the document before it could not
 	vanished   bool // its binding was away: documents of rows deleted meanwhile stay
 }
 
@@ -202,6 +203,8 @@ type workWriter struct {
 	depth  int                        // of savepoints
 	chunk  int                        // rows a chunk may have
 	latest *atomic.Pointer[workTable] // the table of the last backfilled row
+	// reconnect opens another connection when the server has ended the last one; nil where that is a failure.
+	reconnect func(ctx context.Context) (*pgx.Conn, error)
 
 	transactions, statements, refused int
 }
@@ -218,7 +221,11 @@ func refused(err error) bool {
 // run writes until the context ends.
 func (w *workWriter) run(ctx context.Context, pause time.Duration) error {
 	for ctx.Err() == nil {
-		if err := w.transaction(ctx); err != nil && ctx.Err() == nil {
+		err := w.transaction(ctx)
+		if err != nil && ctx.Err() == nil && w.reconnect != nil && w.conn.IsClosed() {
+			w.conn, err = w.reconnect(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 		select {
