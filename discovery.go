@@ -74,6 +74,7 @@ type table struct {
 	published       bool     // listed by pg_publication_tables
 	publishedCols   []string // columns the publication sends, in attnum order; nil: all that are not generated
 	rowFilter       string   // row filter of the publication, SQL, or ""
+	partialOld      bool     // some leaf's replica identity is not FULL
 	leaves          []leaf   // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
 }
 
@@ -619,6 +620,7 @@ SELECT tree.root, n.nspname, c.relname, c.oid, c.relfilenode, c.relreplident::te
 		t := byOID[root]
 		l.identity = identity[0]
 		t.leaves = append(t.leaves, l)
+		t.partialOld = t.partialOld || l.identity != 'f'
 		if rows := estimatedRows(reltuples, pages); rows < 0 || t.reltuples < 0 {
 			t.reltuples = -1
 		} else {

@@ -159,6 +159,9 @@ func (c *capture) handleChange(m *walMessage) error {
 	if ch.oldKind != 0 && len(ch.old) != want {
 		return fmt.Errorf("change of %s: an old tuple of %d columns, the relation has %d", b.name(), len(ch.old), want)
 	}
+	if ch.oldKind == 'O' && !wholeOld(b.table, ch) {
+		ch.oldKind = 'K'
+	}
 	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1)
 	c.tx.changes++
 	c.changes++
@@ -168,6 +171,24 @@ func (c *capture) handleChange(m *walMessage) error {
 	}
 	c.tx.lastLoc = c.from.loc[1]
 	return nil
+}
+
+// wholeOld reports whether an old tuple that the stream says is the whole row is that. Published via its root, a partitioned
+// table's changes are sent with the root's replica identity, while each partition logs by its own (pgoutput.c, pgoutput_change:
+// targetrel): a column that it does not log is NULL. An unchanged TOAST value was not NULL before.
+func wholeOld(t *table, ch *change) bool {
+	if t == nil || t.kind != 'p' {
+		return true
+	}
+	if t.partialOld {
+		return false
+	}
+	for i := range ch.new {
+		if ch.new[i].kind == valueUnchanged && ch.old[i].kind == valueNull {
+			return false
+		}
+	}
+	return true
 }
 
 // sawWatermark tells the fences of a value written to our row.
@@ -210,7 +231,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		return c.place(e, 'c', c.newKey, ch.new, nil, nil, false)
 	case 'D':
 		if !c.oldHasKey(e, ch) {
-			return c.lostKey(b)
+			return c.lostKey(b, "a delete")
 		}
 		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
 		if err := checkOldKey(c.oldKey, p, ch.oldKind); err != nil {
@@ -228,13 +249,16 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		fill = ch.old
 	}
 	for _, i := range p.key { // an unchanged TOAST value of the key itself: no document goes without its key
-		if ch.new[i].kind == valueUnchanged && (full || ch.oldKind == 'K' && e.relation.columns[i].key) {
+		if ch.new[i].kind == valueUnchanged && (full || ch.oldKind == 'K' && ch.old[i].kind != valueNull) {
 			ch.new[i] = ch.old[i]
 		}
 	}
 	c.newKey = p.keyValues(c.newKey, ch.new, nil)
 	moved := false
-	if ch.oldKind != 0 && c.oldHasKey(e, ch) {
+	if ch.oldKind != 0 {
+		if !c.oldHasKey(e, ch) {
+			return c.lostKey(b, "an update")
+		}
 		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
 		moved = !sameKey(c.oldKey, c.newKey)
 	}
@@ -292,23 +316,25 @@ func cloneTuple(t tuple) tuple {
 	return copied
 }
 
-// oldHasKey reports whether the old tuple carries every column of the key.
+// oldHasKey reports whether the old tuple carries every column of the key: those that the stream says are of the identity, and
+// those that have a value, which are of the identity of a partition (see wholeOld).
 func (c *capture) oldHasKey(e *relationEntry, ch *change) bool {
 	if ch.oldKind == 'O' {
 		return true
 	}
 	for _, i := range e.plan.key {
-		if !e.relation.columns[i].key {
+		if !e.relation.columns[i].key && ch.old[i].kind == valueNull {
 			return false
 		}
 	}
 	return true
 }
 
-// lostKey parks the binding of a deleted row whose document cannot be told, as the start of a session would.
-func (c *capture) lostKey(b *binding) error {
-	return c.parkForNow(b, fmt.Sprintf("a delete does not carry the collection key: the replica identity lacks some of its "+
-		"columns; run ALTER TABLE %s REPLICA IDENTITY FULL", quoteTable(b.name())))
+// lostKey parks the binding of a row that is gone or has another key now, and whose document cannot be told, as the start of a
+// session would.
+func (c *capture) lostKey(b *binding, change string) error {
+	return c.parkForNow(b, fmt.Sprintf("%s does not carry the collection key: the replica identity lacks some of its columns; "+
+		"run ALTER TABLE %s REPLICA IDENTITY FULL", change, quoteTable(b.name())))
 }
 
 // checkOldKey refuses an old key that is none: with a value the tuple does not carry, or a NULL in a tuple of identity
