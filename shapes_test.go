@@ -1,0 +1,974 @@
+package main
+
+// shapes_test.go is the matrix of table shapes: what a PostgreSQL table can be beside its columns' types.
+//
+// Goal: every shape is captured right, or refused at validation with the SQL that makes it fit. Method: all shapes are bound
+// by one capture of a database of their own, which is discovered, validated, applied and opened as the runtime would. It
+// backfills in small chunks while every table is written to, is cut off in the middle of that, streams, is killed, and
+// resumes behind a backlog. Then every document must fit the discovered schema and the sourced one, the documents of every
+// key must be a strict history, and their replay must equal the table.
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"source-postgres/tests/history"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// shape is one table of the matrix. In SQL, {t} is the table, {s} its schema, {q} the table's name for names made of it, all
+// quoted ({q} is not).
+type shape struct {
+	name   string // of the table, exact
+	schema string // "": shapes
+	since  int    // server_version_num
+	sql    string // "": a table of id, v with a primary key
+	listed string // column list and row filter behind its name in the publication
+
+	key      []string // that discovery finds
+	fallback bool     // it is that of a unique index
+	override []string // the collection's key instead
+	mode     backfillMode
+
+	id    string   // column whose values are made of numbers, "id"; "-": there is none
+	of    string   // the id made of the number {i}
+	n     string   // the number in SQL, for tables that the id does not tell of it
+	cols  string   // columns of an insertion
+	vals  string   // their values, of the number {i}
+	set   string   // an update
+	moves string   // a key's move, of the number {i}; "-": none
+	where string   // the rows that are captured
+	not   []string // columns that documents do not have
+	long  []string // columns whose values an insertion that the stream made of an update may lack: its row was gone by then
+
+	check      shapeCheck
+	insertOnly bool   // the server rejects updates and deletes
+	full       bool   // old rows are whole
+	warning    string // of the validation
+	rowsToo    string // SQL of rows beside the numbered ones, run before the backfill
+}
+
+// shapeCheck is what documents of a shape promise.
+type shapeCheck uint8
+
+const (
+	shapeStrict    shapeCheck = iota
+	shapeCalm                 // of a keyless table: strict, nothing is written while it is backfilled
+	shapeContained            // of a keyless table written to in its backfill: every row has a document
+)
+
+// schema names in which a quoting mistake anywhere shows.
+const (
+	plainSchema = "shapes"
+	oddSchema   = "Sch\"ema 's/~1.%s\\\n\t日本"
+)
+
+// oddNames are names of tables and columns.
+var oddNames = []string{
+	`quo"te`, `apo'strophe`, `do.t`, `sla/sh`, `til~de`, `~1~0`, `per%cent %s %[1]d`, `back\slash`, "new\nline", "tab\t", ` blank `,
+	`select`, `user`, `1st`, `$1`, `MiXed`, `mixed`, `MIXED`, `日本語`, `ключ`, `é`, "e\u0301", `_meta_`, `{}`, `a,b`, `--`, `/*`, `;`,
+	`E'x'`, `[0]`, `#`, `?`, `null`, `\u0000`, "\u2028", "\x7f", strings.Repeat("n", 63), strings.Repeat("é", 31), "🐘", ".", "..",
+	"%00", "a%2Fb", `""`, `__proto__`, `$ref`, `-1`,
+}
+
+// shapes are the tables of the matrix.
+func shapes() []*shape {
+	id := []string{"id"}
+	var odd []*shape
+	for i, name := range oddNames {
+		var columns, names, values []string
+		for j, column := range oddNames {
+			if j != i && j%5 != i%5 { // not all of them everywhere: the key and some
+				continue
+			}
+			columns = append(columns, quoteIdent(column)+" text")
+			if j == i {
+				columns[len(columns)-1] = quoteIdent(column) + " int PRIMARY KEY"
+				continue
+			}
+			names, values = append(names, quoteIdent(column)), append(values, "'w' || {i}")
+		}
+		odd = append(odd, &shape{
+			schema: oddSchema, name: name, sql: "CREATE TABLE {t} (" + strings.Join(columns, ", ") + ")", key: []string{name},
+			id: quoteIdent(name), cols: quoteIdent(name) + ", " + strings.Join(names, ", "), vals: "{i}, " + strings.Join(values, ", "),
+			set: names[0] + " = " + names[0] + " || '+'",
+		})
+	}
+	return append([]*shape{
+		{name: "plain", key: id},
+		{name: "plain_full", sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", key: id, full: true},
+
+		// Keyless.
+		{name: "keyless_full", sql: "CREATE TABLE {t} (id int, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", check: shapeCalm},
+		{name: "keyless_written", sql: "CREATE TABLE {t} (id int, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", check: shapeContained},
+		{
+			name: "keyless_default", sql: "CREATE TABLE {t} (id int, v text)", check: shapeCalm, insertOnly: true,
+			warning: `table {n} has no replica identity: the server rejects every UPDATE and DELETE of it while it is in the publication; ` +
+				`inserts are captured. To allow them, run: ALTER TABLE {t} REPLICA IDENTITY FULL;`,
+		},
+		{
+			name: "keyless_nothing", sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text); ALTER TABLE {t} REPLICA IDENTITY NOTHING", key: id,
+			insertOnly: true, warning: `To allow them, run: ALTER TABLE {t} REPLICA IDENTITY DEFAULT;`,
+		},
+		{
+			name: "keyless_override", sql: "CREATE TABLE {t} (id int, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", override: id, full: true,
+		},
+		{
+			name: "keyless_override_default", sql: "CREATE TABLE {t} (id int, v text)", override: id, insertOnly: true,
+			warning: `To allow them, run: ALTER TABLE {t} REPLICA IDENTITY FULL;`,
+		},
+		{
+			name: "keyless_mode_of_key", sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text)", key: id, override: fallbackKey, mode: modeKeyless,
+			check: shapeContained,
+		},
+		{
+			name: "keyless_by_ctid_with_key", sql: "CREATE TABLE {t} (id int, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", override: id,
+			mode: modeKeyless, check: shapeContained,
+		},
+		{name: "empty_columns", sql: "CREATE TABLE {t} (); ALTER TABLE {t} REPLICA IDENTITY FULL", check: shapeCalm, id: "-"},
+		{name: "empty_rows", sql: "CREATE TABLE {t} (id int PRIMARY KEY)", key: id, id: "-"},
+		{name: "empty_keyless", sql: "CREATE TABLE {t} (id int)", check: shapeCalm, id: "-", insertOnly: true},
+
+		// Partitions.
+		{
+			name: "parts", key: []string{"id", "a", "b"}, cols: "id, v, a, b", vals: "{i}, 'row ' || {i}, {i} % 4, {i} % 3",
+			sql: `CREATE TABLE {t} (id int, v text, a int, b int, PRIMARY KEY (id, a, b)) PARTITION BY LIST (a);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES IN (0);
+				CREATE TABLE {s}.{q}_1 PARTITION OF {t} FOR VALUES IN (1) PARTITION BY LIST (b);
+				CREATE TABLE {s}.{q}_1_0 PARTITION OF {s}.{q}_1 FOR VALUES IN (0) PARTITION BY RANGE (id);
+				CREATE TABLE {s}.{q}_1_0_x PARTITION OF {s}.{q}_1_0 FOR VALUES FROM (MINVALUE) TO (10);
+				CREATE TABLE {s}.{q}_1_0_y PARTITION OF {s}.{q}_1_0 DEFAULT;
+				CREATE TABLE {s}.{q}_1_1 PARTITION OF {s}.{q}_1 DEFAULT;
+				CREATE TABLE {s}.{q}_2 PARTITION OF {t} DEFAULT`,
+			set: "v = v || '+', a = (a + 1) % 5, b = (b + 1) % 3", // the row moves to another partition
+		},
+		{
+			name: "parts_moving", override: id, cols: "id, v, a", vals: "{i}, 'row ' || {i}, {i} % 3", set: "v = v || '+', a = (a + 1) % 3", full: true,
+			sql: `CREATE TABLE {t} (id int, v text, a int) PARTITION BY LIST (a);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES IN (0); CREATE TABLE {s}.{q}_1 PARTITION OF {t} FOR VALUES IN (1);
+				CREATE TABLE {s}.{q}_2 PARTITION OF {t} DEFAULT;
+				ALTER TABLE {s}.{q}_0 REPLICA IDENTITY FULL; ALTER TABLE {s}.{q}_1 REPLICA IDENTITY FULL;
+				ALTER TABLE {s}.{q}_2 REPLICA IDENTITY FULL; ALTER TABLE {t} REPLICA IDENTITY FULL`,
+		},
+		{ // columns stand in other places in every partition, and some were dropped
+			name: "parts_maps", key: id, long: []string{"w"}, cols: "id, v, w", vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 100)",
+			sql: `CREATE TABLE {t} (gone int, id int NOT NULL, v text, w text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+				ALTER TABLE {t} DROP COLUMN gone;
+				CREATE TABLE {s}.{q}_0 (w text, x int, id int NOT NULL, y text, v text); ALTER TABLE {s}.{q}_0 DROP COLUMN x, DROP COLUMN y;
+				CREATE TABLE {s}.{q}_1 (id int NOT NULL, w text, v text);
+				ALTER TABLE {s}.{q}_0 ALTER w SET STORAGE EXTERNAL; ALTER TABLE {s}.{q}_1 ALTER w SET STORAGE EXTERNAL;
+				ALTER TABLE {t} ATTACH PARTITION {s}.{q}_0 FOR VALUES FROM (MINVALUE) TO (12);
+				ALTER TABLE {t} ATTACH PARTITION {s}.{q}_1 DEFAULT`,
+		},
+		{ // the stream says FULL of all, while one partition logs keys alone
+			name: "parts_root_full", key: id, long: []string{"w"}, cols: "id, v, w", vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 100)",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, w text) PARTITION BY RANGE (id);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (8); CREATE TABLE {s}.{q}_1 PARTITION OF {t} DEFAULT;
+				ALTER TABLE {s}.{q}_0 ALTER w SET STORAGE EXTERNAL; ALTER TABLE {s}.{q}_1 ALTER w SET STORAGE EXTERNAL;
+				ALTER TABLE {s}.{q}_0 REPLICA IDENTITY FULL; ALTER TABLE {t} REPLICA IDENTITY FULL`,
+		},
+		{ // the stream says DEFAULT of all, while one partition logs whole rows
+			name: "parts_leaf_full", key: id, long: []string{"w"}, cols: "id, v, w", vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 100)",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, w text) PARTITION BY RANGE (id);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (8); CREATE TABLE {s}.{q}_1 PARTITION OF {t} DEFAULT;
+				ALTER TABLE {s}.{q}_0 ALTER w SET STORAGE EXTERNAL; ALTER TABLE {s}.{q}_1 ALTER w SET STORAGE EXTERNAL;
+				ALTER TABLE {s}.{q}_0 REPLICA IDENTITY FULL`,
+		},
+		{ // the stream marks no column as the key's, while the partitions log their own primary key
+			name: "parts_own_keys", override: id,
+			sql: `CREATE TABLE {t} (id int NOT NULL, v text) PARTITION BY RANGE (id);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (8); CREATE TABLE {s}.{q}_1 PARTITION OF {t} DEFAULT;
+				ALTER TABLE {s}.{q}_0 ADD PRIMARY KEY (id); ALTER TABLE {s}.{q}_1 ADD PRIMARY KEY (id)`,
+		},
+		{
+			name: "parts_root_nothing", key: id,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text) PARTITION BY HASH (id);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+				CREATE TABLE {s}.{q}_1 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1); ALTER TABLE {t} REPLICA IDENTITY NOTHING`,
+		},
+		{
+			name: "parts_keyless", check: shapeCalm,
+			sql: `CREATE TABLE {t} (id int, v text) PARTITION BY RANGE (id);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (8); CREATE TABLE {s}.{q}_1 PARTITION OF {t} DEFAULT;
+				ALTER TABLE {s}.{q}_0 REPLICA IDENTITY FULL; ALTER TABLE {s}.{q}_1 REPLICA IDENTITY FULL; ALTER TABLE {t} REPLICA IDENTITY FULL`,
+		},
+		{name: "parts_none", sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)", key: id, id: "-"},
+		{name: "parts_none_keyless", sql: "CREATE TABLE {t} (id int, v text) PARTITION BY RANGE (id)", check: shapeCalm, id: "-"},
+
+		// Inheritance.
+		{
+			name: "parent", key: id,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text); CREATE TABLE {s}.other_parent (o int);
+				CREATE TABLE {s}.child (PRIMARY KEY (id)) INHERITS ({t}); CREATE TABLE {s}.grandchild (x int, PRIMARY KEY (id)) INHERITS ({s}.child, {s}.other_parent)`,
+		},
+		{name: "child", sql: "SELECT", key: id},
+		{name: "grandchild", sql: "SELECT", key: id, cols: "id, v, o, x", vals: "{i}, 'row ' || {i}, 1, -{i}"},
+		{
+			name: "parent_keyless", check: shapeCalm,
+			sql: `CREATE TABLE {t} (id int, v text); ALTER TABLE {t} REPLICA IDENTITY FULL; CREATE TABLE {s}.child_keyless () INHERITS ({t});
+				ALTER TABLE {s}.child_keyless REPLICA IDENTITY FULL`,
+		},
+		{name: "child_keyless", sql: "SELECT", check: shapeCalm},
+
+		// Columns the server fills in.
+		{
+			name: "generated", key: id, not: []string{"twice"},
+			sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+		},
+		{
+			name: "generated_virtual", since: 180000, key: id, not: []string{"twice", "thrice"},
+			sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL, thrice int GENERATED ALWAYS AS (id * 3))",
+		},
+		{ // a key of which nothing is streamed
+			name: "generated_key", check: shapeContained, insertOnly: true, not: []string{"twice"},
+			sql: "CREATE TABLE {t} (id int, v text, twice int GENERATED ALWAYS AS (id * 2) STORED PRIMARY KEY)",
+		},
+		{
+			name: "generated_listed", since: 180000, key: id, listed: "(id, twice)",
+			sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text, twice int GENERATED ALWAYS AS (id * 2) STORED)", not: []string{"v"},
+		},
+		{
+			name: "identity_always", key: id, cols: "v", vals: "'row ' || {i}", moves: "-",
+			sql: "CREATE TABLE {t} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text)",
+		},
+		{name: "identity_by_default", key: id, sql: "CREATE TABLE {t} (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, v text)"},
+		{name: "serial", key: id, cols: "v", vals: "'row ' || {i}", sql: "CREATE TABLE {t} (id bigserial PRIMARY KEY, v text)"},
+		{
+			name: "defaults", key: id, cols: "id", vals: "{i}",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text DEFAULT 'one'); ALTER TABLE {t} ALTER v SET DEFAULT 'two';
+				ALTER TABLE {t} ADD w text DEFAULT 'three'; ALTER TABLE {t} ALTER w DROP DEFAULT`,
+			rowsToo: "INSERT INTO {t} (id) VALUES (-1); ALTER TABLE {t} ADD x int NOT NULL DEFAULT 7; ALTER TABLE {t} ALTER x SET DEFAULT 8",
+		},
+		{
+			name: "dropped", key: id, cols: "id, v, z", vals: "{i}, 'row ' || {i}, -{i}",
+			sql: `CREATE TABLE {t} (a text, id int, b int, v text, c date, PRIMARY KEY (id)); ALTER TABLE {t} DROP a, DROP b, DROP c, ADD z int;
+				ALTER TABLE {t} ADD a int; ALTER TABLE {t} DROP a`,
+		},
+
+		// Names; those of oddNames follow below.
+		{
+			name: "_meta", key: id, cols: "id, v, _meta", vals: "{i}, 'row ' || {i}, 'm'", not: []string{"_meta"},
+			sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text, _meta text)",
+		},
+		{name: "meta_key", sql: "CREATE TABLE {t} (id int, v text, _meta int DEFAULT 1, PRIMARY KEY (id, _meta))", check: shapeContained, not: []string{"_meta"}},
+		{name: "CASE", key: id},
+		{name: "case", key: id, cols: `id, v, "V", "ID"`, vals: "{i}, 'row ' || {i}, 'V', -{i}", sql: `CREATE TABLE {t} (id int PRIMARY KEY, "V" text, v text, "ID" int)`},
+		{name: "Case", key: id},
+		{
+			name: "types", key: []string{"Key"}, id: `"Key"`, cols: `"Key", v, e, d`, vals: `{i}, ROW({i}, 'x')::{s}."Ty""pe '.%s", 'lä"b''el', 'w' || {i}`, set: `d = 'u'`,
+			sql: `CREATE TYPE {s}."Ty""pe '.%s" AS ("Fi.eld" int, "ö" text); CREATE TYPE {s}."select" AS ENUM ('lä"b''el', 'b');
+				CREATE DOMAIN {s}."Do main/~" AS int; CREATE DOMAIN {s}."\" AS varchar(7);
+				CREATE TABLE {t} ("Key" {s}."Do main/~" PRIMARY KEY, v {s}."Ty""pe '.%s", e {s}."select", d {s}."\")`,
+		},
+
+		// Sizes.
+		{name: "wide", key: []string{"c800"}, id: "c800", cols: "c800, c1, c1600", vals: "{i}, 'row ' || {i}, 'last'", set: "c1 = c1 || '+', c799 = 'x'", sql: columnsTable(1, 1600)},
+		{
+			name: "wide_sparse", key: []string{"c1500"}, id: "c1500", cols: "c1500, c1401, c1600", vals: "{i}, 'row ' || {i}, 'last'", set: "c1401 = c1401 || '+'",
+			sql: columnsTable(1, 1500) + "; " + sparseTable(),
+		},
+		{
+			name: "long_rows", key: id, long: []string{"a", "b", "c", "d"}, cols: "id, v, a, b, c, d",
+			vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 6000), repeat(md5({i}::text), 600), repeat('long', 50000), (SELECT string_agg(md5(({i} * j)::text), '') FROM generate_series(1, 3000) j)",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, a text, b text, c text, d text);
+				ALTER TABLE {t} ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL, ALTER c SET STORAGE MAIN`,
+		},
+		{
+			name: "long_rows_full", key: id, cols: "id, v, a", vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 600)", full: true,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, a text); ALTER TABLE {t} ALTER a SET STORAGE EXTERNAL; ALTER TABLE {t} REPLICA IDENTITY FULL`,
+		},
+		{
+			name: "compressed", key: id, long: []string{"a", "b"}, cols: "id, v, a, b", vals: "{i}, 'row ' || {i}, repeat('pglz {i}', 3000), repeat('lz4 {i}', 3000)",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, a text, b text);
+				DO $$ BEGIN ALTER TABLE {t} ALTER b SET COMPRESSION lz4; EXCEPTION WHEN OTHERS THEN NULL; END $$`, // not every build has it
+		},
+
+		// Row filters and column lists of the publication.
+		{name: "filtered", since: 150000, key: id, listed: "WHERE (id < 1015)", where: "id < 1015"}, // keys move out
+		{name: "filtered_in", since: 150000, key: id, listed: "WHERE (id > 5)", where: "id > 5", moves: "CASE WHEN id < 6 THEN id + 10000 * {i} ELSE -id - 100 * {i} END"},
+		{
+			name: "filtered_full", since: 150000, key: id, listed: "WHERE (v NOT LIKE '%++' AND id <> 3)", where: "v NOT LIKE '%++' AND id <> 3",
+			cols: "id, v, w", vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 100)", // updates take rows in and out, with unchanged TOAST
+			set:  "v = CASE WHEN v LIKE '%++' THEN 'back' ELSE v || '+' END",
+			sql:  "CREATE TABLE {t} (id int PRIMARY KEY, v text, w text); ALTER TABLE {t} ALTER w SET STORAGE EXTERNAL; ALTER TABLE {t} REPLICA IDENTITY FULL",
+			full: true,
+		},
+		{
+			name: "filtered_index", long: []string{"w"}, since: 150000, override: []string{"id", "v"}, listed: "WHERE (v NOT LIKE '%++')", where: "v NOT LIKE '%++'", fallback: true,
+			key: []string{"id", "v"}, cols: "id, v, w", vals: "{i}, 'row ' || {i}, repeat(md5({i}::text), 100)",
+			set: "v = CASE WHEN v LIKE '%++' THEN 'back' ELSE v || '+' END", // an insertion that lacks the TOAST value
+			sql: `CREATE TABLE {t} (id int NOT NULL, v text NOT NULL, w text); CREATE UNIQUE INDEX "{q} Index" ON {t} (id, v); ALTER TABLE {t} ALTER w SET STORAGE EXTERNAL;
+				ALTER TABLE {t} REPLICA IDENTITY USING INDEX "{q} Index"`,
+		},
+		{name: "filtered_keyless", since: 150000, check: shapeCalm, listed: "WHERE (id % 2 = 0)", where: "id % 2 = 0", sql: "CREATE TABLE {t} (id int, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", moves: "id + 1000 * {i} + 1"},
+		{name: "listed_columns", since: 150000, key: id, listed: "(v, id)", not: []string{"secret"}, sql: "CREATE TABLE {t} (secret text, id int PRIMARY KEY, v text)"},
+		{
+			name: "listed_both", since: 150000, key: id, listed: "(id, v) WHERE (id < 1015)", where: "id < 1015", not: []string{"secret"},
+			sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text, secret text)",
+		},
+		{ // the key is not streamed, and so the server rejects updates
+			name: "listed_without_key", since: 150000, check: shapeCalm, listed: "(v)", not: []string{"id"}, insertOnly: true,
+			warning: "the server rejects",
+		},
+		{
+			name: "listed_parts", since: 150000, key: id, listed: "(id, v) WHERE (id < 1015)", where: "id < 1015", not: []string{"secret"},
+			sql: `CREATE TABLE {t} (secret text, id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE {s}.{q}_0 (v text, id int NOT NULL, secret text);
+				ALTER TABLE {t} ATTACH PARTITION {s}.{q}_0 FOR VALUES FROM (MINVALUE) TO (12); CREATE TABLE {s}.{q}_1 PARTITION OF {t} DEFAULT`,
+		},
+		{ // what another publication does is nothing to us
+			name: "published_twice", key: id,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text); CREATE PUBLICATION "{q} too" FOR TABLE {t} WITH (publish = 'insert')`,
+		},
+
+		// Replica identities and keys.
+		{
+			name: "identity_index", key: []string{"a"}, id: "a", cols: "id, v, a", vals: "-{i}, 'row ' || {i}, {i}", fallback: true,
+			sql: `CREATE TABLE {t} (id int, v text, a int NOT NULL); CREATE UNIQUE INDEX {q}_a ON {t} (a); ALTER TABLE {t} REPLICA IDENTITY USING INDEX {q}_a`,
+		},
+		{ // wider than the primary key
+			name: "identity_wider", key: id, sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text NOT NULL);
+				CREATE UNIQUE INDEX {q}_v ON {t} (v, id); ALTER TABLE {t} REPLICA IDENTITY USING INDEX {q}_v`,
+		},
+		{
+			name: "identity_override", key: id, override: []string{"a"}, n: "a", id: "a", cols: "id, v, a", vals: "-{i}, 'row ' || {i}, {i}",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, a int NOT NULL); CREATE UNIQUE INDEX {q}_a ON {t} (a); ALTER TABLE {t} REPLICA IDENTITY USING INDEX {q}_a`,
+		},
+		{
+			name: "identity_index_gone", key: id, insertOnly: true, warning: "ALTER TABLE {t} REPLICA IDENTITY DEFAULT;",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text NOT NULL);
+				CREATE UNIQUE INDEX {q}_v ON {t} (v); ALTER TABLE {t} REPLICA IDENTITY USING INDEX {q}_v; DROP INDEX {s}.{q}_v`,
+		},
+		{name: "identity_full_unique", key: id, fallback: true, full: true, sql: "CREATE TABLE {t} (id int NOT NULL UNIQUE, v text); ALTER TABLE {t} REPLICA IDENTITY FULL"},
+		{
+			name: "composite", key: []string{"c", "id", "a"}, cols: "id, v, a, c", vals: "{i}, 'row ' || {i}, {i} % 2, 'c' || {i} % 3",
+			sql: "CREATE TABLE {t} (a int, v text, id int, c text COLLATE \"C\", PRIMARY KEY (c, id, a))",
+		},
+		{name: "include", key: id, sql: "CREATE TABLE {t} (id int, v text, PRIMARY KEY (id) INCLUDE (v))"},
+		{name: "deferrable", check: shapeCalm, insertOnly: true, sql: "CREATE TABLE {t} (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", warning: "REPLICA IDENTITY FULL;"},
+		{
+			name: "deferrable_full", override: id, full: true,
+			sql: "CREATE TABLE {t} (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text); ALTER TABLE {t} REPLICA IDENTITY FULL",
+		},
+		{ // indexes that are no keys
+			name: "no_keys", check: shapeCalm,
+			sql: `CREATE TABLE {t} (id int NOT NULL, v text, o int); CREATE UNIQUE INDEX ON {t} (id) WHERE id > 0; CREATE UNIQUE INDEX ON {t} ((id + 1));
+				CREATE UNIQUE INDEX {q}_invalid ON {t} (id); UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{s}.{q}_invalid'::regclass;
+				CREATE UNIQUE INDEX ON {t} (id, o); ALTER TABLE {t} REPLICA IDENTITY FULL`,
+		},
+		{
+			name: "nulls_not_distinct", since: 150000, override: id, full: true, rowsToo: "INSERT INTO {t} (v) VALUES ('of null')",
+			sql: "CREATE TABLE {t} (id int UNIQUE NULLS NOT DISTINCT, v text); ALTER TABLE {t} REPLICA IDENTITY FULL",
+		},
+		{
+			name: "key_domain", key: []string{"k"}, id: "k", of: "'k' || {i}", n: "n", cols: "k, n, v", vals: "'k' || {i}, {i}, 'row ' || {i}",
+			sql: "CREATE DOMAIN {s}.inner_word AS text CHECK (value <> ''); CREATE DOMAIN {s}.word AS {s}.inner_word; CREATE TABLE {t} (k {s}.word PRIMARY KEY, n int, v text)",
+		},
+		{
+			name: "key_enum", key: []string{"k"}, id: "k", of: "('k' || {i} % 5000)::{s}.label", n: "n", cols: "k, n, v", vals: "('k' || {i})::{s}.label, {i}, 'row ' || {i}",
+			sql: enumType(), moves: "-", // below
+		},
+		{
+			name: "key_citext", key: []string{"k"}, id: "k", of: "CASE WHEN {i} % 2 = 0 THEN 'K' ELSE 'k' END || {i}", n: "n", cols: "k, n, v",
+			vals: "CASE WHEN {i} % 2 = 0 THEN 'K' ELSE 'k' END || {i}, {i}, 'row ' || {i}", sql: "CREATE TABLE {t} (k extensions.citext PRIMARY KEY, n int, v text)",
+		},
+		{
+			name: "key_nondeterministic", key: []string{"k"}, id: "k", of: "CASE WHEN {i} % 2 = 0 THEN 'K' ELSE 'k' END || {i}", n: "n", cols: "k, n, v",
+			vals: "CASE WHEN {i} % 2 = 0 THEN 'K' ELSE 'k' END || {i}, {i}, 'row ' || {i}", set: "v = v || '+', k = upper(k)", // another key, which the server calls equal
+			sql: `CREATE COLLATION {s}."any case" (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+				CREATE TABLE {t} (k text COLLATE {s}."any case" PRIMARY KEY, n int, v text)`,
+		},
+		{
+			name: "key_generated", since: 180000, key: []string{"twice"}, id: "id", listed: "(id, v, twice)",
+			sql: "CREATE TABLE {t} (id int, v text, twice int GENERATED ALWAYS AS (id * 2) STORED PRIMARY KEY)",
+		},
+
+		// What else a table may be.
+		{name: "typed", key: id, sql: `CREATE TYPE {s}.of_type AS (id int, v text); CREATE TABLE {t} OF {s}.of_type (PRIMARY KEY (id))`},
+		{
+			name: "of_rows", key: id, cols: "id, v, p", vals: "{i}, 'row ' || {i}, ROW({i}, 'of, rows')::{s}.rows_of",
+			sql: "CREATE TABLE {s}.rows_of (a int, b text); CREATE TABLE {t} (id int PRIMARY KEY, v text, p {s}.rows_of)",
+		},
+		{
+			name: "triggers", key: id,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, n int DEFAULT 0);
+				CREATE FUNCTION {s}.count_updates() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.n := coalesce(new.n, 0) + 1; RETURN new; END $$;
+				CREATE TRIGGER counts BEFORE INSERT OR UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION {s}.count_updates();
+				CREATE FUNCTION {s}.twice() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+					UPDATE {t} SET v = v || '!' WHERE id = new.id; RETURN NULL; END $$;
+				CREATE TRIGGER again AFTER INSERT ON {t} FOR EACH ROW EXECUTE FUNCTION {s}.twice()`,
+		},
+		{
+			name: "rules", key: id, // deletes become updates
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, deleted bool DEFAULT false);
+				CREATE RULE soft AS ON DELETE TO {t} DO INSTEAD UPDATE {t} SET deleted = true WHERE id = old.id`,
+		},
+		{ // of another role, with row-level security that lets everyone see all
+			name: "secured", key: id, warning: "table {n}: row-level security hides rows from the role",
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text); ALTER TABLE {t} ENABLE ROW LEVEL SECURITY; CREATE POLICY everyone ON {t} USING (true)`,
+		},
+		{name: "storage", key: id, sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text) WITH (fillfactor = 20, autovacuum_enabled = off) TABLESPACE pg_default"},
+	}, odd...)
+}
+
+// columnsTable creates a table of columns c<from> to c<to>, all text but for the key in the middle or, if sparse, the last.
+func columnsTable(from, to int) string {
+	columns := make([]string, 0, to)
+	for i := from; i <= to; i++ {
+		switch {
+		case to == 1600 && i == 800, to == 1500 && i == 1500:
+			columns = append(columns, fmt.Sprintf("c%d int PRIMARY KEY", i))
+		default:
+			columns = append(columns, fmt.Sprintf("c%d text", i))
+		}
+	}
+	return "CREATE TABLE {t} (" + strings.Join(columns, ", ") + ")"
+}
+
+// sparseTable drops columns of the table of 1,500 and adds others, so that numbers of columns are far from their places.
+func sparseTable() string {
+	var changes []string
+	for i := 1; i <= 1400; i++ {
+		changes = append(changes, fmt.Sprintf("DROP c%d", i))
+	}
+	for i := 1501; i <= 1600; i++ {
+		changes = append(changes, fmt.Sprintf("ADD c%d text", i))
+	}
+	return "ALTER TABLE {t} " + strings.Join(changes, ", ")
+}
+
+// enumType creates the table of an enum key, whose labels do not sort as text.
+func enumType() string {
+	var labels []string
+	for i := range 60 {
+		labels = append(labels, fmt.Sprintf("'k%d'", (i*37+11)%60))
+	}
+	return "CREATE TYPE {s}.label AS ENUM (" + strings.Join(labels, ", ") + "); CREATE TABLE {t} (k {s}.label PRIMARY KEY, n int, v text)"
+}
+
+func (s *shape) table() tableName {
+	if s.schema == "" {
+		return tableName{plainSchema, s.name}
+	}
+	return tableName{s.schema, s.name}
+}
+
+// expand fills the names into SQL or a text of the connector's.
+func (s *shape) expand(sql string) string {
+	t := s.table()
+	return strings.NewReplacer("{t}", quoteTable(t), "{s}", quoteIdent(t.schema), "{q}", t.name, "{n}", t.String()).Replace(sql)
+}
+
+// number fills a number, or an expression of one, into SQL.
+func number(sql, i string) string { return strings.ReplaceAll(sql, "{i}", i) }
+
+// collectionKey is the key of the shape's collection, nil for the fallback key.
+func (s *shape) collectionKey() []string {
+	switch {
+	case slices.Equal(s.override, fallbackKey):
+		return nil
+	case s.override != nil:
+		return s.override
+	}
+	return s.key
+}
+
+// insertRows inserts the rows from a to b.
+func (s *shape) insertRows(a, b int) string {
+	cols, vals := s.cols, s.vals
+	switch {
+	case s.name == "empty_columns":
+		return fmt.Sprintf("INSERT INTO {t} SELECT FROM generate_series(%d, %d)", a, b)
+	case s.id == "-":
+		return ""
+	case cols == "":
+		cols, vals = "id, v", "{i}, 'row ' || {i}"
+	}
+	return fmt.Sprintf("INSERT INTO {t} (%s) SELECT %s FROM generate_series(%d, %d) i", cols, number(vals, "i"), a, b)
+}
+
+// writes are the transactions of round k: insertions, updates, deletions and key moves, each of other rows than the round before.
+func (s *shape) writes(k int) []string {
+	insert := s.insertRows(k*10+1, k*10+9)
+	if len(s.sql) > 1<<13 { // of very many columns
+		insert = s.insertRows(k*10+1, k*10+3)
+	}
+	switch {
+	case s.name == "empty_columns":
+		return []string{insert, "DELETE FROM {t} WHERE ctid = (SELECT min(ctid) FROM {t})"}
+	case insert == "":
+		return nil
+	case s.insertOnly:
+		return []string{insert}
+	}
+	id, n, of, set := s.id, s.n, s.of, s.set
+	if id == "" {
+		id = "id"
+	}
+	if n == "" {
+		n = id
+	}
+	if of == "" {
+		of = "{i}"
+	}
+	if set == "" {
+		set = "v = v || '+'"
+	}
+	target := "{t}"
+	if strings.HasPrefix(s.name, "parent") {
+		target = "ONLY {t}"
+	}
+	sql := []string{
+		insert,
+		fmt.Sprintf("UPDATE %s SET %s WHERE (%s) %% 3 = %d", target, set, n, k%3),
+		fmt.Sprintf("DELETE FROM %s WHERE (%s) %% 7 = %d", target, n, k),
+	}
+	to := fmt.Sprintf("(%s + %d)", n, 1000*k)
+	switch {
+	case s.moves == "-":
+	case s.moves != "":
+		sql = append(sql, fmt.Sprintf("UPDATE %s SET %s = %s WHERE (%s) %% 5 = %d", target, id, number(s.moves, strconv.Itoa(k)), n, k))
+	case n != id:
+		sql = append(sql, fmt.Sprintf("UPDATE %s SET %s = %s, %s = %s WHERE (%s) %% 5 = %d", target, id, number(of, to), n, to, n, k))
+	default:
+		sql = append(sql, fmt.Sprintf("UPDATE %s SET %s = %s WHERE (%s) %% 5 = %d", target, id, to, n, k))
+	}
+	return append(sql, fmt.Sprintf("UPDATE %s SET %s WHERE (%s) %% 2 = %d", target, set, n, k%2))
+}
+
+// target is the table in the FROM clause of its own rows.
+func (s *shape) target() string {
+	if strings.HasPrefix(s.name, "parent") || strings.HasPrefix(s.name, "child") {
+		return "ONLY {t}"
+	}
+	return "{t}"
+}
+
+// createShapes creates the shapes of the server's version in a random order, and returns them.
+func createShapes(db *testDB, random *rand.Rand) []*shape {
+	db.Helper()
+	for _, schema := range []string{plainSchema, oddSchema} {
+		db.exec("CREATE SCHEMA " + quoteIdent(schema))
+		db.exec(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", quoteIdent(schema), quoteIdent(*testCaptureUser)))
+	}
+	db.exec("CREATE EXTENSION citext SCHEMA extensions")
+	db.exec(fmt.Sprintf("GRANT USAGE ON SCHEMA extensions TO %s", quoteIdent(*testCaptureUser)))
+	version := db.version()
+	all := slices.DeleteFunc(shapes(), func(s *shape) bool { return s.since > version })
+	order := slices.Clone(all)
+	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	var tables, rows strings.Builder // each in one transaction
+	published := "ALTER PUBLICATION " + quoteIdent(db.publication) + " ADD TABLE "
+	for i, s := range order {
+		sql := s.sql
+		if sql == "" {
+			sql = "CREATE TABLE {t} (id int PRIMARY KEY, v text)"
+		}
+		tables.WriteString(s.expand(sql) + ";\n")
+		fmt.Fprintf(&rows, "GRANT SELECT ON %s TO %s;\n", quoteTable(s.table()), quoteIdent(*testCaptureUser))
+		rows.WriteString(s.expand(s.insertRows(1, 9)) + ";\n" + s.expand(s.rowsToo) + ";\n")
+		if i > 0 {
+			published += ", "
+		}
+		published += "ONLY " + quoteTable(s.table()) + " " + s.listed
+	}
+	db.script(tables.String())
+	db.script(published + ";\n" + rows.String())
+	return all
+}
+
+// shapeRun is one run of the matrix.
+type shapeRun struct {
+	*oracle
+	shapes  []*shape
+	schemas map[string]*jsonschema.Schema // discovered, by table
+	known   map[*shape][]string           // columns of documents
+}
+
+// TestShapes runs the matrix.
+func TestShapes(t *testing.T) {
+	seeds(t, 1, func(t *testing.T, seed uint64) {
+		first := discoverShapes(t, seed)
+		run := newShapeRun(t, seed+1)
+		bindings, second := run.discover()
+		if !bytes.Equal(first, second) {
+			t.Errorf("another order of creation makes another discovery:\n%s\n%s", first, second)
+		}
+		run.capture(bindings)
+		run.judge()
+	})
+}
+
+// discoverShapes returns what is discovered of the shapes, created in the seed's order.
+func discoverShapes(t *testing.T, seed uint64) []byte {
+	t.Helper()
+	r := newShapeRun(t, seed)
+	_, discovered := r.discover()
+	return discovered
+}
+
+func newShapeRun(t *testing.T, seed uint64) *shapeRun {
+	t.Helper()
+	goldenDatabase(t, "UTF8")
+	r := &shapeRun{oracle: newOracle(t, seed), schemas: map[string]*jsonschema.Schema{}, known: map[*shape][]string{}}
+	r.chunk = []int{1, 2, 3, 5, 20}[r.rand.IntN(5)]
+	r.readOnly = r.rand.IntN(3) == 0
+	odd := "Pub \"x\" 'y'.%s /~\\\n" // what a quoting mistake trips over
+	r.db.exec(fmt.Sprintf("ALTER PUBLICATION %s RENAME TO %s", quoteIdent(r.db.publication), quoteIdent(odd)))
+	r.db.publication, r.db.slot = odd, "0_"+r.db.slot
+	r.shapes = createShapes(r.db, r.rand)
+	r.sentinel = tableName{plainSchema, "sentinel"}
+	r.db.exec("CREATE TABLE " + quoteTable(r.sentinel) + " (id int PRIMARY KEY)")
+	r.db.grant(r.sentinel)
+	r.db.publish(r.sentinel)
+	r.runtime = newTestRuntime(t, runtimeOptions{
+		config: r.config(), codec: codec(r.rand.IntN(2)),
+		onDocument:   func(*testRuntime, string, []byte) { r.output() },
+		onCheckpoint: func(*testRuntime, json.RawMessage) { r.output() },
+	})
+	return r
+}
+
+// discover checks what discovery says of every shape, and returns the bindings as a user would have them, and the answer.
+func (r *shapeRun) discover() ([]runtimeBinding, []byte) {
+	r.t.Helper()
+	var answers [][]byte
+	discovered, err := r.runtime.driver.discover(r.t.Context())
+	for range 2 {
+		if err != nil {
+			r.fatalf("discover: %v", err)
+		}
+		raw, err := discovered.Marshal()
+		if err != nil {
+			r.fatalf("%v", err)
+		}
+		answers = append(answers, raw)
+		discovered, err = r.runtime.driver.discover(r.t.Context())
+		if err != nil {
+			r.fatalf("discover: %v", err)
+		}
+	}
+	if !bytes.Equal(answers[0], answers[1]) {
+		r.t.Errorf("two discoveries differ:\n%s\n%s", answers[0], answers[1])
+	}
+	bindings, err := previewBindings(discovered.Bindings, &previewOptions{})
+	if err != nil {
+		r.fatalf("%v", err)
+	}
+	byTable := map[string]*shape{}
+	for _, s := range r.shapes {
+		byTable[s.table().String()] = s
+	}
+	names := map[string]bool{}
+	for i, b := range discovered.Bindings {
+		table, mode, err := tableOfResource(b.ResourceConfigJson)
+		if err != nil {
+			r.fatalf("%v", err)
+		}
+		if names[b.RecommendedName] {
+			r.t.Errorf("%s: the name %s comes twice", table, b.RecommendedName)
+		}
+		names[b.RecommendedName] = true
+		s := byTable[table.String()]
+		if s == nil {
+			if table != r.sentinel {
+				r.t.Errorf("discovered %s, which is no shape", table)
+			}
+			continue
+		}
+		delete(byTable, table.String())
+		wantKey, wantMode := fallbackKey, modeKeyless
+		if s.key != nil {
+			wantKey, wantMode = nil, modeAutomatic
+			for _, column := range s.key {
+				wantKey = append(wantKey, columnPointer(column))
+			}
+		}
+		if !slices.Equal(b.Key, wantKey) || mode != wantMode || b.IsFallbackKey != (s.key == nil || s.fallback) {
+			r.t.Errorf("%s: discovered key %q, mode %q, fallback %v; want %q, %q", table, b.Key, mode, b.IsFallbackKey, wantKey, wantMode)
+		}
+		schema := b.DocumentSchemaJson
+		if s.override != nil && s.collectionKey() != nil { // who chooses another key has it required
+			schema = bytes.Replace(schema, fmt.Appendf(nil, `"required":%s,"type":"object"}}`, namesOfKey(s.key)),
+				fmt.Appendf(nil, `"required":%s,"type":"object"}}`, namesOfKey(s.collectionKey())), 1)
+		}
+		if r.schemas[table.String()], err = compileSchema(schema); err != nil {
+			r.t.Errorf("%s: schema: %v\n%s", table, err, schema)
+		}
+		if fields := propertiesOf(r.t, string(b.DocumentSchemaJson)); fields != r.fields(s) {
+			r.t.Errorf("%s: discovered columns %s, want %s", table, fields, r.fields(s))
+		}
+		if s.override != nil {
+			mode = s.mode
+			bindings[i].key = s.override
+			if s.collectionKey() != nil {
+				bindings[i].key = nil
+				for _, column := range s.override {
+					bindings[i].key = append(bindings[i].key, columnPointer(column))
+				}
+			}
+		}
+		resource := map[string]any{"namespace": table.schema, "stream": table.name, "priority": r.rand.IntN(3)}
+		if mode != modeAutomatic {
+			resource["mode"] = mode
+		}
+		if bindings[i].resource, err = json.Marshal(resource); err != nil {
+			r.fatalf("%v", err)
+		}
+	}
+	for name := range byTable {
+		r.t.Errorf("%s was not discovered", name)
+	}
+	return bindings, answers[0]
+}
+
+func namesOfKey(key []string) []byte {
+	raw, _ := json.Marshal(key) // strings always marshal
+	return raw
+}
+
+// columns are those of a shape's documents.
+func (r *shapeRun) columns(s *shape) []string {
+	r.t.Helper()
+	if columns, known := r.known[s]; known {
+		return columns
+	}
+	var columns []string
+	for _, row := range r.db.query("SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped "+
+		"ORDER BY attnum", quoteTable(s.table())) {
+		if !slices.Contains(s.not, row[0]) {
+			columns = append(columns, row[0])
+		}
+	}
+	r.known[s] = columns
+	return columns
+}
+
+// fields are the columns as fieldsOf writes them.
+func (r *shapeRun) fields(s *shape) string {
+	r.t.Helper()
+	fields := map[string]json.RawMessage{}
+	for _, column := range r.columns(s) {
+		fields[column] = nil
+	}
+	return namesOf(r.t, fields)
+}
+
+// write runs the writes of round k on the shapes.
+func (r *shapeRun) write(conn *pgx.Conn, k int, wanted func(*shape) bool) error {
+	for _, s := range r.shapes {
+		if !wanted(s) {
+			continue
+		}
+		for _, sql := range s.writes(k) {
+			if _, err := conn.Exec(r.db.ctx, s.expand(sql)); err != nil {
+				return fmt.Errorf("%s: %w", s.expand(sql), err)
+			}
+		}
+	}
+	return nil
+}
+
+// capture takes the shapes through a capture's life.
+func (r *shapeRun) capture(bindings []runtimeBinding) {
+	r.t.Helper()
+	r.runtime.bind(bindings)
+	for _, s := range r.shapes {
+		if want := s.expand(s.warning); want != "" && !strings.Contains(r.runtime.stderr(), want) {
+			r.t.Errorf("%s: no warning of the validation says %q", s.table(), want)
+		}
+	}
+	conn := testConnect(r.t, *testControlUser, *testControlPassword)
+	r.left, r.commit = 20+r.rand.IntN(500), r.rand.IntN(2) == 0 // cut off in the middle of the backfill
+	r.runtime.start()
+	r.runtime.waitFor("the first document", func() bool { return len(r.runtime.uncommitted)+len(r.runtime.committed) > 0 })
+	written := make(chan error, 1)
+	go func() {
+		written <- r.write(conn, 1, func(s *shape) bool { return s.check != shapeCalm })
+	}()
+	if err := r.runtime.wait(); !errors.Is(err, errSevered) {
+		r.fatalf("the first session ended by itself: %v", err)
+	}
+	if err := <-written; err != nil {
+		r.fatalf("%v", err)
+	}
+	r.left = 0
+	r.runtime.start()
+	if err := r.write(conn, 2, func(s *shape) bool { return s.check != shapeCalm }); err != nil {
+		r.fatalf("%v", err)
+	}
+	r.quiesce()
+	for k := 1; k <= 2; k++ {
+		if err := r.write(conn, k, func(s *shape) bool { return s.check == shapeCalm }); err != nil {
+			r.fatalf("%v", err)
+		}
+	}
+	r.runtime.kill() // in the middle of the stream
+	r.ended(false)
+	if err := r.write(conn, 3, func(*shape) bool { return true }); err != nil {
+		r.fatalf("%v", err)
+	}
+	r.runtime.start()
+	r.quiesce()
+	r.runtime.stop()
+	r.ended(true)
+}
+
+// judge checks every document, the history and the replay.
+func (r *shapeRun) judge() {
+	r.t.Helper()
+	h := history.New(history.Table{Name: r.sentinel.String(), Key: []string{"id"}})
+	byTable := map[string]*shape{}
+	fields := map[string]string{}
+	contained := map[string]map[string]bool{}
+	for _, s := range r.shapes {
+		name := s.table().String()
+		byTable[name], fields[name] = s, r.fields(s)
+		if s.check == shapeContained {
+			contained[name] = map[string]bool{}
+			continue
+		}
+		h.Add(history.Table{Name: name, Key: s.collectionKey(), Full: s.full})
+	}
+	sourced := map[string]string{}
+	for _, schema := range r.runtime.schemas {
+		if err := checkClosed([]byte(schema.doc)); err != nil {
+			r.t.Errorf("%s: sourced schema: %v\n%s", schema.table, err, schema.doc)
+		}
+		sourced[schema.table] = propertiesOf(r.t, schema.doc)
+	}
+	failed := map[string]bool{}
+	fault := func(table, format string, args ...any) {
+		r.t.Helper()
+		if !failed[table] {
+			r.t.Errorf("%s: %s", table, fmt.Sprintf(format, args...))
+		}
+		failed[table] = true
+	}
+	checkpoint := 0
+	for i, d := range r.runtime.documents() {
+		if d.checkpoint != checkpoint {
+			h.Checkpoint(i)
+			checkpoint = d.checkpoint
+		}
+		s := byTable[d.table]
+		if s != nil {
+			if err := validateDocument(r.schemas[d.table], []byte(d.doc)); err != nil {
+				fault(d.table, "%v: %.1000s", err, d.doc)
+			}
+			got := fieldsOf(r.t, d.doc)
+			for _, column := range s.long {
+				if !strings.Contains(d.doc, `"snapshot":true`) && !strings.Contains(got, `"`+column+`"`) {
+					got = ""
+				}
+			}
+			switch {
+			case sourced[d.table] != fields[d.table]:
+				fault(d.table, "sourced columns %.500s, want %.500s", sourced[d.table], fields[d.table])
+			case sourceOf(r.t, d.doc).op == "c" && got != "" && got != fields[d.table]:
+				fault(d.table, "an insertion has columns %.500s, want %.500s: %.500s", got, fields[d.table], d.doc)
+			}
+		}
+		if rows := contained[d.table]; rows != nil {
+			rows[r.rowOf(s, []byte(d.doc))] = true
+			continue
+		}
+		if failed[d.table] {
+			continue
+		}
+		if err := h.Document(i+1, d.table, []byte(d.doc)); err != nil {
+			fault(d.table, "%v\n%.2000s", err, d.doc)
+		}
+	}
+	for _, s := range r.shapes {
+		if name := s.table().String(); !failed[name] {
+			r.compare(s, h, contained[name])
+		}
+	}
+	r.t.Logf("seed %d: %d shapes, %d documents, chunks of %d, read-only %v", r.seed, len(r.shapes), len(r.runtime.documents()), r.chunk,
+		r.readOnly)
+}
+
+// rowOf is a document's row as compare has the server write it.
+func (r *shapeRun) rowOf(s *shape, doc []byte) string {
+	r.t.Helper()
+	var values map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &values); err != nil {
+		r.fatalf("%s: %v", s.table(), err)
+	}
+	var row strings.Builder
+	for _, column := range r.columns(s) {
+		raw := values[column]
+		text := string(raw)
+		switch {
+		case len(raw) == 0:
+			text = "absent"
+		case raw[0] == '"':
+			if err := json.Unmarshal(raw, &text); err != nil {
+				r.fatalf("%s: %v", s.table(), err)
+			}
+			text = "=" + text
+		case text == "null":
+			text = "NULL"
+		default:
+			text = "=" + text
+		}
+		row.WriteString(text + "\x00")
+	}
+	return row.String()
+}
+
+// compare compares what the documents leave of a shape with its rows: exactly, or each row for one of the documents' rows.
+func (r *shapeRun) compare(s *shape, h *history.History, contained map[string]bool) {
+	r.t.Helper()
+	name := s.table().String()
+	replayed := map[string]int{}
+	if contained == nil {
+		if err := h.Rows(name, func(row *history.Row, count int) error {
+			replayed[r.rowOf(s, row.Columns)] += count
+			return nil
+		}); err != nil {
+			r.fatalf("%s: %v", name, err)
+		}
+	}
+	var texts []string
+	for _, column := range r.columns(s) {
+		texts = append(texts, quoteIdent(column)+"::text")
+	}
+	sql := "SELECT " + strings.Join(texts, ", ") + " FROM " + s.target()
+	if s.where != "" {
+		sql += " WHERE " + s.where
+	}
+	var wrong []string
+	for _, values := range r.db.query(s.expand(sql)) {
+		var row strings.Builder
+		for _, v := range values {
+			if v != "NULL" {
+				v = "=" + v
+			}
+			row.WriteString(v + "\x00")
+		}
+		if contained != nil && !contained[row.String()] {
+			wrong = append(wrong, fmt.Sprintf("%.300q is lost", row.String()))
+		}
+		if replayed[row.String()]--; contained == nil && replayed[row.String()] < 0 {
+			wrong = append(wrong, fmt.Sprintf("%.300q is not in the replay", row.String()))
+		}
+	}
+	for row, n := range replayed {
+		if n > 0 && contained == nil {
+			wrong = append(wrong, fmt.Sprintf("%.300q is %d times too often in the replay", row, n))
+		}
+	}
+	if len(wrong) > 0 {
+		r.t.Errorf("%s: %d rows are wrong:\n%s", name, len(wrong), strings.Join(wrong[:min(len(wrong), 6)], "\n"))
+	}
+}
