@@ -595,6 +595,9 @@ type shapeRun struct {
 
 // TestShapes runs the matrix.
 func TestShapes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: the oracle runs the same code")
+	}
 	seeds(t, 1, func(t *testing.T, seed uint64) {
 		first := discoverShapes(t, seed)
 		run := newShapeRun(t, seed+1)
