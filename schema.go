@@ -194,7 +194,7 @@ func shapeColumns(t *table, shape *relation) []column {
 // list, to which withNull adds "null".
 func columnSchema(c *column, types *typeCatalog, keyColumns []string, s *settings, withNull bool) keywords {
 	options := s.encodeOptions()
-	options.floatAsString = slices.Contains(keyColumns, c.name)
+	options.inKey = slices.Contains(keyColumns, c.name)
 	words, catchAll := types.schema(c.typeOID, c.typmod, options)
 	if names, ok := words["type"].([]string); ok {
 		switch {
