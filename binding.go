@@ -295,8 +295,8 @@ func (b *binding) warnStandIn(column, kind, standIn string) {
 	}
 	b.stoodIn[column] = true
 	logrus.WithFields(logrus.Fields{"table": b.name().String(), "column": column, "value": kind, "written": standIn}).
-		Warn("a date or timestamp that documents cannot hold is written as the nearest they can; " +
-			"further ones of this column are not reported")
+		Warn("a date or timestamp outside the years 0000 to 9999 is written as the end of that span " +
+			"(said once for each column)")
 }
 
 // storedModeOf is the mode word under which the incumbent can resume this binding's backfill.
