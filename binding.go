@@ -294,9 +294,8 @@ func (b *binding) warnStandIn(column, kind, standIn string) {
 		b.stoodIn = make(map[string]bool)
 	}
 	b.stoodIn[column] = true
-	logrus.WithFields(logrus.Fields{"table": b.name().String(), "column": column, "value": kind, "written": standIn}).
-		Warn("a date or timestamp outside the years 0000 to 9999 is written as the end of that span " +
-			"(said once for each column)")
+	logrus.Warnf("column %q of %s holds %s, which documents cannot: it is written as %s (said once for each column)",
+		column, b.name(), kind, standIn)
 }
 
 // storedModeOf is the mode word under which the incumbent can resume this binding's backfill.

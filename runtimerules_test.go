@@ -48,7 +48,7 @@ func checkRuntimeRules(raw json.RawMessage, key []string) error {
 	}
 	for _, pointer := range key {
 		types := map[string]bool{}
-		found := keyTypes(root.(map[string]any), root.(map[string]any), strings.Split(pointer, "/")[1:], types)
+		found := typesAt(root.(map[string]any), root.(map[string]any), strings.Split(pointer, "/")[1:], types)
 		delete(types, "null")
 		keyable := len(types) == 1 && (types["boolean"] || types["integer"] || types["string"])
 		if !found || !keyable {
@@ -104,8 +104,8 @@ func checkKeywords(node any, path string) error {
 	return nil
 }
 
-// keyTypes adds the types that the schema gives to what the pointer's tokens lead to, and reports whether it says any.
-func keyTypes(root, node map[string]any, tokens []string, types map[string]bool) (found bool) {
+// typesAt adds the types that the schema gives to what the pointer's tokens lead to, and reports whether it says any.
+func typesAt(root, node map[string]any, tokens []string, types map[string]bool) (found bool) {
 	parts, _ := node["allOf"].([]any)
 	if ref, ok := node["$ref"].(string); ok {
 		for _, def := range root["$defs"].(map[string]any) {
@@ -115,15 +115,15 @@ func keyTypes(root, node map[string]any, tokens []string, types map[string]bool)
 		}
 	}
 	for _, part := range parts {
-		found = keyTypes(root, part.(map[string]any), tokens, types) || found
+		found = typesAt(root, part.(map[string]any), tokens, types) || found
 	}
 	if len(tokens) > 0 {
 		name := strings.NewReplacer("~1", "/", "~0", "~").Replace(tokens[0])
 		if properties, ok := node["properties"].(map[string]any); ok && properties[name] != nil {
-			return keyTypes(root, properties[name].(map[string]any), tokens[1:], types) || found
+			return typesAt(root, properties[name].(map[string]any), tokens[1:], types) || found
 		}
 		if items, ok := node["items"].(map[string]any); ok {
-			return keyTypes(root, items, tokens[1:], types) || found
+			return typesAt(root, items, tokens[1:], types) || found
 		}
 		return found
 	}
