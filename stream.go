@@ -73,6 +73,12 @@ func (c *capture) handle(m *walMessage) error {
 	case 'Y':
 		_, err = decodeType(m.data)
 	case 'O', 'M': // origin, logical message
+	case 'A':
+		// Stream Abort, which belongs to protocol version 2. PostgreSQL 18 sends it to all when it finds, while it spills, that a
+		// transaction with subtransactions has aborted (reorderbuffer.c, ReorderBufferTruncateTXN): nothing of that was sent.
+		if c.tx.open {
+			err = fmt.Errorf("stream abort inside transaction %d", c.tx.begin.xid)
+		}
 	default:
 		err = fmt.Errorf("unexpected message %q", kind)
 	}
