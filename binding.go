@@ -109,6 +109,7 @@ type binding struct {
 	sourced     *plan           // the plan whose schema was sourced last
 	generation  int             // a chunk of an older one counts no more
 	truncations int
+	stoodIn     map[string]bool // columns that warnStandIn has spoken of
 }
 
 // name is the table's name as the resource has it.
@@ -280,8 +281,21 @@ func (b *binding) planOptions(types *typeCatalog, s *settings) planOptions {
 	}
 	return planOptions{
 		schema: b.name().schema, table: b.name().name, keyColumns: keys, collectionKey: b.collectionKey,
-		types: types, settings: s, txid: b.txid,
+		types: types, settings: s, txid: b.txid, standIn: b.warnStandIn,
 	}
+}
+
+// warnStandIn says once for each column that documents have another date than the table.
+func (b *binding) warnStandIn(column, kind, standIn string) {
+	if b.stoodIn[column] {
+		return
+	}
+	if b.stoodIn == nil {
+		b.stoodIn = make(map[string]bool)
+	}
+	b.stoodIn[column] = true
+	logrus.Warnf("column %q of %s holds %s, which documents cannot: it is written as %s (said once for each column)",
+		column, b.name(), kind, standIn)
 }
 
 // storedModeOf is the mode word under which the incumbent can resume this binding's backfill.

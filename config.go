@@ -524,7 +524,7 @@ func (s *settings) skipsBackfill(t tableName) bool {
 	return s.skipAll || s.skipBackfills[strings.ToLower(t.String())]
 }
 
-// encodeOptions returns the options that shape values. floatAsString is the column's matter and left false.
+// encodeOptions returns the options that shape values. inKey is the column's matter and left false.
 func (s *settings) encodeOptions() encodeOptions {
 	return encodeOptions{
 		dateAsDate:       s.flags.dateAsDate,

@@ -386,7 +386,7 @@ func TestEncodeOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := s.encodeOptions(), (encodeOptions{dateAsDate: true, flattenArrays: true, multidimensional: true}); got != want {
+	if got, want := s.encodeOptions(), (encodeOptions{dateAsDate: true, flattenArrays: true, multidimensional: true}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

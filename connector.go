@@ -93,7 +93,7 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.R
 		return nil, err
 	}
 	defer db.close()
-	types := newTypeCatalog()
+	types := db.newTypeCatalog()
 	var tables []*table
 	var leftOut map[string][]tableName
 	err = db.with(ctx, func(conn *pgx.Conn) (err error) {
@@ -170,7 +170,7 @@ type tableCatalog struct {
 }
 
 func readCatalog(ctx context.Context, db *database, names []tableName) (*tableCatalog, error) {
-	read := &tableCatalog{types: newTypeCatalog()}
+	read := &tableCatalog{types: db.newTypeCatalog()}
 	err := db.with(ctx, func(conn *pgx.Conn) (err error) {
 		if read.tables, err = loadTables(ctx, conn, db.settings, names); err != nil {
 			return err

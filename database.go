@@ -169,6 +169,13 @@ func (db *database) probe(ctx context.Context) error {
 	return nil
 }
 
+// newTypeCatalog returns a catalog of the built-in types, as this database's encoding has them.
+func (db *database) newTypeCatalog() *typeCatalog {
+	types := newTypeCatalog()
+	types.bytesAsCharacters = db.sqlASCII
+	return types
+}
+
 // sessionParams returns the startup parameters of every session after the probe, in a map of the caller's own.
 func (db *database) sessionParams() map[string]string {
 	params := map[string]string{

@@ -42,8 +42,10 @@ type encodeOptions struct {
 	timeAsTime       bool
 	flattenArrays    bool
 	multidimensional bool // wins over flattenArrays
-	floatAsString    bool // the column is part of the collection key
-	limit            int  // bytes of a value, or array element, beyond which it is truncated; 0 is truncateAt
+	inKey            bool // the column is part of the collection key: booleans, integers and strings only
+	limit            int  // bytes of a value beyond which it is truncated; 0 is truncateAt, and for whole arrays maxDocument
+
+	note func(kind, standIn string) // told of each date or timestamp that is written as another; may be nil
 }
 
 // truncateAt is the size from which the incumbent truncates values, 8 MiB.
@@ -137,6 +139,8 @@ const (
 // concurrent use while types are added.
 type typeCatalog struct {
 	types map[uint32]*dataType
+	// bytesAsCharacters: the server takes each byte for a character (SQL_ASCII), so that char(n) may have fewer than n.
+	bytesAsCharacters bool
 }
 
 func newTypeCatalog() *typeCatalog {
@@ -213,6 +217,21 @@ func formOf(t *dataType) form {
 	return formOpaque
 }
 
+// keyedAsText reports whether a type's values, which elsewhere are lists, objects or of any type, are strings of their text
+// in a collection key: the runtime has no other keys than booleans, integers and strings.
+func keyedAsText(t *dataType) bool {
+	if t.element != 0 || t.kind == 'c' {
+		return true
+	}
+	switch formOf(t) {
+	case formOpaque:
+		return t.kind == 'b'
+	case formJSON, formJSONB, formTID:
+		return true
+	}
+	return false
+}
+
 // encoder returns the encoder of a type; of an unknown one, that of its text form as a JSON string.
 func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valueEncoder {
 	oid, _ = c.base(oid, typmod)
@@ -221,15 +240,16 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	if limit <= 0 {
 		limit = truncateAt
 	}
+	moments := &momentWriter{note: opts.note}
 	switch {
-	case t == nil:
+	case t == nil || opts.inKey && keyedAsText(t):
 		return textEncoder(limit)
 	case t.element != 0:
 		return c.arrayEncoder(t, opts)
 	case t.kind == 'r':
-		return rangeEncoder(oid, limit)
+		return rangeEncoder(oid, limit, moments)
 	case t.kind == 'm':
-		return rangeEncoder(t.subtype, limit)
+		return rangeEncoder(t.subtype, limit, moments)
 	}
 	switch formOf(t) {
 	case formBool:
@@ -237,12 +257,12 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	case formInteger, formXID:
 		return encodeInteger
 	case formFloat4:
-		if opts.floatAsString {
+		if opts.inKey {
 			return encodeFloat4Key
 		}
 		return encodeFloat4
 	case formFloat8:
-		if opts.floatAsString {
+		if opts.inKey {
 			return encodeFloat8Key
 		}
 		return encodeFloat8
@@ -256,13 +276,13 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 		return jsonEncoder(limit)
 	case formDate:
 		if opts.dateAsDate {
-			return quoted(appendDate)
+			return quoted(moments.appendDate)
 		}
-		return quoted(appendDateAsTimestamp)
+		return quoted(moments.appendDateAsTimestamp)
 	case formTimestamp:
-		return quoted(appendTimestamp)
+		return quoted(moments.appendTimestamp)
 	case formTimestamptz:
-		return quoted(appendTimestamptz)
+		return quoted(moments.appendTimestamptz)
 	case formTime:
 		if opts.timeAsTime {
 			return quoted(appendTime)
@@ -290,8 +310,10 @@ func (c *typeCatalog) arrayEncoder(t *dataType, opts encodeOptions) valueEncoder
 	case opts.flattenArrays:
 		shape = arrayFlat
 	}
-	opts.floatAsString = false
-	a := &arrayEncoder{element: c.encoder(t.element, -1, opts), delimiter: t.delimiter, shape: shape}
+	a := &arrayEncoder{element: c.encoder(t.element, -1, opts), delimiter: t.delimiter, shape: shape, limit: opts.limit}
+	if a.limit <= 0 {
+		a.limit = maxDocument
+	}
 	// The delimiter between elements is that of the element type: array_out, arrayfuncs.c.
 	if e := c.types[t.element]; e != nil {
 		a.delimiter = e.delimiter
@@ -314,6 +336,8 @@ func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keyw
 	}
 	t := c.types[baseOID]
 	switch {
+	case opts.inKey && (t == nil || keyedAsText(t)):
+		return map[string]any{"type": []string{"string"}}, false
 	case t == nil:
 		return map[string]any{}, true
 	case t.element != 0:
@@ -325,13 +349,16 @@ func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keyw
 	}
 	switch formOf(t) {
 	case formOpaque, formByte, formXID, formTID:
+		if opts.inKey {
+			return map[string]any{"type": []string{"integer"}}, false
+		}
 		return map[string]any{}, true
 	case formBool:
 		return map[string]any{"type": []string{"boolean"}}, false
 	case formInteger:
 		return map[string]any{"type": []string{"integer"}}, false
 	case formFloat4, formFloat8:
-		if opts.floatAsString {
+		if opts.inKey {
 			return stringSchema("format", "number"), false
 		}
 		return map[string]any{"type": []string{"number", "string"}, "format": "number"}, false
@@ -368,40 +395,12 @@ func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keyw
 			keywords["maxLength"] = n
 		case formBpchar:
 			keywords["maxLength"] = n
-			if n <= truncateAt/utf8.UTFMax { // else truncation could leave fewer characters
+			if n <= truncateAt/utf8.UTFMax && !c.bytesAsCharacters { // else truncation could leave fewer characters
 				keywords["minLength"] = n
 			}
 		}
 	}
 	return keywords, false
-}
-
-// keyType is the JSON type of a type's values where they are a key: string, integer or boolean, the only ones that a collection
-// can be keyed by, or "" for a type whose values are none of them. A floating point number is a string there.
-func (c *typeCatalog) keyType(oid uint32, typmod int32, opts encodeOptions) string {
-	opts.floatAsString = true
-	words, _ := c.schema(oid, typmod, opts)
-	switch names, typed := words["type"].([]string); {
-	case typed && (names[0] == "string" || names[0] == "integer" || names[0] == "boolean"):
-		return names[0]
-	case typed || words["contentMediaType"] != nil:
-		return ""
-	}
-	oid, _ = c.base(oid, typmod)
-	t := c.types[oid]
-	switch {
-	case t == nil || t.kind == 'c':
-		return "string"
-	case t.element != 0:
-		return ""
-	}
-	switch formOf(t) {
-	case formByte, formXID:
-		return "integer"
-	case formTID:
-		return ""
-	}
-	return "string"
 }
 
 func stringSchema(keyword, value string) map[string]any {
@@ -411,7 +410,6 @@ func stringSchema(keyword, value string) map[string]any {
 // arraySchema returns the schema of an array. Built-in arrays of built-in ranges and of catch-all types keep the
 // incumbent's catch-all schema; what the incumbent wrote as one string has an array's (spec/decisions.md #10, #11).
 func (c *typeCatalog) arraySchema(t *dataType, opts encodeOptions) (keywords map[string]any, catchAll bool) {
-	opts.floatAsString = false
 	items, opaque := c.schema(t.element, -1, opts)
 	element := c.types[t.element]
 	if builtin(t.oid) && (opaque || element.kind == 'r') {

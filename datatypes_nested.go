@@ -12,14 +12,14 @@ import (
 )
 
 // rangeEncoder returns the encoder of a range type and of the multirange over it.
-func rangeEncoder(rangeOID uint32, limit int) valueEncoder {
+func rangeEncoder(rangeOID uint32, limit int, moments *momentWriter) valueEncoder {
 	switch rangeOID {
 	case pgtype.TsrangeOID:
-		return quotedUpTo(limit, rangeWriter(appendTimestamp))
+		return quotedUpTo(limit, rangeWriter(moments.appendTimestamp))
 	case pgtype.TstzrangeOID:
-		return quotedUpTo(limit, rangeWriter(appendTimestamptz))
+		return quotedUpTo(limit, rangeWriter(moments.appendTimestamptz))
 	case pgtype.DaterangeOID:
-		return quotedUpTo(limit, rangeWriter(appendDateAsTimestamp))
+		return quotedUpTo(limit, rangeWriter(moments.appendDateAsTimestamp))
 	}
 	return textEncoder(limit)
 }
@@ -70,11 +70,13 @@ const (
 	arrayLegacy                   // {"elements":[…],"dimensions":[…]}
 )
 
-// arrayEncoder writes arrays of one element type.
+// arrayEncoder writes arrays of one element type. One whose JSON grows beyond limit ends after the element it does so
+// with; its dimensions remain those it has.
 type arrayEncoder struct {
 	element   valueEncoder
 	delimiter byte
 	shape     arrayShape
+	limit     int
 }
 
 // maxArrayDimensions is MAXDIM of c.h.
@@ -83,7 +85,7 @@ const maxArrayDimensions = 6
 // encode reads what array_out (arrayfuncs.c) writes: lower bounds where one is not 1, then braces to any depth, all
 // elements at the same depth and all lists of one depth of the same length.
 func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
-	body := text
+	start, body := len(dst), text
 	if len(body) > 0 && body[0] == '[' {
 		body = body[bytes.IndexByte(body, '=')+1:]
 	}
@@ -103,6 +105,7 @@ func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
 	// At each depth, lengths has that of the lists closed so far, and counts how far the open one has come.
 	var lengths, counts [maxArrayDimensions + 1]int
 	depth, dimensions := 0, 0
+	cut, cutDepth := 0, 0 // where the limit was reached: what follows is read, for its dimensions, and not kept
 	for i := 0; ; {
 		for i < len(body) && body[i] == '{' {
 			if depth == maxArrayDimensions {
@@ -127,6 +130,12 @@ func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
 		}
 		if i < 0 {
 			return dst, badText("array", text)
+		}
+		switch {
+		case cut > 0:
+			dst = dst[:cut]
+		case len(dst)-start > a.limit:
+			cut, cutDepth = len(dst), depth
 		}
 		counts[depth]++
 		for i < len(body) && body[i] == '}' {
@@ -156,6 +165,13 @@ func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
 		}
 		dst = append(dst, ',')
 		i++
+	}
+	if cut > 0 {
+		dst = dst[:cut]
+		for a.shape == arrayNested && cutDepth > 0 {
+			dst = append(dst, ']')
+			cutDepth--
+		}
 	}
 	if a.shape != arrayNested {
 		dst = append(dst, ']')

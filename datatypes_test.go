@@ -116,6 +116,8 @@ var valueCases = []valueCase{
 	{"char", `"`, `34`, ""},
 	{"char", "\xe9", `233`, "-"},
 	{"char", `\351`, `233`, "-"},
+	{"char", "é", `233`, "-"},
+	{"char", "й", `"й"`, "-"},
 	{"name", "pg_class", `"pg_class"`, ""},
 
 	{"float8", "0", `0`, ""},
@@ -219,6 +221,10 @@ var valueCases = []valueCase{
 	{"timestamptz", "1850-01-01 00:00:00.25-07:52:58", `"1850-01-01T07:52:58.25Z"`, "-"},
 	{"timestamptz", "9999-12-31 23:59:59-07:52:58", `"9999-12-31T23:59:59Z"`, "-"},
 	{"timestamptz", "0001-01-01 00:00:00+07:00:01 BC", `"0000-01-01T00:00:00Z"`, "-"},
+	{"timestamptz", "2019-12-31 00:00:00-24", `"2020-01-01T00:00:00Z"`, "-"},
+	{"timestamptz", "2020-01-05 04:30:00+100:30", `"2020-01-01T00:00:00Z"`, "-"},
+	{"timestamptz", "9999-12-31 00:00:00-24", `"9999-12-31T23:59:59Z"`, "-"},
+	{"timestamptz", "2019-12-31 00:00:00+23:59", `"2019-12-31T00:00:00+23:59"`, "-"},
 	{"timestamptz", "0001-12-31 16:00:00-08 BC", `"0000-12-31T16:00:00-08:00"`, ""},
 	{"timestamptz", "0044-03-15 12:00:00-08 BC", `"0000-01-01T00:00:00Z"`, ""},
 	{"timestamptz", "10000-01-01 00:00:00-08", `"9999-12-31T23:59:59Z"`, ""},
@@ -418,7 +424,7 @@ func TestValuesUnderFlags(t *testing.T) {
 	c := testCatalog()
 	legacy := encodeOptions{dateAsDate: true, timeAsTime: true}
 	nested := encodeOptions{multidimensional: true, flattenArrays: true}
-	key := encodeOptions{floatAsString: true, flattenArrays: true}
+	key := encodeOptions{inKey: true, flattenArrays: true}
 	for _, tc := range []struct {
 		opts            encodeOptions
 		typ, text, want string
@@ -446,10 +452,27 @@ func TestValuesUnderFlags(t *testing.T) {
 		{key, "float8", "-Infinity", `"-Infinity"`},
 		{key, "float4", "1.1e-05", `"0.000011"`},
 		{key, "float4", "1", `"1"`},
+		{key, "_int4", "[0:1]={5,6}", `"[0:1]={5,6}"`},
+		{key, "_text", `{"q\"",NULL}`, `"{\"q\\\"\",NULL}"`},
+		{key, "ints", "{1}", `"{1}"`},
+		{key, "jsonb", `{"a": 1}`, `"{\"a\": 1}"`},
+		{key, "tid", "(1,2)", `"(1,2)"`},
+		{key, "pair", "(1,x)", `"(1,x)"`},
+		{key, "name", "pg_class", `"pg_class"`},
+		{key, "char", "a", `97`},
+		{key, "hstore", `"a"=>"1"`, `"\"a\"=>\"1\""`},
+		{key, "mood", "ok", `"ok"`},
+		{key, "bool", "t", `true`},
 		{encodeOptions{limit: 3}, "text", "häß", `"hä"`},
 		{encodeOptions{limit: 2}, "text", "häß", `"h"`},
 		{encodeOptions{limit: 2}, "bytea", `\x616263`, `"YWI="`},
-		{encodeOptions{limit: 2, flattenArrays: true}, "_text", "{abc,de,f}", `["ab","de","f"]`},
+		{encodeOptions{limit: 14, flattenArrays: true}, "_text", "{0123456789abcdef,f}", `["0123456789abcd"]`},
+		{encodeOptions{limit: 14, flattenArrays: true}, "_text", "{abcdefghi,f,gh}", `["abcdefghi","f"]`},
+		{encodeOptions{limit: 14, flattenArrays: true}, "_text", "{abcdefghi,f}", `["abcdefghi","f"]`},
+		{encodeOptions{limit: 5, flattenArrays: true}, "_int4", "{{11,22},{33,44}}", `[11,22]`},
+		{encodeOptions{limit: 5, multidimensional: true}, "_int4", "{{{11,NULL},{33,44}}}", `[[[11,null]]]`},
+		{encodeOptions{limit: 8, multidimensional: true}, "_int4", "{{{11},{33}},{{5},{6}}}", `[[[11],[33]]]`},
+		{encodeOptions{limit: 14}, "_int4", "{{11,22},{33,44},{55,66}}", `{"elements":[11],"dimensions":[3,2]}`},
 		{encodeOptions{limit: 6}, "jsonb", `{"a": 1}`, `{"flow_truncated":true,"original_size":8}`},
 		{encodeOptions{limit: 6}, "path", `((1,2),(3,4))`, `"((1,2)"`},
 		{encodeOptions{limit: 2}, "numeric", `123456`, `"123456"`},
@@ -573,7 +596,7 @@ func TestSchemas(t *testing.T) {
 	noFlags := encodeOptions{}
 	legacy := encodeOptions{dateAsDate: true, timeAsTime: true}
 	nested := encodeOptions{flattenArrays: true, multidimensional: true}
-	key := encodeOptions{floatAsString: true, flattenArrays: true}
+	key := encodeOptions{inKey: true, flattenArrays: true}
 	const number, text = `{"format":"number","type":["number","string"]}`, `{"type":["string"]}`
 	const opaque = "catch-all"
 	for _, tc := range []struct {
@@ -640,7 +663,14 @@ func TestSchemas(t *testing.T) {
 		{noFlags, "hstore", -1, opaque, "hstore"},
 		{defaultOptions, "_int4", -1, `{"items":{"type":["integer","null"]},"type":["array"]}`, "_int4"},
 		{defaultOptions, "_varchar", 14, `{"items":{"type":["string","null"]},"type":["array"]}`, "_varchar"},
-		{key, "_float8", -1, `{"items":{"format":"number","type":["number","string","null"]},"type":["array"]}`, "_float8"},
+		{key, "_float8", -1, text, "_float8"},
+		{key, "jsonb", -1, text, "jsonb"},
+		{key, "pair", -1, text, "composite"},
+		{key, "name", -1, text, "name"},
+		{key, "hstore", -1, text, "hstore"},
+		{key, "tid", -1, text, "tid"},
+		{key, "char", -1, `{"type":["integer"]}`, "char"},
+		{key, "mood", -1, text, "enum"},
 		{defaultOptions, "_date", -1, `{"items":{"format":"date","type":["string","null"]},"type":["array"]}`, "_date"},
 		{defaultOptions, "_jsonb", -1, `{"items":{"contentMediaType":"application/vnd.estuary.postgresql.jsonb+json"},"type":["array"]}`, "_jsonb"},
 		{defaultOptions, "_money", -1, `{"items":{"type":["string","null"]},"type":["array"]}`, "_money"},
@@ -923,7 +953,7 @@ func FuzzValues(f *testing.F) {
 		oid := oids[int(which)%len(oids)]
 		opts := encodeOptions{
 			dateAsDate: flags&1 != 0, timeAsTime: flags&2 != 0, flattenArrays: flags&4 != 0,
-			multidimensional: flags&8 != 0, floatAsString: flags&16 != 0,
+			multidimensional: flags&8 != 0, inKey: flags&16 != 0,
 		}
 		if flags&32 != 0 {
 			opts.limit = 5

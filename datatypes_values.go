@@ -11,6 +11,7 @@ import (
 	"math"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // quoted makes a JSON string of what write appends.
@@ -55,8 +56,9 @@ func encodeInteger(dst, text []byte) ([]byte, error) {
 	return append(dst, text...), nil
 }
 
-// encodeByte writes the number of a "char". Byte zero is the empty text, and from PostgreSQL 16 on bytes beyond ASCII
-// are an escape of three octal digits: charout, char.c.
+// encodeByte writes the number of a "char". Byte zero is the empty text, and from PostgreSQL 15 on bytes beyond ASCII
+// are an escape of three octal digits: charout, char.c. Before, such a byte was a character of the database's encoding:
+// of LATIN1, and nearly all of its kin, where its number is below 256; of others the character is all we know.
 func encodeByte(dst, text []byte) ([]byte, error) {
 	switch {
 	case len(text) == 0:
@@ -65,6 +67,12 @@ func encodeByte(dst, text []byte) ([]byte, error) {
 		return strconv.AppendUint(dst, uint64(text[0]), 10), nil
 	case len(text) == 4 && text[0] == '\\' && text[1]|3 == '3' && text[2]|7 == '7' && text[3]|7 == '7':
 		return strconv.AppendUint(dst, uint64(text[1]&3)<<6|uint64(text[2]&7)<<3|uint64(text[3]&7), 10), nil
+	}
+	if r, n := utf8.DecodeRune(text); n == len(text) && r != utf8.RuneError {
+		if r < 256 {
+			return strconv.AppendUint(dst, uint64(r), 10), nil
+		}
+		return appendJSONString(dst, text), nil
 	}
 	return dst, badText(`"char" as one byte or \ooo`, text)
 }
@@ -167,6 +175,12 @@ func allDigits(b []byte) bool {
 	return len(b) > 0 && skipDigits(b, 0) == len(b)
 }
 
+// twoDigits reports whether b begins with two decimal digits. REQUIRES: two bytes.
+func twoDigits(b []byte) bool { return b[0]-'0' <= 9 && b[1]-'0' <= 9 }
+
+// pair returns the number that b begins with. REQUIRES: twoDigits(b).
+func pair(b []byte) int64 { return int64(b[0]-'0')*10 + int64(b[1]-'0') }
+
 // decimal returns the number that up to 18 decimal digits stand for, or -1.
 func decimal(b []byte) int64 {
 	if len(b) > 18 || !allDigits(b) {
@@ -181,38 +195,39 @@ func decimal(b []byte) int64 {
 
 // moment is the text of a date, timestamp or timestamptz taken apart.
 type moment struct {
-	side     int    // -1 before the year 0000, +1 after the year 9999, with nothing else set; else 0
+	side     int    // -1 before the year 0000, +1 after the year 9999; else 0
 	year     int    // astronomical, as in RFC 3339: 1 BC is 0
-	monthDay []byte // -MM-DD
+	monthDay []byte // -MM-DD; empty for the infinities, which have a side only
 	clock    []byte // HH:MM:SS with up to six more digits, or empty
-	offset   []byte // a sign and HH, HH:MM or HH:MM:SS, or empty
+	zoned    bool
+	east     int64 // offset, in seconds
 }
 
 // splitMoment reads what EncodeDateOnly and EncodeDateTime (datetime.c) write under DateStyle ISO.
 func splitMoment(text []byte) (m moment, ok bool) {
-	switch string(text) {
-	case "infinity":
-		return moment{side: 1}, true
-	case "-infinity":
-		return moment{side: -1}, true
+	if side := infiniteSign(text); side != 0 {
+		return moment{side: side}, true
 	}
 	rest := text
 	era := bytes.HasSuffix(rest, []byte(" BC"))
 	if era {
 		rest = rest[:len(rest)-3]
 	}
-	n := skipDigits(rest, 0)
-	if n < 4 || n > 7 || len(rest) < n+6 || rest[n] != '-' || rest[n+3] != '-' ||
-		!allDigits(rest[n+1:n+3]) || !allDigits(rest[n+4:n+6]) {
+	n := 0
+	for n < len(rest) && rest[n]-'0' <= 9 && n < 8 {
+		m.year = m.year*10 + int(rest[n]-'0')
+		n++
+	}
+	if n < 4 || n > 7 || m.year == 0 || len(rest) < n+6 || rest[n] != '-' || rest[n+3] != '-' ||
+		!twoDigits(rest[n+1:]) || !twoDigits(rest[n+4:]) {
 		return moment{}, false
 	}
-	m.year = int(decimal(rest[:n]))
 	m.monthDay = rest[n : n+6]
 	if rest = rest[n+6:]; len(rest) > 0 {
 		if rest[0] != ' ' {
 			return moment{}, false
 		}
-		if m.clock, m.offset, ok = splitClock(rest[1:]); !ok {
+		if m.clock, m.zoned, m.east, ok = splitClock(rest[1:]); !ok {
 			return moment{}, false
 		}
 	}
@@ -227,31 +242,56 @@ func splitMoment(text []byte) (m moment, ok bool) {
 	return m, true
 }
 
-// splitClock separates HH:MM:SS.ffffff from the offset behind it, either of the three forms or empty.
-func splitClock(text []byte) (clock, offset []byte, ok bool) {
-	if len(text) < 8 || text[2] != ':' || text[5] != ':' ||
-		!allDigits(text[:2]) || !allDigits(text[3:5]) || !allDigits(text[6:8]) {
-		return nil, nil, false
+// splitClock separates HH:MM:SS.ffffff from the offset behind it, if there is one.
+func splitClock(text []byte) (clock []byte, zoned bool, east int64, ok bool) {
+	if len(text) < 8 || text[2] != ':' || text[5] != ':' || text[3] > '5' || text[6] > '5' ||
+		!twoDigits(text) || !twoDigits(text[3:]) || !twoDigits(text[6:]) {
+		return nil, false, 0, false
 	}
 	n := 8
 	if len(text) > 8 && text[8] == '.' {
 		n = skipDigits(text, 9)
 		if n == 9 || n > 15 {
-			return nil, nil, false
+			return nil, false, 0, false
 		}
 	}
-	clock, offset = text[:n], text[n:]
-	switch len(offset) {
-	case 0:
-		return clock, offset, true
-	case 9:
-		ok = offset[6] == ':' && allDigits(offset[7:9]) && offset[3] == ':' && allDigits(offset[4:6])
-	case 6:
-		ok = offset[3] == ':' && allDigits(offset[4:6])
-	case 3:
-		ok = true
+	if n == len(text) {
+		return text, false, 0, true
 	}
-	return clock, offset, ok && (offset[0] == '+' || offset[0] == '-') && allDigits(offset[1:3])
+	east, ok = offsetSeconds(text[n:])
+	return text[:n], true, east, ok
+}
+
+// offsetSeconds reads a sign and HH, HH:MM or HH:MM:SS, where a zone made up by hand can have hours of three digits:
+// EncodeTimezone, datetime.c.
+func offsetSeconds(text []byte) (east int64, ok bool) {
+	if len(text) < 3 || text[0] != '+' && text[0] != '-' {
+		return 0, false
+	}
+	n := 1
+	for n < len(text) && text[n]-'0' <= 9 {
+		east = east*10 + int64(text[n]-'0')
+		n++
+	}
+	if n < 3 || n > 4 {
+		return 0, false
+	}
+	east *= 3600
+	rest := text[n:]
+	for _, unit := range [...]int64{60, 1} {
+		if len(rest) == 0 {
+			break
+		}
+		if len(rest) < 3 || rest[0] != ':' || !twoDigits(rest[1:]) {
+			return 0, false
+		}
+		east += unit * pair(rest[1:])
+		rest = rest[3:]
+	}
+	if text[0] == '-' {
+		east = -east
+	}
+	return east, len(rest) == 0
 }
 
 // The incumbent's stand-ins for what RFC 3339 cannot hold.
@@ -260,97 +300,123 @@ const (
 	momentBelow, momentAbove = "0000-01-01T00:00:00Z", "9999-12-31T23:59:59Z"
 )
 
+// momentWriter writes the dates and timestamps of one column.
+type momentWriter struct {
+	note func(kind, standIn string) // told of each stand-in written; nil: nobody cares
+}
+
+// appendStandIn writes what stands for a moment of that side, of which kind tells more.
+func (w *momentWriter) appendStandIn(dst []byte, side int, kind, below, above string) []byte {
+	standIn := below
+	if side > 0 {
+		standIn = above
+	}
+	if w.note != nil {
+		w.note(kind, standIn)
+	}
+	return append(dst, standIn...)
+}
+
+// standInKind says for people why a moment has a stand-in.
+func (m *moment) standInKind() string {
+	switch {
+	case len(m.monthDay) > 0 && m.side > 0:
+		return "a year above 9999"
+	case len(m.monthDay) > 0:
+		return "a year before 1 BC"
+	case m.side > 0:
+		return "infinity"
+	}
+	return "-infinity"
+}
+
 func appendDay(dst []byte, m moment) []byte {
 	y := m.year
 	dst = append(dst, byte('0'+y/1000), byte('0'+y/100%10), byte('0'+y/10%10), byte('0'+y%10))
 	return append(dst, m.monthDay...)
 }
 
-func appendDate(dst, text []byte) ([]byte, error) {
+func (w *momentWriter) appendDate(dst, text []byte) ([]byte, error) {
 	m, ok := splitMoment(text)
 	switch {
 	case !ok || len(m.clock) > 0:
 		return dst, badText("date", text)
-	case m.side < 0:
-		return append(dst, dateBelow...), nil
-	case m.side > 0:
-		return append(dst, dateAbove...), nil
+	case m.side != 0:
+		return w.appendStandIn(dst, m.side, m.standInKind(), dateBelow, dateAbove), nil
 	}
 	return appendDay(dst, m), nil
 }
 
-func appendDateAsTimestamp(dst, text []byte) ([]byte, error) {
+func (w *momentWriter) appendDateAsTimestamp(dst, text []byte) ([]byte, error) {
 	m, ok := splitMoment(text)
 	switch {
 	case !ok || len(m.clock) > 0:
 		return dst, badText("date", text)
-	case m.side < 0:
-		return append(dst, momentBelow...), nil
-	case m.side > 0:
-		return append(dst, momentAbove...), nil
+	case m.side != 0:
+		return w.appendStandIn(dst, m.side, m.standInKind(), momentBelow, momentAbove), nil
 	}
 	return append(appendDay(dst, m), "T00:00:00Z"...), nil
 }
 
-func appendTimestamp(dst, text []byte) ([]byte, error) {
+func (w *momentWriter) appendTimestamp(dst, text []byte) ([]byte, error) {
 	m, ok := splitMoment(text)
 	switch {
-	case !ok || len(m.offset) > 0 || m.side == 0 && len(m.clock) == 0:
+	case !ok || m.zoned || m.side == 0 && len(m.clock) == 0:
 		return dst, badText("timestamp", text)
-	case m.side < 0:
-		return append(dst, momentBelow...), nil
-	case m.side > 0:
-		return append(dst, momentAbove...), nil
+	case m.side != 0:
+		return w.appendStandIn(dst, m.side, m.standInKind(), momentBelow, momentAbove), nil
 	}
 	dst = append(appendDay(dst, m), 'T')
 	return append(append(dst, m.clock...), 'Z'), nil
 }
 
-// appendTimestamptz keeps the offset of the session's time zone, except one with seconds, which RFC 3339 has not.
-func appendTimestamptz(dst, text []byte) ([]byte, error) {
+// appendTimestamptz keeps the offset of the session's time zone, except one that RFC 3339 has not.
+func (w *momentWriter) appendTimestamptz(dst, text []byte) ([]byte, error) {
 	m, ok := splitMoment(text)
 	switch {
-	case !ok || m.side == 0 && len(m.offset) == 0:
+	case !ok || m.side == 0 && !m.zoned:
 		return dst, badText("timestamp with time zone", text)
-	case m.side < 0:
-		return append(dst, momentBelow...), nil
-	case m.side > 0:
-		return append(dst, momentAbove...), nil
-	case len(m.offset) == 9 && string(m.offset[7:]) != "00":
-		return appendUTC(dst, m), nil
+	case m.side != 0:
+		return w.appendStandIn(dst, m.side, m.standInKind(), momentBelow, momentAbove), nil
+	case m.east%60 != 0 || m.east <= -86400 || m.east >= 86400:
+		return w.appendUTC(dst, m), nil
 	}
 	dst = append(appendDay(dst, m), 'T')
-	return appendOffset(append(dst, m.clock...), m.offset), nil
+	return appendOffset(append(dst, m.clock...), m.east), nil
 }
 
-func appendUTC(dst []byte, m moment) []byte {
-	t := time.Date(m.year, time.Month(decimal(m.monthDay[1:3])), int(decimal(m.monthDay[4:6])), 0, 0, 0, 0, time.UTC)
-	t = t.Add(time.Duration(clockMicros(m.clock)-1_000_000*offsetSeconds(m.offset)) * time.Microsecond)
+func (w *momentWriter) appendUTC(dst []byte, m moment) []byte {
+	t := time.Date(m.year, time.Month(pair(m.monthDay[1:])), int(pair(m.monthDay[4:])), 0, 0, 0, 0, time.UTC)
+	t = t.Add(time.Duration(clockMicros(m.clock))*time.Microsecond - time.Duration(m.east)*time.Second)
 	switch {
 	case t.Year() < 0:
-		return append(dst, momentBelow...)
+		return w.appendStandIn(dst, -1, "a year before 1 BC", momentBelow, momentAbove)
 	case t.Year() > 9999:
-		return append(dst, momentAbove...)
+		return w.appendStandIn(dst, 1, "a year above 9999", momentBelow, momentAbove)
 	}
 	return t.AppendFormat(dst, time.RFC3339Nano)
 }
 
-// appendOffset appends an offset's hours and minutes, Z for zero.
-func appendOffset(dst, offset []byte) []byte {
-	minutes := []byte("00")
-	if len(offset) > 3 {
-		minutes = offset[4:6]
-	}
-	if string(offset[1:3]) == "00" && string(minutes) == "00" {
+// appendOffset appends an offset of whole minutes below a day, Z for zero.
+func appendOffset(dst []byte, east int64) []byte {
+	if east == 0 {
 		return append(dst, 'Z')
 	}
-	dst = append(dst, offset[:3]...)
-	return append(append(dst, ':'), minutes...)
+	sign := byte('+')
+	if east < 0 {
+		sign, east = '-', -east
+	}
+	return appendTwoDigits(append(appendTwoDigits(append(dst, sign), east/3600), ':'), east/60%60)
+}
+
+// appendTwoDigits appends a number below 100.
+func appendTwoDigits(dst []byte, n int64) []byte {
+	return append(dst, byte('0'+n/10), byte('0'+n%10))
 }
 
 // clockMicros returns the microseconds from midnight to HH:MM:SS.ffffff.
 func clockMicros(clock []byte) int64 {
-	n := (decimal(clock[:2])*60+decimal(clock[3:5]))*60 + decimal(clock[6:8])
+	n := (pair(clock)*60+pair(clock[3:]))*60 + pair(clock[6:])
 	n *= 1_000_000
 	unit := int64(100_000)
 	for i := 9; i < len(clock); i++ {
@@ -360,26 +426,12 @@ func clockMicros(clock []byte) int64 {
 	return n
 }
 
-func offsetSeconds(offset []byte) int64 {
-	n := decimal(offset[1:3]) * 3600
-	if len(offset) >= 6 {
-		n += decimal(offset[4:6]) * 60
-	}
-	if len(offset) >= 9 {
-		n += decimal(offset[7:9])
-	}
-	if offset[0] == '-' {
-		return -n
-	}
-	return n
-}
-
 // lastMoment stands for 24:00:00, which PostgreSQL has and RFC 3339 has not.
 const lastMoment = "23:59:59.999999"
 
 func appendTime(dst, text []byte) ([]byte, error) {
-	clock, offset, ok := splitClock(text)
-	if !ok || len(offset) > 0 {
+	clock, zoned, _, ok := splitClock(text)
+	if !ok || zoned {
 		return dst, badText("time", text)
 	}
 	if string(clock[:2]) == "24" {
@@ -389,77 +441,119 @@ func appendTime(dst, text []byte) ([]byte, error) {
 }
 
 func encodeTimeAsInteger(dst, text []byte) ([]byte, error) {
-	clock, offset, ok := splitClock(text)
-	if !ok || len(offset) > 0 {
+	clock, zoned, _, ok := splitClock(text)
+	if !ok || zoned {
 		return dst, badText("time", text)
 	}
 	return strconv.AppendInt(dst, clockMicros(clock), 10), nil
 }
 
 func appendTimetz(dst, text []byte) ([]byte, error) {
-	clock, offset, ok := splitClock(text)
-	if !ok || len(offset) == 0 {
+	clock, zoned, east, ok := splitClock(text)
+	if !ok || !zoned {
 		return dst, badText("time with time zone", text)
 	}
 	if string(clock[:2]) == "24" {
 		clock = []byte(lastMoment)
 	}
-	if len(offset) == 9 && string(offset[7:]) != "00" {
-		return appendTimetzWithSeconds(dst, clock, offset), nil
+	if east%60 != 0 {
+		return appendTimetzWithSeconds(dst, clock, east), nil
 	}
-	return appendOffset(append(dst, clock...), offset), nil
+	return appendOffset(append(dst, clock...), east), nil
 }
 
 // appendTimetzWithSeconds writes the same instant with an offset of whole minutes: the one nearer to zero, or where
 // the clock would leave the day for that, the next one.
-func appendTimetzWithSeconds(dst, clock, offset []byte) []byte {
+func appendTimetzWithSeconds(dst, clock []byte, east int64) []byte {
 	const day = 24 * time.Hour
-	seconds := offsetSeconds(offset)
-	whole := seconds / 60 * 60
-	t := time.Duration(clockMicros(clock))*time.Microsecond + time.Duration(whole-seconds)*time.Second
+	whole := east / 60 * 60
+	t := time.Duration(clockMicros(clock))*time.Microsecond + time.Duration(whole-east)*time.Second
 	if t < 0 {
 		t, whole = t+time.Minute, whole+60
 	} else if t >= day {
 		t, whole = t-time.Minute, whole-60
 	}
 	dst = time.Unix(0, int64(t)).UTC().AppendFormat(dst, "15:04:05.999999")
-	if whole == 0 {
-		return append(dst, 'Z')
-	}
-	sign := byte('+')
-	if whole < 0 {
-		sign, whole = '-', -whole
-	}
-	hours, minutes := whole/3600, whole/60%60
-	return append(dst, sign, byte('0'+hours/10), byte('0'+hours%10), ':', byte('0'+minutes/10), byte('0'+minutes%10))
+	return appendOffset(dst, whole)
 }
 
-// appendInterval writes months, days and time, each where it is not zero: "14 mon 3 day 04:05:06.789000". It reads what
-// EncodeInterval (datetime.c) writes under IntervalStyle postgres.
+// appendInterval writes months, days and time, each where it is not zero: "14 mon 3 day 04:05:06.789000".
 func appendInterval(dst, text []byte) ([]byte, error) {
-	if string(text) == "infinity" || string(text) == "-infinity" {
+	if infiniteSign(text) != 0 {
 		return append(dst, text...), nil
 	}
+	months, days, micros, ok := parseInterval(text)
+	if !ok {
+		return dst, badText("interval", text)
+	}
 	start := len(dst)
-	var months, days int64
-	rest := text
-	for len(rest) > 0 && !bytes.Contains(head(rest), []byte(":")) {
-		count, after, found := bytes.Cut(rest, []byte(" "))
-		unit := head(after)
-		if !found {
-			return dst, badText("interval", text)
+	if months != 0 {
+		dst = append(strconv.AppendInt(dst, months, 10), " mon "...)
+	}
+	if days != 0 {
+		dst = append(strconv.AppendInt(dst, days, 10), " day "...)
+	}
+	if micros == 0 && len(dst) > start {
+		return dst[:len(dst)-1], nil
+	}
+	clock := uint64(micros)
+	if micros < 0 {
+		dst, clock = append(dst, '-'), -clock
+	}
+	if hours := clock / hour; hours < 10 {
+		dst = append(dst, '0', byte('0'+hours))
+	} else {
+		dst = strconv.AppendUint(dst, hours, 10)
+	}
+	dst = appendTwoDigits(append(dst, ':'), int64(clock/(60*second)%60))
+	dst = appendTwoDigits(append(dst, ':'), int64(clock/second%60))
+	if fraction := int64(clock % second); fraction != 0 {
+		dst = append(dst, '.')
+		for _, unit := range [...]int64{10_000, 100, 1} {
+			dst = appendTwoDigits(dst, fraction/unit%100)
 		}
-		negative := count[:min(1, len(count))]
-		if string(negative) == "-" || string(negative) == "+" {
-			count = count[1:]
+	}
+	return dst, nil
+}
+
+// parseInterval reads what EncodeInterval (datetime.c) writes under IntervalStyle postgres, but for the infinities:
+// "-1 years -2 mons +3 days -04:05:06.789". Its fields are of 32 bits, the time of 64 bits of microseconds.
+func parseInterval(text []byte) (months, days, micros int64, ok bool) {
+	for rest := text; ; {
+		negative := len(rest) > 0 && rest[0] == '-'
+		if len(rest) > 0 && (rest[0] == '-' || rest[0] == '+') {
+			rest = rest[1:]
 		}
-		n := decimal(count)
-		if n < 0 || n > -math.MinInt32 {
-			return dst, badText("interval", text)
+		end := skipDigits(rest, 0)
+		n := decimal(rest[:end])
+		if n < 0 || n > -math.MinInt32 && (end == len(rest) || rest[end] != ':') {
+			return 0, 0, 0, false
 		}
-		if string(negative) == "-" {
+		if end < len(rest) && rest[end] == ':' {
+			// From the last two digits of the hours on it has the form of a time of day.
+			const maxHours = 1 << 63 / hour
+			if end < 2 || n > maxHours {
+				return 0, 0, 0, false
+			}
+			clock, zoned, _, ok := splitClock(rest[end-2:])
+			if !ok || zoned {
+				return 0, 0, 0, false
+			}
+			magnitude := uint64(n-n%100)*hour + uint64(clockMicros(clock))
+			if negative {
+				return months, days, -int64(magnitude), magnitude <= 1<<63
+			}
+			return months, days, int64(magnitude), magnitude < 1<<63
+		}
+		if negative {
 			n = -n
 		}
+		var unit []byte
+		var more bool
+		if rest, ok = bytes.CutPrefix(rest[end:], []byte(" ")); !ok {
+			return 0, 0, 0, false
+		}
+		unit, rest, more = bytes.Cut(rest, []byte(" "))
 		switch string(unit) {
 		case "year", "years":
 			months += 12 * n
@@ -468,61 +562,12 @@ func appendInterval(dst, text []byte) ([]byte, error) {
 		case "day", "days":
 			days += n
 		default:
-			return dst, badText("interval", text)
+			return 0, 0, 0, false
 		}
-		rest = after[len(unit):]
-		if len(rest) > 0 {
-			rest = rest[1:]
-		}
-	}
-	if months != 0 {
-		dst = append(strconv.AppendInt(dst, months, 10), " mon"...)
-	}
-	if days != 0 {
-		if len(dst) > start {
-			dst = append(dst, ' ')
-		}
-		dst = append(strconv.AppendInt(dst, days, 10), " day"...)
-	}
-	if len(rest) > 0 {
-		clock := rest
-		if clock[0] == '+' || clock[0] == '-' {
-			clock = clock[1:]
-		}
-		colon := bytes.IndexByte(clock, ':')
-		// The part from the last two digits of the hours on has the form of a time of day.
-		if colon < 2 || !allDigits(clock[:colon]) {
-			return dst, badText("interval", text)
-		}
-		of, offset, ok := splitClock(clock[colon-2:])
-		if !ok || len(offset) > 0 {
-			return dst, badText("interval", text)
-		}
-		if len(bytes.Trim(clock, "0:.")) > 0 {
-			if len(dst) > start {
-				dst = append(dst, ' ')
-			}
-			if rest[0] == '-' {
-				dst = append(dst, '-')
-			}
-			dst = append(dst, clock...)
-			if len(of) > 8 {
-				dst = append(dst, "00000"[:15-len(of)]...)
-			}
+		if !more {
+			return months, days, 0, true
 		}
 	}
-	if len(dst) == start {
-		dst = append(dst, "00:00:00"...)
-	}
-	return dst, nil
-}
-
-// head returns text up to its first blank.
-func head(text []byte) []byte {
-	if i := bytes.IndexByte(text, ' '); i >= 0 {
-		return text[:i]
-	}
-	return text
 }
 
 // appendInet writes inet and cidr, always with the prefix length. IPv6 addresses that end in an IPv4 address are

@@ -53,6 +53,9 @@ type planOptions struct {
 	settings      *settings
 	txid          bool
 	limit         int // bytes of a value beyond which it is cut; 0 is the usual limit
+
+	// standIn is told of each date or timestamp that is written as another; may be nil.
+	standIn func(column, kind, standIn string)
 }
 
 // metaColumn is the name our own field has in every document; a column of that name is left out.
@@ -68,7 +71,10 @@ func newPlan(columns []relationColumn, o planOptions) *plan {
 		}
 		opts := o.settings.encodeOptions()
 		opts.limit = o.limit
-		opts.floatAsString = slices.Contains(o.collectionKey, c.name)
+		opts.inKey = slices.Contains(o.collectionKey, c.name)
+		if o.standIn != nil {
+			opts.note = func(kind, standIn string) { o.standIn(c.name, kind, standIn) }
+		}
 		p.fields = append(p.fields, planField{
 			name:   append(appendJSONString(nil, []byte(c.name)), ':'),
 			index:  i,

@@ -852,6 +852,29 @@ func (r *testRuntime) waitEndWith(db *testDB, table tableName, id int64) {
 	r.waitID(table, id)
 }
 
+// TestAbortWhileSpilled: PostgreSQL 18 sends Stream Abort, which is not of our protocol version, for a transaction with
+// subtransactions that it finds aborted while it spills.
+func TestAbortWhileSpilled(t *testing.T) {
+	newTestDB(t).requireVersion(180000)
+	startServer(t, "logical_decoding_work_mem=64kB")
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	db.exec("ALTER TABLE " + quoteTable(table) + " ALTER v SET STORAGE EXTERNAL")
+	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitEnd(db, table)
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	db.script(strings.ReplaceAll(`BEGIN; SAVEPOINT a; INSERT INTO @ VALUES (100, 'never'); RELEASE a;
+		INSERT INTO @ SELECT i, repeat('.', 3000) FROM generate_series(101, 200) i; ROLLBACK;
+		UPDATE @ SET v = 'after' WHERE id = 1`, "@", quoteTable(table)))
+	r.start()
+	r.waitEnd(db, table)
+	r.checkRows(db, table)
+	r.strict(table)
+}
+
 // TestServerCrash: edge 9. The server dies at any moment, with commits in it that were never flushed; the capture goes on,
 // or ends with an error and goes on when it is started again.
 func TestServerCrash(t *testing.T) {

@@ -429,59 +429,30 @@ const (
 	momentZone                          // ±HH[:MM[:SS]]
 )
 
-// parseMoment reads the given parts in ISO style, with a blank between date and clock and BC at the end if it is so.
+// parseMoment reads the given parts in ISO style; the infinities are none.
 func parseMoment(text []byte, parts momentParts) (m keyMoment, ok bool) {
-	ok = true
+	var s moment
 	if parts&momentDate != 0 {
-		body, beforeChrist := bytes.CutSuffix(text, []byte(" BC"))
-		if m.year, m.day, text, ok = cutDate(body, beforeChrist); !ok {
+		s, ok = splitMoment(text)
+	} else {
+		s.clock, s.zoned, s.east, ok = splitClock(text)
+	}
+	if !ok || (len(s.monthDay) > 0) != (parts&momentDate != 0) || (len(s.clock) > 0) != (parts&momentClock != 0) ||
+		s.zoned != (parts&momentZone != 0) {
+		return m, false
+	}
+	if len(s.monthDay) > 0 {
+		month, dayOfMonth := int(pair(s.monthDay[1:])), int(pair(s.monthDay[4:]))
+		if month < 1 || month > 12 || dayOfMonth < 1 || dayOfMonth > 31 {
 			return m, false
 		}
-		if parts&momentClock != 0 {
-			if text, ok = bytes.CutPrefix(text, []byte(" ")); !ok {
-				return m, false
-			}
-		}
+		m.year, m.day = s.year, dayNumber(s.year, month, dayOfMonth)-dayNumber(2000, 1, 1)
 	}
-	if parts&momentClock != 0 {
-		var hours uint64
-		if len(text) < 8 || text[2] != ':' {
-			return m, false
-		}
-		if hours, ok = parseUnsigned(text[:2]); !ok {
-			return m, false
-		}
-		var rest uint64
-		if rest, text, ok = cutMinutes(text[2:]); !ok {
-			return m, false
-		}
-		if m.clock = int64(hours*hour + rest); m.clock > day {
-			return m, false
-		}
+	if len(s.clock) > 0 {
+		m.clock = clockMicros(s.clock)
 	}
-	if parts&momentZone != 0 {
-		m.east, text, ok = cutZone(text)
-	}
-	return m, ok && len(text) == 0
-}
-
-func cutDate(text []byte, beforeChrist bool) (year int, days int64, rest []byte, ok bool) {
-	const maxYearDigits = 7 // date ends with 5874897
-	n := bytes.IndexByte(text, '-')
-	if n < 4 || n > maxYearDigits || len(text) < n+6 || text[n+3] != '-' {
-		return 0, 0, nil, false
-	}
-	y, yearOK := parseUnsigned(text[:n])
-	m, monthOK := parseUnsigned(text[n+1 : n+3])
-	d, dayOK := parseUnsigned(text[n+4 : n+6])
-	if !yearOK || !monthOK || !dayOK || y == 0 || m < 1 || m > 12 || d < 1 || d > 31 {
-		return 0, 0, nil, false
-	}
-	year = int(y)
-	if beforeChrist {
-		year = 1 - year
-	}
-	return year, dayNumber(year, int(m), int(d)) - dayNumber(2000, 1, 1), text[n+6:], true
+	m.east = s.east
+	return m, m.clock <= day
 }
 
 // dayNumber counts the days of the Gregorian calendar, extended backwards. It takes years to begin in March, where the
@@ -494,116 +465,17 @@ func dayNumber(year, month, dayOfMonth int) int64 {
 	return y*365 + y/4 - y/100 + y/400 + (m*153+2)/5 + int64(dayOfMonth)
 }
 
-// cutMinutes reads :MM:SS[.f…] and returns its microseconds.
-func cutMinutes(text []byte) (micros uint64, rest []byte, ok bool) {
-	if len(text) < 6 || text[0] != ':' || text[3] != ':' {
-		return 0, nil, false
-	}
-	minutes, minutesOK := parseUnsigned(text[1:3])
-	seconds, secondsOK := parseUnsigned(text[4:6])
-	if !minutesOK || !secondsOK || minutes > 59 || seconds > 59 {
-		return 0, nil, false
-	}
-	micros = (minutes*60 + seconds) * second
-	text = text[6:]
-	if len(text) == 0 || text[0] != '.' {
-		return micros, text, true
-	}
-	unit, n := uint64(second), 1
-	for n < len(text) && '0' <= text[n] && text[n] <= '9' {
-		if unit /= 10; unit == 0 {
-			return 0, nil, false
-		}
-		micros += uint64(text[n]-'0') * unit
-		n++
-	}
-	return micros, text[n:], n > 1
-}
-
-func cutZone(text []byte) (east int64, rest []byte, ok bool) {
-	if len(text) < 3 || text[0] != '+' && text[0] != '-' {
-		return 0, nil, false
-	}
-	west := text[0] == '-'
-	text = text[1:]
-	for unit := int64(3600); unit > 0; unit /= 60 {
-		n, ok := parseUnsigned(text[:2])
-		if !ok || n > 59 {
-			return 0, nil, false
-		}
-		east += int64(n) * unit
-		if text = text[2:]; len(text) < 3 || text[0] != ':' {
-			break
-		}
-		if unit > 1 {
-			text = text[1:]
-		}
-	}
-	if west {
-		east = -east
-	}
-	return east, text, true
-}
-
 // appendIntervalOrder: interval_cmp_value takes a month for 30 days and a day for 24 hours, in 128 bits; days and the
 // rest of a day say the same in two integers.
 func appendIntervalOrder(dst, text []byte) ([]byte, bool) {
 	if infinity := infiniteSign(text); infinity != 0 {
 		return appendInfinite(appendInfinite(dst, infinity), infinity), true
 	}
-	var days, clock int64
-	for rest := text; ; {
-		negative := len(rest) > 0 && rest[0] == '-'
-		if len(rest) > 0 && (rest[0] == '-' || rest[0] == '+') {
-			rest = rest[1:]
-		}
-		n := 0
-		for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
-			n++
-		}
-		count, ok := parseUnsigned(rest[:n])
-		if !ok || count > math.MaxUint32 { // fields are 32 bits wide, and hours of 64 bits of microseconds fewer
-			return dst, false
-		}
-		rest = rest[n:]
-		var word []byte
-		if len(rest) > 0 && rest[0] == ':' {
-			var micros uint64
-			const maxHours = 1 << 63 / hour
-			if micros, rest, ok = cutMinutes(rest); !ok || count > maxHours || len(rest) > 0 {
-				return dst, false
-			}
-			micros += count * hour
-			if clock = int64(micros); negative {
-				clock = -clock
-			}
-			if micros > 0 && clock < 0 != negative {
-				return dst, false
-			}
-			break
-		}
-		if rest, ok = bytes.CutPrefix(rest, []byte(" ")); !ok {
-			return dst, false
-		}
-		word, rest, ok = bytes.Cut(rest, []byte(" "))
-		unit := int64(1)
-		switch string(word) {
-		case "year", "years":
-			unit = 360
-		case "mon", "mons":
-			unit = 30
-		case "day", "days":
-		default:
-			return dst, false
-		}
-		if negative {
-			unit = -unit
-		}
-		days += int64(count) * unit
-		if !ok {
-			break
-		}
+	months, days, clock, ok := parseInterval(text)
+	if !ok {
+		return dst, false
 	}
+	days += 30 * months
 	days += clock / day
 	if clock %= day; clock < 0 {
 		days, clock = days-1, clock+day

@@ -90,6 +90,7 @@ func startRuntime(t testing.TB, o runtimeOptions) *testRuntime {
 		if err != nil {
 			t.Fatal(err)
 		}
+		checkBindings(t, bindings)
 	}
 	r.bind(bindings)
 	r.start()

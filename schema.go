@@ -37,9 +37,6 @@ func proposeCollections(tables []*table, types *typeCatalog, s *settings) ([]col
 		if keyColumns == nil {
 			keyColumns, c.fallbackKey = t.uniqueKey, true
 		}
-		if slices.ContainsFunc(keyColumns, func(name string) bool { return !keyable(t.column(name), types, s) }) {
-			keyColumns, c.fallbackKey = nil, true
-		}
 		if keyColumns == nil {
 			c.key, c.mode = slices.Clone(fallbackKey), string(modeKeyless)
 		}
@@ -53,12 +50,6 @@ func proposeCollections(tables []*table, types *typeCatalog, s *settings) ([]col
 		collections[i] = c
 	}
 	return collections, nil
-}
-
-// keyable tells whether a collection can have the column in its key: the runtime refuses keys of numbers, arrays and objects,
-// and with them the whole publication.
-func keyable(c *column, types *typeCatalog, s *settings) bool {
-	return types.keyType(c.typeOID, c.typmod, s.encodeOptions()) != ""
 }
 
 // columnPointer is the JSON pointer (RFC 6901) to a column in a document.
@@ -203,11 +194,8 @@ func shapeColumns(t *table, shape *relation) []column {
 // list, to which withNull adds "null".
 func columnSchema(c *column, types *typeCatalog, keyColumns []string, s *settings, withNull bool) keywords {
 	options := s.encodeOptions()
-	options.floatAsString = slices.Contains(keyColumns, c.name)
+	options.inKey = slices.Contains(keyColumns, c.name)
 	words, catchAll := types.schema(c.typeOID, c.typmod, options)
-	if words["type"] == nil && options.floatAsString && keyable(c, types, s) { // a key without a type is refused
-		words["type"], catchAll = []string{types.keyType(c.typeOID, c.typmod, options)}, false
-	}
 	if names, ok := words["type"].([]string); ok {
 		switch {
 		case c.notNull && len(names) == 1:

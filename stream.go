@@ -73,6 +73,12 @@ func (c *capture) handle(m *walMessage) error {
 	case 'Y':
 		_, err = decodeType(m.data)
 	case 'O', 'M': // origin, logical message
+	case 'A':
+		// Stream Abort, which belongs to protocol version 2. PostgreSQL 18 sends it to all when it finds, while it spills, that a
+		// transaction with subtransactions has aborted (reorderbuffer.c, ReorderBufferTruncateTXN): nothing of that was sent.
+		if c.tx.open {
+			err = fmt.Errorf("stream abort inside transaction %d", c.tx.begin.xid)
+		}
 	default:
 		err = fmt.Errorf("unexpected message %q", kind)
 	}
@@ -539,11 +545,15 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 		c.out.discard()
 		return err
 	}
-	for limit := truncateAt / 2; len(dst)-at > maxDocument && limit > 0; limit /= 2 {
+	if len(dst)-at > maxDocument {
 		// The runtime takes no message of 64 MiB: the longest values are cut further until the document fits.
-		if dst, err = p.cutTo(limit).appendDocument(dst[:at], from, t, keysOnly, before, beforeKeysOnly); err != nil {
-			c.out.discard()
-			return err
+		limit := truncateAt
+		for len(dst)-at > maxDocument && limit > 1 {
+			limit /= 2
+			if dst, err = p.cutTo(limit).appendDocument(dst[:at], from, t, keysOnly, before, beforeKeysOnly); err != nil {
+				c.out.discard()
+				return err
+			}
 		}
 		logrus.WithFields(logrus.Fields{"table": b.name().String(), "key": p.describeKeyOf(t), "limit": limit}).
 			Warn("a document over 60 MiB had its longest values cut")

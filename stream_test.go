@@ -572,6 +572,7 @@ func TestStreamErrors(t *testing.T) {
 	}{
 		{"empty", []string{""}, "stream at 0/3E9: empty message"},
 		{"unknown kind", []string{"x"}, `stream at 0/3E9: unexpected message 'x'`},
+		{"abort inside", []string{beginText(2000, 7), "A" + u32(8) + u32(9)}, "stream at 0/3EA: stream abort inside transaction 7"},
 		{"begin inside", []string{beginText(2000, 7), beginText(3000, 8)}, "stream at 0/3EA: begin inside transaction 7"},
 		{"commit alone", []string{commitText(2000, 2001)}, "stream at 0/3E9: commit without a begin"},
 		{
