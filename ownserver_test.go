@@ -4,11 +4,16 @@ package main
 // tests/postgres.sh and removed at the end of the test.
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,8 +22,9 @@ import (
 
 // ownServer is a running server that only this test uses.
 type ownServer struct {
-	t    *testing.T
-	name string
+	t       *testing.T
+	name    string
+	address string
 }
 
 // startServer starts a server with the settings (name=value) and makes it the test server until the end of the test, so
@@ -32,14 +38,79 @@ func startServer(t *testing.T, settings ...string) *ownServer {
 		t.Skip("starts a server of its own")
 	}
 	t.Setenv("SOURCE_POSTGRES_OWN_SERVER", "yes") // panics in a parallel test
+	s := launchServer(t, []string{"start"}, settings)
+	for flag, value := range map[*string]string{
+		testAddress: s.address, testDatabase: "postgres", testControlUser: "postgres", testControlPassword: "postgres",
+		testCaptureUser: "flow_capture", testCapturePassword: "secret1234",
+	} {
+		old := *flag
+		*flag = value
+		t.Cleanup(func() { *flag = old })
+	}
+	return s
+}
+
+// startServerOf is startServer with a server of the major version or a newer one: the one whose programs PGBIN names, one
+// that is installed, or else that of npm. Where there is none the test is skipped.
+func startServerOf(t *testing.T, major int, settings ...string) *ownServer {
+	t.Helper()
+	if os.Getenv("TEST_DATABASE") == "yes" && !testing.Short() { // else startServer skips
+		t.Setenv("PGBIN", serverPrograms(t, major))
+	}
+	return startServer(t, settings...)
+}
+
+// newestMajor is what tests that need more than the default server run on, where nothing else is said.
+const newestMajor = 18
+
+// serverPrograms finds the folder with the programs of a server of the major version or a newer one.
+func serverPrograms(t *testing.T, major int) string {
+	t.Helper()
+	fits := func(dir string) bool {
+		out, err := exec.Command(dir+"/postgres", "--version").Output() // postgres (PostgreSQL) 16.4 (Debian …)
+		if err != nil {
+			return false
+		}
+		var found int
+		if fields := strings.Fields(string(out)); len(fields) > 2 {
+			_, _ = fmt.Sscan(strings.FieldsFunc(fields[2], func(r rune) bool { return r < '0' || r > '9' })[0], &found)
+		}
+		return found >= major
+	}
+	if given := os.Getenv("PGBIN"); given != "" { // as make test-matrix gives it: no other version is meant
+		if !fits(given) {
+			t.Skipf("needs PostgreSQL %d, and PGBIN is of an older version", major)
+		}
+		return given
+	}
+	installed, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	for _, dir := range slices.Backward(installed) {
+		if fits(dir) {
+			return dir
+		}
+	}
+	command := exec.Command("tests/matrix.sh", "bin", strconv.Itoa(newestMajor))
+	var why bytes.Buffer
+	command.Stderr = &why
+	out, err := command.Output()
+	if err != nil {
+		t.Skipf("needs PostgreSQL %d, which is not installed, and npm has none for here: %s", major, &why)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// launchServer has tests/postgres.sh start a server, stopped at the end of the test.
+func launchServer(t *testing.T, how, settings []string) *ownServer {
+	t.Helper()
 	s := &ownServer{t: t, name: fmt.Sprintf("own-%d-%d", os.Getpid(), testCount.Add(1))}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	s.address = listener.Addr().String()
+	_, port, _ := net.SplitHostPort(s.address)
 	listener.Close()
-	args := []string{"start", "--name", s.name, "--port", port}
+	args := append(slices.Clone(how), "--name", s.name, "--port", port)
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
@@ -51,28 +122,49 @@ func startServer(t *testing.T, settings ...string) *ownServer {
 		}
 		t.Fatalf("start a server: %v: %s", err, out)
 	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("tests/postgres.sh", "stop", "--name", s.name).CombinedOutput(); err != nil {
-			t.Errorf("stop the server: %v: %s", err, out)
-		}
-	})
-	for flag, value := range map[*string]string{
-		testAddress: "127.0.0.1:" + port, testDatabase: "postgres", testControlUser: "postgres", testControlPassword: "postgres",
-		testCaptureUser: "flow_capture", testCapturePassword: "secret1234",
-	} {
-		old := *flag
-		*flag = value
-		t.Cleanup(func() { *flag = old })
-	}
+	t.Cleanup(func() { s.script("stop") })
 	return s
+}
+
+// script runs a command of tests/postgres.sh on the server.
+func (s *ownServer) script(command string) {
+	s.t.Helper()
+	if out, err := exec.Command("tests/postgres.sh", command, "--name", s.name).CombinedOutput(); err != nil {
+		s.t.Fatalf("%s the server: %v: %s", command, err, out)
+	}
+}
+
+// standby starts a streaming standby of the server.
+func (s *ownServer) standby(settings ...string) *ownServer {
+	s.t.Helper()
+	return launchServer(s.t, []string{"standby", "--of", s.name}, settings)
+}
+
+// copy starts a copy of the server, which is halted, and as it was then: with the same system identifier.
+func (s *ownServer) copy(settings ...string) *ownServer {
+	s.t.Helper()
+	return launchServer(s.t, []string{"copy", "--of", s.name}, settings)
+}
+
+// moveTo has the test work on another server from here on; captures that are configured later read that one.
+func (db *testDB) moveTo(s *ownServer) {
+	db.Helper()
+	*testAddress = s.address // startServer puts it back
+	config := db.control.Config().Copy()
+	host, port, _ := net.SplitHostPort(s.address)
+	number, _ := strconv.ParseUint(port, 10, 16)
+	config.Host, config.Port, config.TLSConfig, config.Fallbacks = host, uint16(number), nil, nil
+	control, err := pgx.ConnectConfig(db.ctx, config)
+	if err != nil {
+		db.Fatal(err)
+	}
+	db.control = control
 }
 
 // crash ends the server at once and starts it again. db gets another connection.
 func (s *ownServer) crash(db *testDB) {
 	s.t.Helper()
-	if out, err := exec.Command("tests/postgres.sh", "crash", "--name", s.name).CombinedOutput(); err != nil {
-		s.t.Fatalf("crash the server: %v: %s", err, out)
-	}
+	s.script("crash")
 	control, err := pgx.ConnectConfig(db.ctx, db.control.Config())
 	if err != nil {
 		s.t.Fatal(err)

@@ -99,13 +99,19 @@ func newTestDB(t testing.TB) *testDB {
 // testConnect opens a plain connection to the test server, closed at cleanup.
 func testConnect(t testing.TB, user, password string) *pgx.Conn {
 	t.Helper()
+	return testConnectTo(t, *testAddress, user, password)
+}
+
+// testConnectTo is testConnect to another server.
+func testConnectTo(t testing.TB, address, user, password string) *pgx.Conn {
+	t.Helper()
 	dsn := url.URL{
-		Scheme: "postgres", User: url.UserPassword(user, password), Host: *testAddress, Path: *testDatabase,
+		Scheme: "postgres", User: url.UserPassword(user, password), Host: address, Path: *testDatabase,
 		RawQuery: "sslmode=prefer&connect_timeout=10&default_query_exec_mode=exec",
 	}
 	conn, err := pgx.Connect(context.Background(), dsn.String())
 	if err != nil {
-		t.Fatalf("the test server at %s, user %s: %v", *testAddress, user, err)
+		t.Fatalf("the test server at %s, user %s: %v", address, user, err)
 	}
 	t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn

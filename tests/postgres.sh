@@ -22,6 +22,11 @@ usage: tests/postgres.sh start [OPTION]...            start a server, print shel
        tests/postgres.sh exec [--name NAME] PROGRAM [ARG]...  another client, such as pgbench, as superuser
        tests/postgres.sh crash [--name NAME]          end it as a power cut would, then start it again (give start
                                                       a --port: else a container comes back on another)
+       tests/postgres.sh standby --of PRIMARY [OPTION]...  start a streaming standby of a running server
+       tests/postgres.sh copy --of NAME [OPTION]...   start a copy of a halted server: the same system identifier
+       tests/postgres.sh halt [--name NAME]           end it as a power cut would, keep its data
+       tests/postgres.sh resume [--name NAME]         start a halted one again
+       tests/postgres.sh promote [--name NAME]        make a primary of a standby
        tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
 
 options of start and run:
@@ -31,6 +36,7 @@ options of start and run:
                    engine answers and has or gets the image, else local)
   --major N        major version (default: image postgres:16, or the newest version installed)
   -c NAME=VALUE    another server setting, repeatable
+  --of NAME        the server that standby and copy take the data of; both are for servers without Docker
 
 environment:
   PGBIN                 folder with initdb, pg_ctl and postgres; implies --backend local
@@ -59,6 +65,7 @@ backend=${TEST_POSTGRES:-auto}
 major=${TEST_POSTGRES_MAJOR:-}
 options=0 # how many options of start were given
 all=0
+of=
 rest=()
 
 parse() {
@@ -72,13 +79,14 @@ parse() {
 			;;
 		esac
 		case $1 in
-		--name | --port | --backend | --major | -c)
+		--name | --port | --backend | --major | --of | -c)
 			[ $# -ge 2 ] || die "$1 wants a value"
 			case $1 in
 			--name) name=$2 ;;
 			--port) port=$2 ;;
 			--backend) backend=$2 ;;
 			--major) major=$2 ;;
+			--of) of=$2 ;;
 			-c) settings+=(-c "$2") ;;
 			esac
 			[ "$1" = --name ] || options=$((options + 1))
@@ -149,6 +157,7 @@ as_server() {
 
 # --- start
 
+# start makes a server in one of three ways: start_docker, start_local or start_copy.
 start() {
 	mkdir -p "$states"
 	if ! mkdir "$state" 2>/dev/null; then
@@ -167,7 +176,8 @@ start() {
 	trap 'stop' EXIT
 	trap 'exit 130' INT TERM HUP
 	at_backend='' at_port='' at_dir='' at_bin='' at_user='' at_container=''
-	[ -z "${PGBIN:-}" ] || backend=local
+	if [ -n "$of" ]; then backend=copy; fi
+	[ -n "$of" ] || [ -z "${PGBIN:-}" ] || backend=local
 	image=postgres:${major:-16}
 	if [ "$backend" = auto ]; then
 		backend=local
@@ -179,11 +189,11 @@ start() {
 			fi
 		fi
 	fi
-	if [ "$backend" = docker ]; then
-		start_docker
-	else
-		start_local
-	fi
+	case $backend in
+	docker) start_docker ;;
+	copy) start_copy ;;
+	local) start_local ;;
+	esac
 	trap - EXIT INT TERM HUP
 	say "server '$name' ($at_backend) is ready on 127.0.0.1:$at_port," \
 		"superuser postgres/postgres, capture user flow_capture/secret1234"
@@ -229,8 +239,7 @@ start_local() {
 		id postgres >/dev/null 2>&1 || at_user=nobody
 	fi
 	at_backend=local
-	at_dir=$(mktemp -d "${TEST_POSTGRES_DIR:-${TMPDIR:-/tmp}}/source-postgres-test.XXXXXXXX")
-	save
+	make_dir
 	printf 'postgres\n' >"$at_dir/password"
 	if [ -n "$at_user" ]; then chown -R "$at_user" "$at_dir"; fi
 	as_server test -w "$at_dir" || die "user $at_user cannot reach $at_dir: set TEST_POSTGRES_DIR to a folder it can"
@@ -245,6 +254,57 @@ start_local() {
 		die "initdb failed, its last lines are above"
 	}
 
+	launch_somewhere
+	PATH=$at_bin:$PATH PGHOST=127.0.0.1 PGPORT=$at_port PGPASSWORD=postgres \
+		POSTGRES_USER=postgres POSTGRES_DB=postgres \
+		bash "$root/init-user-db.sh" >&2 || die "init-user-db.sh failed, the reason is above"
+}
+
+# start_copy takes over the data of another server. A standby's is copied while its primary works, as a low-level backup.
+start_copy() {
+	local from="$states/$of" source copied
+	[ -f "$from/server" ] || die "--of '$of': no such server is known"
+	# shellcheck source=/dev/null
+	. "$from/server"
+	[ "$at_backend" = local ] || die "--of '$of': it runs in Docker, and only the data of a server without it can be copied"
+	source=$at_dir
+	copied=${at_port}
+	make_dir
+	if [ "$command" = standby ]; then
+		settings+=(-c hot_standby_feedback=on -c "primary_conninfo=host=127.0.0.1 port=$copied user=postgres \
+password=postgres dbname=postgres application_name=$name")
+		PGHOST=127.0.0.1 PGPORT=$copied PGUSER=postgres PGPASSWORD=postgres PGDATABASE=postgres \
+			psql -qAtX -v ON_ERROR_STOP=1 >"$state/backup.log" 2>&1 <<-SQL || {
+				SELECT pg_backup_start('$name', true) \g /dev/null
+				\! cp -a '$source/data' '$at_dir/data' || touch '$state/failed'
+				SELECT labelfile FROM pg_backup_stop(false) \g '$state/backup_label'
+			SQL
+			cat "$state/backup.log" >&2
+			die "the backup of server '$of' failed, the reason is above"
+		}
+		[ ! -e "$state/failed" ] || die "the data of server '$of' could not be copied"
+		rm -rf "$at_dir/data/postmaster.pid" "$at_dir/data/pg_replslot"
+		mkdir "$at_dir/data/pg_replslot"
+		cp "$state/backup_label" "$at_dir/data/"
+		touch "$at_dir/data/standby.signal"
+	else
+		! alive || die "server '$of' runs: 'tests/postgres.sh halt --name $of' first"
+		cp -a "$source/data" "$at_dir/data"
+	fi
+	rm -f "$at_dir/data/postmaster.pid"
+	if [ -n "$at_user" ]; then chown -R "$at_user" "$at_dir"; fi
+	chmod 700 "$at_dir/data" "$at_dir/data/pg_replslot"
+	launch_somewhere
+}
+
+# make_dir makes the folder of a server without Docker, and remembers it.
+make_dir() {
+	at_dir=$(mktemp -d "${TEST_POSTGRES_DIR:-${TMPDIR:-/tmp}}/source-postgres-test.XXXXXXXX")
+	save
+}
+
+# launch_somewhere launches the server on the port wanted, or on a free one.
+launch_somewhere() {
 	local try
 	for try in 1 2 3 4 5; do
 		at_port=${port:-$(free_port)}
@@ -257,9 +317,6 @@ start_local() {
 		tail -n 20 "$at_dir/server.log" >&2 || true
 		die "the server did not start on port $at_port, its last lines are above"
 	done
-	PATH=$at_bin:$PATH PGHOST=127.0.0.1 PGPORT=$at_port PGPASSWORD=postgres \
-		POSTGRES_USER=postgres POSTGRES_DB=postgres \
-		bash "$root/init-user-db.sh" >&2 || die "init-user-db.sh failed, the reason is above"
 }
 
 # launch starts the server and waits until it accepts connections. Its settings go into a file,
@@ -330,6 +387,15 @@ install_server() {
 	apt_install "$why" "postgresql${major:+-$major}"
 	rm -f "$conf"
 	find_bin || die "the distribution's postgresql package has no server where it is looked for"
+}
+
+# control runs pg_ctl on the server's data.
+control() {
+	[ "$at_backend" = local ] || die "server '$name' runs in Docker: only one without it can be halted, resumed or promoted"
+	as_server "$at_bin/pg_ctl" "$@" -w -t 60 -D "$at_dir/data" -l "$at_dir/server.log" >/dev/null 2>&1 || {
+		tail -n 20 "$at_dir/server.log" >&2
+		die "pg_ctl $1 of server '$name' failed, the last lines of its log are above"
+	}
 }
 
 # crash ends the server without a shutdown checkpoint and starts it on the same data and settings.
@@ -417,10 +483,26 @@ need_server() {
 command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
-start)
+start | standby | copy)
 	parse "$@"
+	[ "$command" = start ] || [ -n "$of" ] || die "$command wants --of"
 	start
 	exports
+	;;
+halt)
+	parse "$@"
+	need_server
+	control stop -m immediate
+	;;
+resume)
+	parse "$@"
+	load || die "server '$name' is not known"
+	control start
+	;;
+promote)
+	parse "$@"
+	need_server
+	control promote
 	;;
 run)
 	parse "$@"
