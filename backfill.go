@@ -365,12 +365,19 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 	c.bytes = len(c.arena)
 	scanned := len(c.rows) + c.filtered
 	if err != nil {
-		if sqlState(err) == "57014" && scanned > 0 && ctx.Err() == nil && (!q.ties || c.before != nil) {
-			return c.shorten(q, last) // the statement timeout made the chunk shorter
+		if cutShort(err) && scanned > 0 && ctx.Err() == nil && (!q.ties || c.before != nil) {
+			return c.shorten(q, last)
 		}
 		return err
 	}
 	return c.complete(q)
+}
+
+// cutShort tells an error that only made the chunk shorter: the statement timeout, or a standby's replay that could not wait
+// for the query any longer (it waits until the query has ended, so that the rows before are those of the snapshot).
+func cutShort(err error) bool {
+	code := sqlState(err)
+	return code == "57014" || code == "40001"
 }
 
 // stopQuery cancels the rest of a query whose chunk is full and leaves the connection unusable: a cancel request that
@@ -380,7 +387,7 @@ func (c *chunk) stopQuery(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.R
 	c.bytes = len(c.arena)
 	if !rr.NextRow() { // nothing is left to cancel
 		if _, err := rr.Close(); err != nil {
-			if sqlState(err) == "57014" && ctx.Err() == nil {
+			if cutShort(err) && ctx.Err() == nil {
 				return c.shorten(q, last)
 			}
 			return err

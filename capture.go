@@ -88,6 +88,9 @@ type capture struct {
 	idleEnd     lsn // WAL end of the last keepalive between transactions
 	stored      lsn // cursor of the last checkpoint
 
+	timeline   int32     // of the server we read from
+	identified time.Time // when that was learnt
+
 	stage stage
 	open  *round // its fence is being streamed to, its chunks patched
 	ahead *round // being read
@@ -250,6 +253,10 @@ func (c *capture) awaitRead() error {
 			return nil
 		case <-c.ticks.C:
 			c.diag.tick()
+			if c.fencer.lag() > 5*time.Second {
+				c.diag.status("Waiting for the standby to replay the WAL that follows (is its replay paused, or delayed by " +
+					"recovery_min_apply_delay or by long queries on it?)")
+			}
 		case <-c.ctx.Done():
 			return context.Cause(c.ctx)
 		}
@@ -278,7 +285,7 @@ func (c *capture) promote() error {
 			continue
 		}
 		b.failures = 0
-		if !c.db.standby && !b.unsettled.prune(&ck.snapshot) {
+		if !b.unsettled.prune(&ck.snapshot) {
 			b.invisible = true
 			c.progress.reread.Add(1)
 			logrus.WithFields(logrus.Fields{"table": b.name().String(), "transactions": len(b.unsettled)}).
@@ -569,6 +576,11 @@ func (c *capture) chunkFailed(ck *chunk) error {
 		b.limit = max(1, b.limit/8)
 		c.status("A backfill query of %s exceeded the statement timeout; trying a smaller chunk", b.name())
 		return nil
+	case code == "40001" && b.failures <= maxFailures:
+		b.limit = max(1, b.limit/8)
+		c.status("A backfill query of %s was in the way of the standby's replay (%s); trying a smaller chunk. To give queries "+
+			"more time, set hot_standby_feedback = on or raise max_standby_streaming_delay, on the standby", b.name(), serverReason(err))
+		return nil
 	case code == "57014":
 		return &userError{msg: fmt.Sprintf("%v: not one row came within the statement timeout of %s; create an index on "+
 			"the key (%s) or raise advanced.statement_timeout", described, c.settings.statementTimeout, joinTerms(b.terms))}
@@ -609,6 +621,11 @@ func (c *capture) keepalive(end lsn) {
 func (c *capture) checkpoint() error {
 	assert(!c.tx.open, "checkpoint inside a transaction")
 	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
+	if c.db.standby && !c.identified.IsZero() { // what is stored has been judged
+		if err := c.confirmTimeline(c.ctx); err != nil {
+			return err
+		}
+	}
 	failpoint("checkpoint.before")
 	changed := c.removed
 	c.removed = nil
@@ -715,9 +732,6 @@ func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (t
 // has those values, and is nil when there is no such row; errTableChanged when their columns are not those of the plan.
 func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
 	sees := func(s *snapshot) bool {
-		if c.db.standby { // its commits are visible before they are streamed, and its snapshots list no transactions
-			return true
-		}
 		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.unsettled, func(xid uint32) bool { return !s.sees(xid) })
 	}
 	started := time.Now()

@@ -156,7 +156,7 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 	forwarding.text("privateKey")
 	forwarding.text("hostKey")
 
-	refuseUnbuilt(s, sshEndpoint, found)
+	refuseUnbuilt(sshEndpoint, found)
 	for _, o := range []*object{root, filters, advanced, tunnel, forwarding} {
 		o.refuseRest()
 	}
@@ -168,13 +168,10 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 
 // refuseUnbuilt refuses each property whose effect is not built, since to ignore it would be to disobey it.
 // The IAM credentials are refused in parseCredentials, for the same reason.
-func refuseUnbuilt(s *settings, sshEndpoint string, found *faults) {
+func refuseUnbuilt(sshEndpoint string, found *faults) {
 	if sshEndpoint != "" {
 		found.add("networkTunnel.sshForwarding is not supported by this version: remove networkTunnel and set " +
 			"address to one that can be reached directly")
-	}
-	if s.failoverSlot {
-		found.add("advanced.failover_slot is not supported by this version: remove it or set it to false")
 	}
 }
 

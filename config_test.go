@@ -246,7 +246,7 @@ func TestParseConfigFaults(t *testing.T) {
 			configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": "ssh://a@b", "privateKey": "s3cr3t", "hostKey": ""}},
 			"networkTunnel.sshForwarding is not supported by this version: remove networkTunnel and set address to one that can be reached directly",
 		},
-		"failover slot": {configChanges{"advanced.failover_slot": true}, "advanced.failover_slot is not supported by this version: remove it or set it to false"},
+		"failover slot": {configChanges{"advanced.failover_slot": "on"}, "advanced.failover_slot must be true or false, but is a string"},
 		"history":       {configChanges{"historyMode": "yes"}, "historyMode must be true or false, but is a string"},
 		"slot": {
 			configChanges{"advanced.slotName": "Slot-1"},
@@ -296,12 +296,12 @@ func TestParseConfigFaults(t *testing.T) {
 		"pattern":           {configChanges{"discoveryFilters.table_patterns": []string{"a", "a.b.c"}}, `discoveryFilters.table_patterns[1] "a.b.c" has more than one dot: write schema.table, and \. for a dot inside a name`},
 		"filters list":      {configChanges{"discoveryFilters": []any{}}, "discoveryFilters must be an object, but is a list"},
 		"several": {
-			configChanges{"address": nil, "credentials.password": nil, "advanced.slotName": "X", "advanced.zzz": 1, "advanced.failover_slot": true, "extra": "s3cr3t"},
+			configChanges{"address": nil, "credentials.password": nil, "advanced.slotName": "X", "advanced.zzz": 1, "advanced.failover_slot": 1, "extra": "s3cr3t"},
 			"6 faults\n" +
 				"address is missing" + addressRemedy + "\n" +
 				"credentials.password is missing: set it to the role's password\n" +
 				`advanced.slotName "X" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore` + "\n" +
-				"advanced.failover_slot is not supported by this version: remove it or set it to false\n" +
+				"advanced.failover_slot must be true or false, but is a number\n" +
 				"extra is not a known property: remove it\n" +
 				"advanced.zzz is not a known property: remove it",
 		},

@@ -621,8 +621,8 @@ func transient(err error) bool {
 		return true
 	}
 	switch code := sqlState(err); {
-	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "57P"), code == "55006", code == "53300":
-		return true // connection exceptions, operator intervention, object in use, too many connections
+	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "57P"), code == "55006", code == "53300", code == "40001":
+		return true // connection exceptions, operator intervention, object in use, too many connections, conflict with recovery
 	}
 	return false
 }
@@ -724,7 +724,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		return 0, fmt.Errorf("identify the server: %w", err)
 	}
 	if c.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
-		status, err := inspectSlot(ctx, c.db)
+		status, err := c.awaitReplay(ctx)
 		if err != nil {
 			return 0, err
 		}
@@ -737,6 +737,12 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		if fault == nil {
 			c.noteServer(identity)
+			if c.settings.failoverSlot && !status.failover {
+				if err := makeFailover(ctx, conn, c.settings.slot, c.diag.status); err != nil {
+					return 0, err
+				}
+				c.status("The replication slot %q is a failover slot now, as advanced.failover_slot asks", c.settings.slot)
+			}
 			return c.cursor, nil
 		}
 		if _, lost := errors.AsType[*slotLossError](fault); !lost || c.settings.onSlotLoss != "backfill" {
@@ -774,6 +780,27 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 	return c.cursor, nil
 }
 
+// awaitReplay reads the slot's state; a standby that was restarted, or follows another primary now, is given time to get to
+// the cursor.
+func (c *capture) awaitReplay(ctx context.Context) (*slotStatus, error) {
+	for deadline := time.Now().Add(slotBusyLimit); ; {
+		status, err := inspectSlot(ctx, c.db)
+		if err != nil {
+			return nil, err
+		}
+		c.db.standby = status.standby // it may have been promoted since the last session
+		if !status.standby || status.end >= c.cursor || time.Now().After(deadline) {
+			return status, nil
+		}
+		c.status("Waiting for the standby to get to %s, where the capture has read up to: it has %s now", c.cursor, status.end)
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // rewindAll has every table captured anew.
 func (c *capture) rewindAll() {
 	for _, b := range c.bindings {
@@ -807,6 +834,7 @@ func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identi
 
 // noteServer keeps which server wrote the WAL behind the cursor.
 func (c *capture) noteServer(identity pglogrepl.IdentifySystemResult) {
+	c.timeline, c.identified = identity.Timeline, time.Now()
 	for _, b := range c.bindings {
 		if b.meta.System != identity.SystemID || b.meta.Timeline != int(identity.Timeline) {
 			b.meta.System, b.meta.Timeline = identity.SystemID, int(identity.Timeline)
@@ -815,4 +843,41 @@ func (c *capture) noteServer(identity pglogrepl.IdentifySystemResult) {
 			}
 		}
 	}
+}
+
+// The receiver's timeline shows to roles with pg_read_all_stats (as members of pg_monitor have).
+const sqlStandbyTimeline = `SELECT pg_is_in_recovery(), coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0)::int`
+
+// identifyInterval is how old the knowledge of a standby's timeline may be that cannot be read by a query.
+const identifyInterval = time.Minute
+
+// confirmTimeline has the checkpoint to come carry the timeline of the standby we read from. Its replication sessions
+// outlive both its promotion and that of its primary, and behind that a cursor belongs to the new timeline; stored with the
+// old one it would be taken for a gap (timelineFault). REQUIRES: all up to the cursor has been received.
+func (c *capture) confirmTimeline(ctx context.Context) error {
+	var recovery bool
+	var timeline int32
+	err := c.db.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, sqlStandbyTimeline).Scan(&recovery, &timeline)
+	})
+	if err != nil {
+		return fmt.Errorf("read the standby's timeline: %w", err)
+	}
+	if recovery && (timeline == c.timeline || timeline == 0 && time.Since(c.identified) < identifyInterval) {
+		return nil
+	}
+	conn, err := c.db.connectReplication(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	identity, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("identify the server: %w", err)
+	}
+	if c.db.standby = recovery; !recovery {
+		c.status("The standby was promoted: the capture goes on with it as the primary, on timeline %d", identity.Timeline)
+	}
+	c.noteServer(identity)
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -50,6 +51,8 @@ type oracle struct {
 	runtime    *testRuntime
 	command    []string             // the connector; nil: the test binary
 	changes    map[string]any       // of the endpoint config, by edit
+	standby    string               // address of the standby that is captured instead of the test server
+	replica    *testDB              // a connection to it; see onSlot
 	crashes    bool                 // the server is crashed while writers write
 	noRow      bool                 // the watermarks table comes and goes
 	counters   map[tableName]uint32 // backfill counters
@@ -278,20 +281,15 @@ func (o *oracle) bindings() []runtimeBinding {
 // config is the endpoint config with the run's chunk size.
 func (o *oracle) config() json.RawMessage {
 	o.t.Helper()
-	var config map[string]any
-	if err := json.Unmarshal(o.db.config(), &config); err != nil {
-		o.t.Fatal(err)
-	}
-	advanced := config["advanced"].(map[string]any)
-	advanced["backfill_chunk_size"] = o.chunk
+	changes := map[string]any{"advanced.backfill_chunk_size": o.chunk}
 	if o.readOnly {
-		advanced["read_only_capture"] = true
+		changes["advanced.read_only_capture"] = true
 	}
-	raw, err := json.Marshal(config)
-	if err != nil {
-		o.t.Fatal(err)
+	if o.standby != "" {
+		changes["address"] = o.standby
 	}
-	return edit(o.t, raw, o.changes)
+	maps.Copy(changes, o.changes)
+	return edit(o.t, o.db.config(), changes)
 }
 
 // start starts the first session.
@@ -447,13 +445,24 @@ func (o *oracle) ended(asked bool) {
 	}
 }
 
+// onSlot is the connection to the server that has the slot.
+func (o *oracle) onSlot() *testDB {
+	if o.standby == "" || o.standby == *testAddress {
+		return o.db
+	}
+	if o.replica == nil {
+		o.replica = &testDB{TB: o.t, ctx: o.db.ctx, control: testConnectTo(o.t, o.standby, *testControlUser, *testControlPassword)}
+	}
+	return o.replica
+}
+
 // checkSlot looks at the slot on the server: its position never runs ahead of what was acknowledged, and never goes back.
 func (o *oracle) checkSlot() {
 	o.t.Helper()
 	o.mu.Lock()
 	acked := o.acked
 	o.mu.Unlock()
-	rows := o.db.query(`SELECT coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_replication_slots WHERE slot_name = $1`, o.db.slot)
+	rows := o.onSlot().query(`SELECT coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_replication_slots WHERE slot_name = $1`, o.db.slot)
 	if acked == 0 { // a slot that may not be there, or is made anew
 		return
 	}
@@ -517,7 +526,7 @@ func (o *oracle) disturb() {
 	default: // every connection of the capture is cut; it reconnects, or ends and is started again
 		o.sleep(time.Duration(o.rand.Int64N(int64(500 * time.Millisecond))))
 		o.cut++
-		o.db.query(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active`, o.db.slot)
+		o.onSlot().query(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active`, o.db.slot)
 		o.sleep(2 * time.Second)
 		o.runtime.stop()
 		o.stops++
@@ -584,10 +593,24 @@ func (o *oracle) reconnect(ctx context.Context) (conn *pgx.Conn, err error) {
 }
 
 // hold keeps the capture waiting, now for its watermark, now for a chunk, so that changes fall between a chunk and its fence:
-// else that takes a millisecond, and hardly any does.
+// else that takes a millisecond, and hardly any does. A standby's replay is held up instead: what it replays of a lock can
+// deadlock with a query of the capture's, which ends only when the replay has waited for max_standby_streaming_delay.
 func (o *oracle) hold(ctx context.Context) error {
-	conn := testConnect(o.t, *testControlUser, *testControlPassword)
 	random := rand.New(rand.NewPCG(o.seed, 3))
+	if o.standby != "" && o.standby != *testAddress {
+		conn := testConnectTo(o.t, o.standby, *testControlUser, *testControlPassword)
+		for background := context.WithoutCancel(ctx); ctx.Err() == nil; time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond) {
+			if _, err := conn.Exec(background, "SELECT pg_wal_replay_pause()"); err != nil {
+				return err
+			}
+			time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
+			if _, err := conn.Exec(background, "SELECT pg_wal_replay_resume()"); err != nil {
+				return err
+			}
+		}
+		return conn.Close(context.Background())
+	}
+	conn := testConnect(o.t, *testControlUser, *testControlPassword)
 	for ctx.Err() == nil {
 		lock := fmt.Sprintf("SELECT FROM %s WHERE slot = %s FOR UPDATE", quoteTable(o.db.watermarks), sqlText(o.db.slot))
 		if o.readOnly || o.noRow || random.IntN(3) == 0 {

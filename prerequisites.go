@@ -162,6 +162,7 @@ type serverFacts struct {
 	WALLevel           string `json:"wal_level"`
 	EffectiveWALLevel  string `json:"effective_wal_level"`
 	SynchronousNames   string `json:"synchronous_standby_names"`
+	SynchronizedSlots  string `json:"synchronized_standby_slots"`
 	HotStandbyFeedback string `json:"hot_standby_feedback"`
 	IdleSlotTimeout    string `json:"idle_replication_slot_timeout"`
 	MaxSlots           int    `json:"max_slots"`
@@ -180,6 +181,7 @@ SELECT jsonb_build_object(
 	'wal_level', current_setting('wal_level'),
 	'effective_wal_level', current_setting('effective_wal_level', true),
 	'synchronous_standby_names', current_setting('synchronous_standby_names'),
+	'synchronized_standby_slots', current_setting('synchronized_standby_slots', true),
 	'hot_standby_feedback', current_setting('hot_standby_feedback'),
 	'idle_replication_slot_timeout', current_setting('idle_replication_slot_timeout', true),
 	'max_slots', current_setting('max_replication_slots')::int,
@@ -212,6 +214,19 @@ func (c *checker) judgeServer() {
 	if !f.Replication {
 		c.fault("the role %s may not replicate. Run: ALTER ROLE %s REPLICATION; (on Amazon RDS: GRANT rds_replication TO %s;)",
 			quoteIdent(f.User), quoteIdent(f.User), quoteIdent(f.User))
+	}
+	switch {
+	case !c.s.failoverSlot:
+	case c.db.version < 170000:
+		c.fault("`advanced.failover_slot` needs PostgreSQL 17 or newer, and the server is version %s: remove it, or set it to false",
+			versionText(c.db.version))
+	case c.db.standby:
+		c.fault("the server is a standby, where no failover slot can be made: connect to the primary, or remove " +
+			"`advanced.failover_slot`")
+	case f.SynchronizedSlots == "":
+		c.warn("synchronized_standby_slots is empty, so that the capture may read what its standby does not have yet, and loses its " +
+			"place if that one is promoted then. Name there the physical slots of the standbys that are meant, and run: SELECT " +
+			"pg_reload_conf();")
 	}
 	if c.db.standby {
 		if c.db.version < 160000 {

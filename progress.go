@@ -245,7 +245,7 @@ func (w *watcher) judge(now time.Time, seen *observation) {
 			"when it ends", w.progress.xid.Load(), now.Sub(time.Unix(0, began)).Round(time.Second), w.progress.inside.Load())
 	} else if since := w.progress.fence.Load(); since != 0 && now.Sub(time.Unix(0, since)) >= stallLimit {
 		what := "a watermark"
-		if w.db.settings.readOnly || w.db.standby {
+		if w.db.settings.readOnly { // as it must be on a standby
 			what = "its fence"
 		}
 		text := fmt.Sprintf("The backfill has waited %s for %s in the stream", now.Sub(time.Unix(0, since)).Round(time.Second), what)

@@ -46,6 +46,7 @@ type slotStatus struct {
 	conflicting  bool   // invalidated by a conflict with recovery (16+)
 	twoPhase     bool
 	failover     bool
+	synced       bool // a standby's copy of the primary's slot, of no use until it is promoted
 
 	server   string // the database we are connected to
 	end      lsn    // end of the server's WAL: flushed on a primary, received or replayed on a standby
@@ -76,6 +77,7 @@ type slotRow struct {
 	Conflicting  bool    `json:"conflicting"`
 	TwoPhase     bool    `json:"two_phase"`
 	Failover     bool    `json:"failover"`
+	Synced       bool    `json:"synced"`
 }
 
 const (
@@ -118,6 +120,7 @@ func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotStatus, er
 		return nil, fmt.Errorf("read the server's WAL position: %w", err)
 	}
 	status.standby = recovery == "true"
+	status.synced = status.synced && status.standby // a promoted standby still says so of its slots
 	var err error
 	if end != nil {
 		if status.end, err = pglogrepl.ParseLSN(*end); err != nil {
@@ -144,7 +147,7 @@ func (s *slotStatus) parse(text string) error {
 	s.exists = true
 	s.kind, s.plugin, s.database, s.temporary = row.Type, row.Plugin, row.Database, row.Temporary
 	s.active, s.pid, s.walStatus, s.inactive = row.Active, row.PID, row.WALStatus, row.Inactive
-	s.conflicting, s.twoPhase, s.failover = row.Conflicting, row.TwoPhase, row.Failover
+	s.conflicting, s.twoPhase, s.failover, s.synced = row.Conflicting, row.TwoPhase, row.Failover, row.Synced
 	if row.SafeWAL != nil {
 		s.safeWAL = *row.SafeWAL
 	}
@@ -181,6 +184,10 @@ func foreignSlot(s *slotStatus) string {
 		what = fmt.Sprintf("uses the output plugin %q, the capture needs \"pgoutput\"", s.plugin)
 	case s.temporary:
 		what = "is temporary: it belongs to another session and ends with it"
+	case s.synced:
+		return fmt.Sprintf("the replication slot %q is this standby's copy of a slot of its primary's, which cannot be used before "+
+			"the standby is promoted. Connect to the primary, or promote the standby; for a capture of the standby itself, set "+
+			"`advanced.slotName` to a name that nothing else uses.", s.name)
 	default:
 		return ""
 	}
@@ -336,7 +343,11 @@ func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWa
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		sent := repl.Exec(context.WithoutCancel(ctx), `CREATE_REPLICATION_SLOT `+quoteIdent(name)+` LOGICAL pgoutput NOEXPORT_SNAPSHOT`)
+		options := "NOEXPORT_SNAPSHOT"
+		if db.settings.failoverSlot {
+			options = "(FAILOVER, SNAPSHOT 'nothing')"
+		}
+		sent := repl.Exec(context.WithoutCancel(ctx), `CREATE_REPLICATION_SLOT `+quoteIdent(name)+` LOGICAL pgoutput `+options)
 		failpoint("slot.sent")
 		result, err := pglogrepl.ParseCreateReplicationSlot(sent)
 		var consistent lsn
@@ -417,6 +428,28 @@ func dropSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait fun
 	}
 }
 
+// makeFailover has the standbys keep a slot that was made before advanced.failover_slot asked for it. One that our
+// predecessor still holds is waited for.
+func makeFailover(ctx context.Context, repl *pgconn.PgConn, name string, onWait func(msg string)) error {
+	for deadline := time.Now().Add(slotRetry); ; {
+		_, err := repl.Exec(ctx, `ALTER_REPLICATION_SLOT `+quoteIdent(name)+` (FAILOVER true)`).ReadAll()
+		switch {
+		case err == nil:
+			return nil
+		case sqlState(err) != "55006": // object_in_use
+			return fmt.Errorf("make replication slot %q a failover slot: %w", name, err)
+		case time.Now().After(deadline):
+			return slotInUse(name, err, slotRetry)
+		}
+		onWait(fmt.Sprintf("Waiting for replication slot %q, which another session still holds", name))
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // slotInUse is the error of a slot that another session holds (SQLSTATE 55006), after waiting for it.
 func slotInUse(name string, err error, waited time.Duration) error {
 	return &userError{fmt.Sprintf("another capture is already running against this database: %s, and was so for %s. Stop "+
@@ -430,6 +463,8 @@ func createSlotError(name string, err error) error {
 	switch sqlState(err) {
 	case "42710": // duplicate_object
 		remedy = "Another capture has just created it: give each capture its own `advanced.slotName`."
+	case "55000": // object_not_in_prerequisite_state
+		remedy = "Set wal_level = logical on this server, and for a standby on its primary, too, and restart them."
 	case "53400": // configuration_limit_exceeded
 		remedy = "Raise `max_replication_slots` on the server and restart it, or drop a slot that nothing uses: SELECT " +
 			"slot_name, active FROM pg_replication_slots;"
@@ -459,8 +494,7 @@ LIMIT 4`
 func slotWaits(ctx context.Context, db *database, walsender uint32) (string, error) {
 	prefix := fmt.Sprintf("waiting to create replication slot %q: ", db.settings.slot)
 	if db.standby {
-		return prefix + "on a standby it needs the primary to log its running transactions, which an idle primary does not " +
-			"do; run there: SELECT pg_log_standby_snapshot();", nil
+		return standbyWaits(ctx, db, prefix)
 	}
 	var waits []string
 	err := db.with(ctx, func(conn *pgx.Conn) error {
@@ -484,6 +518,30 @@ func slotWaits(ctx context.Context, db *database, walsender uint32) (string, err
 		waits[3] = "more"
 	}
 	return prefix + "transactions that were open before must end first: " + strings.Join(waits, ", "), nil
+}
+
+// standbyWaits says what the creation of a slot on a standby waits for. It cannot see the primary's sessions, only that
+// transactions are open there: its snapshots reach back to the oldest.
+func standbyWaits(ctx context.Context, db *database, prefix string) (string, error) {
+	const nudge = "on a standby it needs the primary to log its running transactions, which an idle primary does not do; run " +
+		"there: SELECT pg_log_standby_snapshot();"
+	var text string
+	err := db.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT txid_current_snapshot()::text`).Scan(&text)
+	})
+	if err != nil {
+		return "", err
+	}
+	open, err := parseSnapshot(text)
+	if err != nil {
+		return "", err
+	}
+	if open.xmin >= open.xmax {
+		return prefix + nudge, nil
+	}
+	return fmt.Sprintf("%stransactions that are open on the primary must end first, the oldest with the transaction ID %d; to find "+
+		"them, run there: SELECT pid, application_name, usename, state, xact_start FROM pg_stat_activity WHERE backend_xid IS NOT "+
+		"NULL; and SELECT * FROM pg_prepared_xacts; Then %s", prefix, open.xmin, nudge), nil
 }
 
 // describeTransaction names an open transaction. An age below 0 is unknown.

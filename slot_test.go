@@ -540,15 +540,6 @@ func TestCreateSlotBlocked(t *testing.T) {
 	})
 }
 
-func TestSlotWaitsOnStandby(t *testing.T) {
-	got, err := slotWaits(context.Background(), &database{settings: &settings{slot: "s"}, standby: true}, 1)
-	want := `waiting to create replication slot "s": on a standby it needs the primary to log its running transactions, ` +
-		`which an idle primary does not do; run there: SELECT pg_log_standby_snapshot();`
-	if err != nil || got != want {
-		t.Errorf("got %s, %v", got, err)
-	}
-}
-
 func TestWriters(t *testing.T) {
 	db := newTestDB(t)
 	d := db.connect(nil)

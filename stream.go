@@ -383,13 +383,10 @@ func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before 
 	return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
 }
 
-// unsettle remembers the transaction for a binding whose unsettled range it touched. A standby makes commits visible
-// before it streams them.
-func (c *capture) unsettle(b *binding) {
-	if !c.db.standby {
-		b.unsettled.add(c.tx.begin.xid)
-	}
-}
+// unsettle remembers the transaction for a binding whose unsettled range it touched. A standby's snapshots list no running
+// transactions and so hold back none that was streamed, which is right: there a commit is visible before it is streamed. Once
+// the standby is promoted they do, and what is remembered counts.
+func (c *capture) unsettle(b *binding) { b.unsettled.add(c.tx.begin.xid) }
 
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {

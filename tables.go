@@ -111,7 +111,7 @@ func (c *capture) completeEmpty() {
 
 // awaitWriters has bindings wait for the transactions that may have written to their tables by now.
 func (c *capture) awaitWriters(bindings []*binding) error {
-	if len(bindings) == 0 || c.db.standby {
+	if len(bindings) == 0 {
 		return nil
 	}
 	var oids []uint32
@@ -378,9 +378,9 @@ func (c *capture) reload(b *binding) error {
 const visibleWait = 250 * time.Millisecond
 
 // awaitVisible waits a moment until queries see the transaction being streamed. If they do not yet, the catalog is looked
-// at again soon. A standby's commits are visible before they are streamed.
+// at again soon.
 func (c *capture) awaitVisible() error {
-	if !c.tx.open || c.db.standby || c.db.pool == nil {
+	if !c.tx.open || c.db.pool == nil {
 		return nil
 	}
 	started := time.Now()

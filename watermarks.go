@@ -4,7 +4,7 @@
 // ends at or beyond it, or a keepalive between transactions reports a WAL end at or beyond it.
 // Invariant: everything visible to a query that finished before establish was called commits before the fence, and
 // everything committed before the fence, but for transactions that are not visible yet (DESIGN I3), is visible to a query
-// that starts after establish has returned.
+// that starts after establish has returned. A standby may be promoted at any moment, so each fence asks anew which it is.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,9 +62,15 @@ const (
 	// would then stay locked for our successor as long as the standby is away.
 	sqlBoundCommit = `BEGIN %s; COMMIT; END`
 
+	sqlInRecovery = `SELECT pg_is_in_recovery()`
+
 	sqlInsertPosition = `SELECT pg_current_wal_insert_lsn()::text`
 
-	sqlStandbyPosition = `SELECT greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'), pg_last_wal_replay_lsn())::text`
+	// What has been replayed, and whether that is all there is: the receiver, without which more may come from an archive,
+	// has received no more.
+	sqlReplayPosition = `SELECT pg_is_in_recovery(), replay::text,
+			coalesce(receive <= replay, false) AND EXISTS (SELECT FROM pg_stat_wal_receiver)
+		FROM (SELECT pg_last_wal_replay_lsn() AS replay, pg_last_wal_receive_lsn() AS receive OFFSET 0) p`
 
 	sqlWALGeometry = `SELECT current_setting('wal_block_size')::bigint,
 		(SELECT setting::bigint * CASE unit WHEN '8kB' THEN 8192 ELSE 1 END
@@ -79,6 +86,16 @@ type fencer struct {
 	blocks   uint64    // WAL block size, 0 until known
 	segments uint64
 	plain    bool // the server refuses the block that bounds the wait for a standby
+
+	lagging atomic.Int64 // since when, in Unix nanoseconds, a standby's replay has been waited for; 0: it is not
+}
+
+// lag tells for how long a standby's replay has been waited for.
+func (f *fencer) lag() time.Duration {
+	if since := f.lagging.Load(); since != 0 {
+		return time.Since(time.Unix(0, since))
+	}
+	return 0
 }
 
 func newFencer(db *database) *fencer {
@@ -136,18 +153,23 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 // position makes an LSN fence.
 func (f *fencer) position(ctx context.Context) (*fence, error) {
 	made := &fence{}
-	err := f.db.with(ctx, func(conn *pgx.Conn) error {
+	var recovery bool
+	err := f.db.with(ctx, func(conn *pgx.Conn) (err error) {
 		if f.blocks == 0 {
 			if err := conn.QueryRow(ctx, sqlWALGeometry).Scan(&f.blocks, &f.segments); err != nil {
 				return err
 			}
 		}
-		query := sqlInsertPosition
-		if f.db.standby {
-			query = sqlStandbyPosition
+		if err := conn.QueryRow(ctx, sqlInRecovery).Scan(&recovery); err != nil {
+			return err
+		}
+		if recovery {
+			if made.position, recovery, err = f.replayed(ctx, conn); recovery || err != nil {
+				return err
+			} // else it has been promoted meanwhile
 		}
 		var text string
-		if err := conn.QueryRow(ctx, query).Scan(&text); err != nil {
+		if err := conn.QueryRow(ctx, sqlInsertPosition).Scan(&text); err != nil {
 			return err
 		}
 		at, err := pglogrepl.ParseLSN(text)
@@ -158,7 +180,7 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the server's WAL position for a fence: %w", err)
 	}
-	if !f.db.standby {
+	if !recovery {
 		// On a quiet server nothing would follow the position for up to half a minute; a transaction id makes a commit
 		// record follow. On a connection of its own: it must not be part of anything.
 		err = f.db.with(ctx, func(conn *pgx.Conn) error {
@@ -171,6 +193,40 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 		failpoint("fence.pushed")
 	}
 	return made, nil
+}
+
+// replayed returns a position for a fence on a standby, or that it is a standby no more. A commit is visible before the
+// replay position shows it, so that a position behind everything visible is the present one only if nothing follows it
+// yet, and else the next one to show. The received position is behind everything visible, too, but far ahead of what is
+// visible where the standby lags: a query after such a fence would not see all that comes before it.
+func (f *fencer) replayed(ctx context.Context, conn *pgx.Conn) (at lsn, recovery bool, err error) {
+	f.lagging.Store(time.Now().UnixNano())
+	defer f.lagging.Store(0)
+	var first lsn
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		var text *string
+		var all bool
+		if err := conn.QueryRow(ctx, sqlReplayPosition).Scan(&recovery, &text, &all); err != nil || !recovery {
+			return 0, false, err
+		}
+		if text != nil {
+			if at, err = pglogrepl.ParseLSN(*text); err != nil {
+				return 0, false, err
+			}
+		}
+		switch {
+		case at == 0: // nothing has been replayed since the start
+		case first == 0 && !all:
+			first = at
+		case first == 0, all, at > first:
+			return at, true, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return 0, false, context.Cause(ctx)
+		}
+	}
 }
 
 // clampToFlushed takes a position that stands just behind a page header back to the page boundary: until the next record
