@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ type replicaIdentity struct {
 	identity    byte // relreplident: d primary key, i index, f full, n nothing
 	readable    bool // our role may read it directly
 	indexes     []uniqueIndex
+	generated   map[string]string // generated columns of an identity FULL, by name (18): s stored, v virtual
 }
 
 // uniqueIndex is an index that can be a replica identity if its columns are NOT NULL: valid, immediate, not partial,
@@ -106,6 +108,32 @@ func keyFault(t tableName, held []replicaIdentity, key []string) (fault, warning
 	return fault, warning
 }
 
+// unpublishedWarning tells of an identity FULL that has generated columns which the publication does not send: from version 18
+// on the server rejects the updates and deletes of such a table (GetRelationIdentityKeyBitmap, relcache.c).
+func (r *replicaIdentity) unpublishedWarning(publication string, published, key []string) string {
+	var missing []string
+	ways := "ALTER PUBLICATION " + quoteIdent(publication) + " SET (publish_generated_columns = stored);"
+	for _, name := range slices.Sorted(maps.Keys(r.generated)) {
+		if slices.Contains(published, name) {
+			continue
+		}
+		missing = append(missing, name)
+		if r.generated[name] == "v" { // no publication sends it
+			ways = r.remedy(key)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return ""
+	case strings.HasSuffix(ways, " FULL;"):
+		ways = "CREATE UNIQUE INDEX over columns that are NOT NULL, then ALTER TABLE " + quoteTable(r.tableName) +
+			" REPLICA IDENTITY USING INDEX with it"
+	}
+	return fmt.Sprintf("table %s: the server rejects every UPDATE and DELETE of it while it is in the publication, since its replica "+
+		"identity (FULL) has generated columns that are not published: %s. To allow them, run: %s", r.tableName,
+		strings.Join(missing, ", "), ways)
+}
+
 // partitions names the relations in question unless it is the table itself.
 func partitions(t tableName, relations []*replicaIdentity) string {
 	switch {
@@ -129,7 +157,8 @@ func remedies(relations []*replicaIdentity, key []string) string {
 	return strings.Join(statements, " ")
 }
 
-// A partitioned table stands for its leaves. Before version 11 all columns of an index are key columns.
+// A partitioned table stands for its leaves. Before version 11 all columns of an index are key columns. The %s is the generated
+// columns of an identity FULL.
 const sqlIdentities = `
 WITH RECURSIVE tree (root, oid) AS (
 	SELECT r.oid, r.oid FROM unnest($1::oid[]) AS r (oid)
@@ -152,7 +181,7 @@ SELECT t.root::text, n.nspname::text, c.relname::text, c.relkind::text, c.relper
 		) k
 		WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
 			AND i.indexprs IS NULL
-	), '[]')::text
+	), '[]')::text, %s
 FROM tree t
 JOIN pg_class c ON c.oid = t.oid
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -163,12 +192,17 @@ ORDER BY t.root, n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 // itself.
 func loadIdentities(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32][]replicaIdentity, error) {
 	identities := make(map[uint32][]replicaIdentity, len(oids))
-	rows, err := conn.Query(ctx, sqlIdentities, oidArray(oids))
+	generated := `'{}'`
+	if majorVersion(conn) >= 18 {
+		generated = `CASE WHEN c.relreplident = 'f' THEN coalesce((SELECT jsonb_object_agg(a.attname, a.attgenerated) FROM pg_attribute a
+		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''), '{}')::text ELSE '{}' END`
+	}
+	rows, err := conn.Query(ctx, fmt.Sprintf(sqlIdentities, generated), oidArray(oids))
 	if err != nil {
 		return nil, fmt.Errorf("read the replica identities: %w", err)
 	}
-	var root, schema, name, kind, persistence, identity, readable, indexes string
-	targets := []any{&root, &schema, &name, &kind, &persistence, &identity, &readable, &indexes}
+	var root, schema, name, kind, persistence, identity, readable, indexes, columns string
+	targets := []any{&root, &schema, &name, &kind, &persistence, &identity, &readable, &indexes, &columns}
 	_, err = pgx.ForEachRow(rows, targets, func() error {
 		oid, err := strconv.ParseUint(root, 10, 32)
 		if err != nil {
@@ -179,6 +213,9 @@ func loadIdentities(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uin
 			readable: readable == "true",
 		}
 		if err := json.Unmarshal([]byte(indexes), &r.indexes); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(columns), &r.generated); err != nil {
 			return err
 		}
 		identities[uint32(oid)] = append(identities[uint32(oid)], r)

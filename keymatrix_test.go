@@ -35,7 +35,7 @@ type keyCase struct {
 	sql string
 	// values are texts of it. Those that are written `a = b` are equal for the server and not identical.
 	values string
-	// index replaces the primary key (k): a definition of a unique index.
+	// index replaces the primary key (k): a definition of a unique index, or of a temporal primary key.
 	index string
 	// version is the oldest server that has the type.
 	version int
@@ -138,6 +138,14 @@ var keyTypes = []keyCase{
 	{name: "d_pair", sql: "S.d_pair", values: "(1.0,x) = (1.00,x)|(1,y)|(2,)|(,x)|(,)"},
 	{name: "d_bpchar", sql: "S.d_bpchar", values: "|a|ab|b"},
 	{name: "d_moods", sql: "S.d_moods", values: "{}|{happy}|{sad,NULL}|{angry,happy}"},
+	{
+		name: "period", sql: "daterange NOT NULL", index: "(a, k WITHOUT OVERLAPS)", version: 180000,
+		values: "(,2000-01-01)|[2000-01-01,2000-01-02)|[2000-01-02,2020-01-01)|[2000-01-02,2020-01-03)|[2020-01-01,)",
+	},
+	{
+		name: "periods", sql: "nummultirange NOT NULL", index: "(a, k WITHOUT OVERLAPS)", version: 180000,
+		values: "{[1,2)} = {[1.0,2)}|{[2,3),[4,5)}|{[3,4)}|{[5,6]}|{(6,)}|{[0,1),(7,8)}",
+	},
 	{name: "hstore", sql: "E.hstore", values: `|"a"=>"1"|"a"=>NULL|"a"=>"1", "b"=>"2"`, extension: "hstore"},
 	{name: "ltree", sql: "E.ltree", values: "|a|a.b|a.b.c|a.c|B", extension: "ltree"},
 	{name: "cube", sql: "E.cube", values: "(1, 2)|(1, 2),(3, 4)|(0)", extension: "cube"},
@@ -183,7 +191,11 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 		}
 		sql := names.Replace(c.sql)
 		typed, _, _ := strings.Cut(strings.TrimSuffix(sql, " NOT NULL"), " COLLATE ")
+		temporal := strings.Contains(c.index, "WITHOUT OVERLAPS")
 		for _, shape := range shapes {
+			if temporal && shape != "single" {
+				continue
+			}
 			groups := c.groups()
 			t := &keyTable{keyCase: c, table: tableName{schema, c.name + "_" + shape}, typed: typed, full: i%2 == 0}
 			definition := sql + " PRIMARY KEY"
@@ -196,6 +208,9 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 				}
 				if c.index != "" {
 					definition, unique = sql, c.index
+				}
+				if temporal {
+					t.key = []string{"a", "k"}
 				}
 			case "pair":
 				t.key, definition = []string{"k", "a"}, sql
@@ -220,7 +235,7 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 			}
 			name := quoteTable(t.table)
 			db.exec(fmt.Sprintf("CREATE TABLE %s (k %s, a int NOT NULL DEFAULT 0, n int)", name, definition))
-			if unique != "" && !t.nullable && c.index == "" {
+			if unique != "" && !t.nullable && (c.index == "" || temporal) {
 				db.exec("ALTER TABLE " + name + " ADD PRIMARY KEY " + unique)
 			} else if unique != "" {
 				db.exec("CREATE UNIQUE INDEX " + quoteIdent(t.table.name+"_u") + " ON " + name + unique)
@@ -231,7 +246,7 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 			switch {
 			case t.full:
 				db.exec("ALTER TABLE " + name + " REPLICA IDENTITY FULL")
-			case c.index != "":
+			case c.index != "" && !temporal:
 				db.exec("ALTER TABLE " + name + " REPLICA IDENTITY USING INDEX " + quoteIdent(t.table.name+"_u"))
 			}
 			db.grant(t.table)
@@ -247,6 +262,8 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 					for a := range 2 {
 						insert(a, &g[a%len(g)])
 					}
+				case temporal:
+					insert(n, &g[0])
 				case shape == "single":
 					insert(0, &g[0])
 				default:
@@ -317,7 +334,7 @@ func (db *testDB) keyExtensions() {
 	db.Helper()
 	db.script(`BEGIN; SELECT pg_advisory_xact_lock(7236541); CREATE EXTENSION IF NOT EXISTS citext;
 		CREATE EXTENSION IF NOT EXISTS hstore; CREATE EXTENSION IF NOT EXISTS ltree; CREATE EXTENSION IF NOT EXISTS cube;
-		CREATE EXTENSION IF NOT EXISTS isn; COMMIT`)
+		CREATE EXTENSION IF NOT EXISTS isn; CREATE EXTENSION IF NOT EXISTS btree_gist; COMMIT`)
 }
 
 // rankedRow is a row as a scan reads it, with its rank among the table's keys.

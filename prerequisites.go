@@ -448,6 +448,11 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
 	user := quoteIdent(c.user())
 	for i := range held {
 		leaf := &held[i]
+		if len(leaf.generated) > 0 {
+			if warning := leaf.unpublishedWarning(c.s.publication, c.found[r.table].Columns, r.key); warning != "" {
+				c.warn("%s", warning)
+			}
+		}
 		switch {
 		case leaf.tableName == r.table:
 		case leaf.kind == 'f':
