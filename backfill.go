@@ -161,11 +161,19 @@ type scanQuery struct {
 	stream  string // the table, for that log
 	// searchPath is the search path of the query; "" is that of the session.
 	searchPath string
-	// leaf is the relation a ctid scan reads; its filenode must be leaf.Filenode still.
+	// leaf is the relation a ctid scan reads.
 	leaf leafCursor
+	// check is a query whose only value must be want, or else the rows are not those of the table as the binding knows it: of
+	// a leaf its relfilenode, of a partitioned table its partitions. It runs behind the lock and ahead of the query. "": none.
+	check, want string
 }
 
-var errTableChanged = errors.New("the table changed its shape while its chunk was being read")
+var (
+	errTableChanged = errors.New("the table changed its shape while its chunk was being read")
+
+	// errPartitionsChanged says that the chunk may hold rows of partitions that the binding does not know yet, or lack some.
+	errPartitionsChanged = errors.New("the table's partitions changed while its chunk was being read")
+)
 
 // read runs the query and fills the chunk. The pipeline is one transaction: take the lock that rewriting DDL would hold,
 // then a snapshot, then the query, whose own snapshot is at least as new. A chunk that reaches its byte budget or its
@@ -179,8 +187,8 @@ func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) err
 	p.SendQueryParams("SET LOCAL lock_timeout = '1s'", nil, nil, nil, nil)
 	p.SendQueryParams(q.lock, nil, nil, nil, nil)
 	p.SendQueryParams("SELECT txid_current_snapshot()::text", nil, nil, nil, nil)
-	if q.ctid {
-		p.SendQueryParams(sqlLeafFilenode, [][]byte{strconv.AppendUint(nil, uint64(q.leaf.OID), 10)}, nil, nil, nil)
+	if q.check != "" {
+		p.SendQueryParams(q.check, nil, nil, nil, nil)
 	}
 	if q.searchPath != "" {
 		p.SendQueryParams("SELECT set_config('search_path', $1, true)", [][]byte{[]byte(q.searchPath)}, nil, nil, nil)
@@ -200,8 +208,6 @@ func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) err
 	return err
 }
 
-const sqlLeafFilenode = `SELECT coalesce(pg_relation_filenode($1::oid), 0)::text`
-
 // consume reads the results of the pipeline.
 func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipeline, q *scanQuery) error {
 	if err := skipResults(p, 3); err != nil {
@@ -216,13 +222,15 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 		return err
 	}
 	failpoint("chunk.snapshot")
-	if q.ctid {
-		filenode, err := oneResult(p)
-		if err != nil {
+	if q.check != "" {
+		have, err := oneResult(p)
+		switch {
+		case err != nil:
 			return err
-		}
-		if filenode != strconv.FormatUint(uint64(q.leaf.Filenode), 10) {
+		case have != q.want && q.ctid:
 			return errTableChanged
+		case have != q.want:
+			return errPartitionsChanged
 		}
 	}
 	if q.searchPath != "" {

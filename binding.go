@@ -93,6 +93,9 @@ type binding struct {
 	// share one.
 	deferrable bool
 
+	partitions partitionSet // those whose rows are accounted for (leaves.go)
+	indirect   bool         // our role may not read a partition itself: it is read by way of the table
+
 	filters     bool // changes past scanned are dropped
 	scanned     []value
 	scannedAt   []byte // comparison form of scanned; nil before the first chunk
@@ -143,6 +146,7 @@ func (b *binding) rewind(first bool) {
 	b.state = &bindingState{Mode: storedPending}
 	b.meta.First = first
 	b.meta.Leaves, b.meta.Key = nil, ""
+	b.partitions.forget()
 	b.meta.OID = 0
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
 	b.sides, b.failures = nil, 0
@@ -155,14 +159,27 @@ func (b *binding) park() {
 	}
 	b.state = &bindingState{Mode: storedMissing}
 	b.meta = bindingMetadata{}
+	b.partitions.forget()
 	b.chunk, b.waiting, b.unsettled, b.table, b.plan = nil, nil, nil, nil, nil
 }
 
 // storedState is the binding's entry as of now.
 func (b *binding) storedState() *bindingState {
+	b.meta.Partitions = b.partitions.unwritten()
 	b.state.setMetadata(&b.meta)
 	return b.state
 }
+
+// scanning reports whether rows of the table are still to be read.
+func (b *binding) scanning() bool {
+	return b.phase == phaseBackfill || b.phase == phaseActive && len(b.meta.Leaves) > 0
+}
+
+// byCTID reports whether what is still to be read is scanned by ctid. REQUIRES: scanning.
+func (b *binding) byCTID() bool { return b.keyless() || b.phase == phaseActive }
+
+// filtering reports whether changes past scanned are dropped. REQUIRES: scanning.
+func (b *binding) filtering() bool { return b.filters && !b.byCTID() }
 
 // keyColumnsOf turns a collection's key pointers into column names; nil for the fallback key.
 func keyColumnsOf(pointers []string) []string {
@@ -345,13 +362,14 @@ func (b *binding) keySignature() string {
 // advance moves the binding past a settled chunk.
 func (b *binding) advance(ck *chunk) error {
 	b.mark()
-	if b.keyless() {
+	if b.byCTID() {
 		b.meta.Leaves = b.leavesAfter(ck)
-		if leavesDone(b.meta.Leaves) {
+		switch {
+		case leavesDone(b.meta.Leaves):
 			b.complete()
-			return nil
+		case b.phase == phaseBackfill:
+			b.state.Scanned = storedLeafPosition(b.meta.Leaves)
 		}
-		b.state.Scanned = storedLeafPosition(b.meta.Leaves)
 		return nil
 	}
 	if ck.final {
@@ -367,12 +385,17 @@ func (b *binding) advance(ck *chunk) error {
 	return nil
 }
 
-// complete ends the backfill.
+// complete ends the scan. Behind that of a whole table by key, partitions may be waiting that came meanwhile.
 func (b *binding) complete() {
-	b.transition(eventComplete)
+	if b.byCTID() || len(b.meta.Leaves) == 0 {
+		b.meta.Leaves, b.meta.Key = nil, ""
+	}
+	b.mark()
+	if b.phase != phaseActive {
+		b.transition(eventComplete)
+	}
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
-	b.meta.Leaves, b.meta.Key = nil, ""
 	b.meta.First = false
 	b.scanned, b.scannedAt, b.unsettled, b.sides = nil, nil, nil, nil
 }
@@ -416,7 +439,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 		where = append(where, "("+b.resource.filter+"\n)") // the text may end in a comment
 		q.searchPath = db.searchPath                       // the filter is written for the user's own
 	}
-	if b.keyless() {
+	if b.byCTID() {
 		q.ctid = true
 		columns = append(columns, "ctid::text")
 		leaves := b.meta.Leaves
@@ -432,10 +455,21 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 				name = l.tableName
 			}
 		}
-		from = "ONLY " + quoteTable(name)
+		q.check, q.want = b.leafCheck(q.leaf)
+		if b.indirect {
+			where = append(where, fmt.Sprintf("tableoid = %d::oid", q.leaf.OID))
+		} else {
+			from = "ONLY " + quoteTable(name)
+		}
 		where = append(where, ctidRange(q.leaf, db.version))
+		if bound := b.boundOf(&q.leaf); bound != nil {
+			terms := b.boundTerms(q, bound)
+			where = append(where, "("+boundParams(terms)+sqlAfter(b.terms, terms)+") IS NOT TRUE")
+		}
 	} else if b.table.kind == 'r' {
 		from = "ONLY " + from
+	} else {
+		q.check, q.want = b.table.partitionsCheck(db.version)
 	}
 	if s.minBackfillXID != "" {
 		q.xmin = true
@@ -452,11 +486,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 			lower = b.chunk.end
 		}
 		if lower != nil {
-			bound := make([]keyTerm, len(lower))
-			for i, v := range lower {
-				bound[i] = keyTerm{sql: "$" + strconv.Itoa(i+1) + "::" + b.casts[i], null: v.kind == valueNull}
-				q.params = append(q.params, parameter(v))
-			}
+			bound := b.boundTerms(q, lower)
 			where = append(where, boundParams(bound)+sqlAfter(b.terms, bound))
 		}
 		q.ties = !b.unique
@@ -474,6 +504,16 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	}
 	q.sql += order
 	return q
+}
+
+// boundTerms makes the key's values the parameters of a query.
+func (b *binding) boundTerms(q *scanQuery, key []value) []keyTerm {
+	bound := make([]keyTerm, len(key))
+	for i, v := range key {
+		bound[i] = keyTerm{sql: "$" + strconv.Itoa(i+1) + "::" + b.casts[i], null: v.kind == valueNull}
+		q.params = append(q.params, parameter(v))
+	}
+	return bound
 }
 
 // parameter is a value as a query parameter: nil is NULL there, also where it is an empty text.
@@ -670,7 +710,7 @@ func (b *binding) estimatedRows() float64 {
 		}
 	}
 	switch {
-	case b.keyless() && done > 0:
+	case b.phase == phaseBackfill && b.keyless() && done > 0:
 		return float64(b.state.Backfilled) * float64(pages) / float64(done)
 	case b.table == nil:
 		return -1

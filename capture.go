@@ -74,7 +74,8 @@ type capture struct {
 	bindings []*binding
 	byName   map[tableName]*binding
 	pending  []*binding // in phasePending
-	reading  []*binding // in phaseBackfill, highest priority first
+	attached []*binding // captured, with partitions whose scans have not begun in this session
+	reading  []*binding // scanning, highest priority first
 	changed  []*binding // since the last checkpoint
 	removed  map[string]*bindingState
 
@@ -107,6 +108,10 @@ type capture struct {
 	lastTick     time.Time
 	ticks        *time.Ticker
 	rediscoverAt time.Time
+	looks        []*binding // whose partitions seem to have changed: the catalog is looked at soon
+	lookAt       time.Time  // when to do so
+	looked       time.Time  // when that was done last
+	described    *binding   // the partitioned table that the last Relation message was of; nil for another
 	change       change
 	newKey       []value
 	oldKey       []value
@@ -127,6 +132,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.ctx = ctx
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
+	c.looks, c.described = nil, nil
 	c.tx = transaction{}
 	c.previousEnd, c.idleEnd = start, start
 	c.seed = maphash.MakeSeed()
@@ -312,10 +318,8 @@ func (c *capture) promote() error {
 	if c.stage != stageCapture {
 		return nil
 	}
-	if len(c.pending) > 0 {
-		if err := c.activate(); err != nil {
-			return err
-		}
+	if err := c.activate(); err != nil {
+		return err
 	}
 	if picked := c.pick(); len(picked) > 0 {
 		c.startRound(picked) // reads while we stream to the fence just opened, and emit
@@ -337,7 +341,7 @@ func (c *capture) pick() []*binding {
 			b.chunk != nil && (b.chunk.final || b.chunk.spoiled != "") {
 			continue
 		}
-		if b.chunk != nil && b.keyless() && leavesDone(b.leavesAfter(b.chunk)) {
+		if b.byCTID() && (b.chunk == nil && leavesDone(b.meta.Leaves) || b.chunk != nil && leavesDone(b.leavesAfter(b.chunk))) {
 			continue
 		}
 		if len(picked) > 0 && b.resource.priority > picked[0].resource.priority {
@@ -418,7 +422,7 @@ func (c *capture) settle() error {
 			return err
 		}
 		c.stage = stageCapture
-		if len(c.pending)+len(c.reading) > 0 {
+		if len(c.pending)+len(c.attached)+len(c.reading) > 0 {
 			c.diag.status(statusBackfill)
 		} else {
 			c.diag.status(statusStream)
@@ -492,21 +496,30 @@ func (c *capture) settleChunk(ck *chunk) error {
 		return err
 	}
 	failpoint("settle.advanced")
-	if b.phase == phaseActive {
+	ended := ck.final || ck.leaf.OID != 0 && !b.scanning()
+	if ended {
 		c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+		if b.scanning() {
+			c.attached = append(c.attached, b)
+		}
 	}
 	if err := c.checkpoint(); err != nil { // ahead of what the logs say of it
 		return err
 	}
 	c.progress.chunks.Add(1)
 	c.diag.scanned(b, ck, rows)
-	if b.phase == phaseActive {
+	if ended {
 		logrus.WithFields(logrus.Fields{"stream": b.name().String(), "rows": b.state.Backfilled}).Info("backfill completed")
-		if len(c.pending)+len(c.reading) == 0 {
-			c.diag.status(statusStream)
-		}
+		c.nothingToRead()
 	}
 	return nil
+}
+
+// nothingToRead says so when the last backfill has ended.
+func (c *capture) nothingToRead() {
+	if len(c.pending)+len(c.attached)+len(c.reading) == 0 {
+		c.diag.status(statusStream)
+	}
 }
 
 // completeRows fills in the unchanged TOAST values of buffered rows whose older image was not in the chunk. A row that is
@@ -564,10 +577,27 @@ func (c *capture) chunkFailed(ck *chunk) error {
 		if b.failures > maxFailures {
 			return described
 		}
-		if err := c.reload(b); err != nil || b.phase != phaseBackfill {
+		if err := c.reload(b); err != nil || !b.scanning() {
 			return err
 		}
-		b.unmeasured = b.keyless() // a rewritten relation is scanned from its start
+		b.unmeasured = b.byCTID() // a rewritten relation is scanned from its start
+		return nil
+	case errors.Is(err, errPartitionsChanged):
+		before := b.table.partitionsMark()
+		if err := c.reload(b); err != nil {
+			return err
+		}
+		if b.table == nil || b.table.partitionsMark() != before { // no fault of the chunk's
+			b.failures, b.notBefore = 0, time.Now().Add(tickInterval)
+		} else if b.failures > maxFailures {
+			return described
+		}
+		return nil
+	case code == "42501" && b.byCTID() && b.table.kind == 'p' && !b.indirect:
+		b.indirect = true
+		c.status("The role may not read a partition of %s (%v): it is read by way of the table, which is slow with many "+
+			"partitions; run GRANT SELECT on the partition, and GRANT USAGE on its schema, to %s", b.name(), err,
+			quoteIdent(c.settings.user))
 		return nil
 	case code == "42501": // insufficient_privilege
 		c.parkBinding(b, fmt.Sprintf("%v; run GRANT SELECT ON %s TO %s", err, quoteTable(b.name()), quoteIdent(c.settings.user)))
@@ -671,6 +701,11 @@ func (c *capture) tick() error {
 			return err
 		}
 	}
+	if len(c.looks) > 0 && time.Now().After(c.lookAt) {
+		if err := c.look(); err != nil {
+			return err
+		}
+	}
 	// Nothing is undelivered and the server is further on: the cursor moves, so that the slot can.
 	if !c.polling && !c.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
 		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= hurried(idleCheckpoint) {
@@ -685,7 +720,7 @@ func (c *capture) tick() error {
 func (c *capture) rewind(b *binding) {
 	b.rewind(false)
 	b.generation++
-	c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+	c.dismiss(b)
 	if !slices.Contains(c.pending, b) {
 		c.pending = append(c.pending, b)
 	}
@@ -696,8 +731,14 @@ func (c *capture) parkBinding(b *binding, reason string) {
 	c.status("%s is no longer captured: %s", b.name(), reason)
 	b.park()
 	b.generation++
-	c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+	c.dismiss(b)
 	c.pending = slices.DeleteFunc(c.pending, func(r *binding) bool { return r == b })
+}
+
+// dismiss takes a binding out of the lists of those whose rows are read.
+func (c *capture) dismiss(b *binding) {
+	c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+	c.attached = slices.DeleteFunc(c.attached, func(r *binding) bool { return r == b })
 }
 
 func (c *capture) status(format string, args ...any) { c.diag.status(fmt.Sprintf(format, args...)) }

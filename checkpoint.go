@@ -42,8 +42,8 @@ type bindingState struct {
 	Backfilled int             `json:"backfilled"`
 }
 
-// bindingMetadata is what only we know of a binding. Every field is always written: a merge patch cannot drop a key by
-// leaving it out.
+// bindingMetadata is what only we know of a binding. Every field but Partitions is always written: a merge patch cannot drop
+// a key by leaving it out.
 type bindingMetadata struct {
 	// OID of the table captured; another OID under the same name is another table.
 	OID uint32 `json:"oid"`
@@ -59,8 +59,12 @@ type bindingMetadata struct {
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`
-	// Leaves are the positions of a ctid scan, one per relation that holds rows.
+	// Leaves are the positions of a ctid scan, one per relation that holds rows; of a table captured already, or scanned by
+	// key, those of the partitions that were attached to it with rows (leaves.go).
 	Leaves []leafCursor `json:"leaves"`
+	// Partitions are those of a partitioned table whose rows are all accounted for, in the form of leaves.go; nil where what
+	// is stored says the same. There may be ten thousand, so they alone are written when they changed.
+	Partitions *string `json:"partitions,omitempty"`
 }
 
 // leafCursor is the position of a ctid scan in one relation, valid only for one relfilenode: tuples up to and including
@@ -72,7 +76,10 @@ type leafCursor struct {
 	Offset   int    `json:"offset"`
 	Pages    int64  `json:"pages"`
 	Done     bool   `json:"done"`
-	next     int64  // the block at which the chunk being read ends
+	// UpTo bounds the keys to read: those behind it are read by the scan of the whole table, which had reached it when the
+	// partition came. In base64; "": all.
+	UpTo string `json:"upTo,omitempty"`
+	next int64  // the block at which the chunk being read ends
 }
 
 // parseState reads the state of an Open request strictly: an unknown property is an error, since what we do not

@@ -260,7 +260,8 @@ func TestBindingMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	for field := range reflect.TypeFor[bindingMetadata]().Fields() {
-		if name := field.Tag.Get("json"); written[name] == nil {
+		name := field.Tag.Get("json")
+		if name != "partitions,omitempty" && written[name] == nil {
 			t.Errorf("metadata %s lacks %q: a merge patch cannot drop a property by leaving it out", b.Metadata, name)
 		}
 	}

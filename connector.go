@@ -512,6 +512,10 @@ func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState
 		fresh = false
 		b.state = stored
 		b.meta, _ = stored.metadata()
+		if err := b.partitions.restore(b.meta.Partitions); err != nil {
+			c.status("What is stored of %s cannot be read (%v): partitions attached while the capture was stopped may be missing; "+
+				"trigger a backfill of it if there were any", b.name(), err)
+		}
 		switch stored.Mode {
 		case storedPending:
 			b.phase = phasePending

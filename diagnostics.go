@@ -77,7 +77,7 @@ func (d *diagnostics) usual() {
 	switch c := d.capture; {
 	case c.stage == stageCatchUp:
 		d.status(statusCatchUp)
-	case len(c.pending)+len(c.reading) > 0:
+	case len(c.pending)+len(c.attached)+len(c.reading) > 0:
 		d.status(statusBackfill)
 	default:
 		d.status(statusStream)
@@ -87,7 +87,7 @@ func (d *diagnostics) usual() {
 // backfilling describes the backfills under way: in percent when every table has an estimate.
 func (d *diagnostics) backfilling() string {
 	c := d.capture
-	tables := len(c.reading) + len(c.pending)
+	tables := len(c.reading) + len(c.attached) + len(c.pending)
 	if tables == 0 || len(c.reading) == 0 {
 		return ""
 	}

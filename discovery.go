@@ -70,12 +70,13 @@ type table struct {
 	identityColumns []string   // columns of the replica identity: d and i
 	rowSecurity     bool
 	comment         string
-	reltuples       float64  // estimated rows including leaves; -1 unknown
-	published       bool     // listed by pg_publication_tables
-	publishedCols   []string // columns the publication sends, in attnum order; nil: all that are not generated
-	rowFilter       string   // row filter of the publication, SQL, or ""
-	partialOld      bool     // some leaf's replica identity is not FULL
-	leaves          []leaf   // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
+	reltuples       float64     // estimated rows including leaves; -1 unknown
+	published       bool        // listed by pg_publication_tables
+	publishedCols   []string    // columns the publication sends, in attnum order; nil: all that are not generated
+	rowFilter       string      // row filter of the publication, SQL, or ""
+	partialOld      bool        // some leaf's replica identity is not FULL
+	leaves          []leaf      // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
+	partitions      []partition // of a partitioned table: all that are below it, parents first
 }
 
 type leaf struct {
@@ -83,6 +84,15 @@ type leaf struct {
 	oid         uint32
 	relfilenode uint32
 	identity    byte
+}
+
+// partition is a relation below a partitioned table, which may be partitioned itself.
+type partition struct {
+	tableName
+	oid, parent uint32
+	kind        byte   // relkind
+	relfilenode uint32 // 0 for one that holds no rows itself
+	attached    uint32 // the transaction that made it a partition of its parent (pg_inherits.xmin)
 }
 
 type column struct {
@@ -586,19 +596,22 @@ func (t *table) chooseKeys(indexes []index) {
 	}
 }
 
-// loadLeaves fills in the leaf partitions of partitioned tables, in byte order of their names, and their estimated rows.
+// loadLeaves fills in the partitions of partitioned tables, the leaves in byte order of their names, and the estimated rows.
 func (c *catalog) loadLeaves(byOID map[uint32]*table, tables []*table) error {
 	sqlLeaves := `
-WITH RECURSIVE tree(root, oid) AS (
-  SELECT roots.oid, roots.oid FROM unnest($1::oid[]) AS roots(oid)
+WITH RECURSIVE tree(root, parent, oid, attached, depth) AS (
+  SELECT roots.oid, roots.oid, roots.oid, 0::bigint, 0 FROM unnest($1::oid[]) AS roots(oid)
   UNION ALL
-  SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid` +
-		c.since(14, ` AND NOT i.inhdetachpending`, ``) + `
+  SELECT tree.root, tree.oid, i.inhrelid, i.xmin::text::bigint, tree.depth + 1
+    FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid` + c.since(14, ` AND NOT i.inhdetachpending`, ``) + `
 )
-SELECT tree.root, n.nspname, c.relname, c.oid, c.relfilenode, c.relreplident::text, c.reltuples, c.relpages
+SELECT tree.root, tree.parent, n.nspname, c.relname, c.oid, c.relkind::text, c.relfilenode, tree.attached,
+       c.relreplident::text, c.reltuples, c.relpages
   FROM tree
-  JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'r'
-  JOIN pg_namespace n ON n.oid = c.relnamespace`
+  JOIN pg_class c ON c.oid = tree.oid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE tree.depth > 0
+ ORDER BY tree.depth`
 	var roots []uint32
 	for _, t := range tables {
 		if t.kind == 'p' {
@@ -610,17 +623,21 @@ SELECT tree.root, n.nspname, c.relname, c.oid, c.relfilenode, c.relreplident::te
 		return nil
 	}
 	var root uint32
-	var l leaf
-	var identity string
+	var p partition
+	var kind, identity string
+	var attached, pages int64
 	var reltuples float64
-	var pages int64
 	err := c.each(sqlLeaves, []any{oidArray(roots)}, []any{
-		&root, &l.schema, &l.name, &l.oid, &l.relfilenode, &identity, &reltuples, &pages,
+		&root, &p.parent, &p.schema, &p.name, &p.oid, &kind, &p.relfilenode, &attached, &identity, &reltuples, &pages,
 	}, func() error {
 		t := byOID[root]
-		l.identity = identity[0]
-		t.leaves = append(t.leaves, l)
-		t.partialOld = t.partialOld || l.identity != 'f'
+		p.kind, p.attached = kind[0], uint32(attached)
+		t.partitions = append(t.partitions, p)
+		if p.kind != 'r' {
+			return nil
+		}
+		t.leaves = append(t.leaves, leaf{tableName: p.tableName, oid: p.oid, relfilenode: p.relfilenode, identity: identity[0]})
+		t.partialOld = t.partialOld || identity[0] != 'f'
 		if rows := estimatedRows(reltuples, pages); rows < 0 || t.reltuples < 0 {
 			t.reltuples = -1
 		} else {

@@ -98,6 +98,7 @@ func (c *capture) handleBegin(data []byte) error {
 	}
 	c.tx.open, c.tx.begin, c.tx.changes, c.tx.lastLoc, c.tx.truncated = true, begin, 0, 0, false
 	clear(c.tx.placed)
+	c.described = nil
 	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
 	c.from.loc[0] = int64(c.previousEnd)
 	c.from.loc[2] = int64(begin.finalLSN)
@@ -359,7 +360,7 @@ func checkOldKey(key []value, p *plan, kind byte) error {
 func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
 	b := e.binding
 	c.track(e, op, key, t, fill, before)
-	if b.phase == phaseActive {
+	if !b.scanning() {
 		return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
 	}
 	c.identity = appendIdentity(c.identity[:0], key)
@@ -370,14 +371,14 @@ func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before 
 	if at != sideScanned {
 		c.unsettle(b)
 	}
-	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filters || ck.holds(c.identity)) {
+	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filtering() || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
 			failpoint("patch.put")
 			ck.put(c.identity, t, fill)
 			ck.compact()
 		}
 	}
-	if b.filters && at != sideScanned {
+	if b.filtering() && at != sideScanned {
 		return nil
 	}
 	return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
@@ -390,7 +391,7 @@ func (c *capture) unsettle(b *binding) { b.unsettled.add(c.tx.begin.xid) }
 
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
-	if fill == nil && hasUnchanged(t) && (op == 'c' || e.binding.phase == phaseBackfill && e.binding.keyless()) {
+	if fill == nil && hasUnchanged(t) && (op == 'c' || e.binding.scanning() && e.binding.byCTID()) {
 		row, err := c.rereadRest(e.binding, e.plan, key, t)
 		if err != nil {
 			return err
@@ -424,7 +425,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 	if c.untrack(e, key, ch.old) {
 		return nil // another row of this transaction stands under the key
 	}
-	if b.phase == phaseBackfill {
+	if b.scanning() {
 		c.identity = appendIdentity(c.identity[:0], key)
 		at, err := c.sideOf(b, key)
 		if err != nil {
@@ -437,7 +438,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 			failpoint("patch.remove")
 			ck.remove(c.identity)
 		}
-		if b.filters && at != sideScanned && b.meta.First {
+		if b.filtering() && at != sideScanned && b.meta.First {
 			return nil // no document of this key has ever been emitted
 		}
 	}
@@ -561,13 +562,13 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	return c.out.end(dst)
 }
 
-// sideOf tells where a key lies in its binding's backfill. REQUIRES: phaseBackfill; c.identity is the key's.
+// sideOf tells where a key lies in its binding's backfill. REQUIRES: scanning; c.identity is the key's.
 func (c *capture) sideOf(b *binding, key []value) (side, error) {
 	ck := b.chunk
 	if ck != nil && ck.spoiled != "" {
 		ck = nil
 	}
-	if b.keyless() || !b.filters {
+	if !b.filtering() {
 		if ck == nil {
 			return sideBeyond, nil
 		}
@@ -698,6 +699,7 @@ func (c *capture) handleRelation(data []byte) error {
 	}
 	c.lastEntry = nil
 	e := &relationEntry{relation: r}
+	again := c.relations[r.oid] != nil
 	c.relations[r.oid] = e
 	name := tableName{schema: r.schema, name: r.name}
 	if !c.settings.readOnly && name == c.settings.watermarks {
@@ -716,7 +718,11 @@ func (c *capture) handleRelation(data []byte) error {
 		}
 	}
 	if e.binding == nil {
+		c.describedPartition(r.oid, again)
 		return nil
+	}
+	if c.described = nil; e.binding.table != nil && e.binding.table.kind == 'p' {
+		c.described = e.binding
 	}
 	return c.describe(e) // by which a parked binding whose table is back is captured again
 }
@@ -742,6 +748,9 @@ func (c *capture) handleTruncate(data []byte) error {
 // truncated applies a TRUNCATE to its binding.
 func (c *capture) truncated(b *binding, e *relationEntry) {
 	b.truncations++
+	if b.partitions.expectRewrites() {
+		b.mark()
+	}
 	if c.settings.onTruncate == "backfill" {
 		c.status("%s was truncated: it is backfilled again. Documents of rows that vanished stay in the collection.", b.name())
 		c.rewind(b)
@@ -753,7 +762,7 @@ func (c *capture) truncated(b *binding, e *relationEntry) {
 		logrus.Warn(text)
 		c.diag.status(text)
 	}
-	if b.phase == phaseBackfill {
+	if b.scanning() {
 		c.unsettle(b)
 		if b.chunk != nil && b.chunk.spoiled == "" && b.chunk.table.oid == e.relation.oid {
 			b.chunk.clearRows()

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +19,7 @@ import (
 
 // resumeBackfills puts the bindings into the lists the loop works from. Positions that cannot be used start again.
 func (c *capture) resumeBackfills() error {
-	c.pending, c.reading = nil, nil
+	c.pending, c.attached, c.reading = nil, nil, nil
 	for _, b := range c.bindings {
 		switch b.phase {
 		case phasePending:
@@ -28,6 +27,7 @@ func (c *capture) resumeBackfills() error {
 		case phaseBackfill:
 			if c.settings.skipsBackfill(b.name()) {
 				c.status("The backfill of %s ends here: advanced.skip_backfills lists it", b.name())
+				b.meta.Leaves = nil
 				b.complete()
 				continue
 			}
@@ -38,6 +38,10 @@ func (c *capture) resumeBackfills() error {
 			}
 			b.limit = c.settings.chunkRows
 			c.reading = append(c.reading, b)
+		case phaseActive:
+			if b.scanning() {
+				c.attached = append(c.attached, b)
+			}
 		}
 	}
 	c.sortReading()
@@ -54,12 +58,15 @@ func (c *capture) sortReading() {
 	slices.SortStableFunc(c.reading, func(a, b *binding) int { return b.resource.priority - a.resource.priority })
 }
 
-// activate starts the backfills of pending bindings.
+// activate starts the backfills of pending bindings, and the scans of partitions that came with rows.
 func (c *capture) activate() error {
-	if len(c.pending) == 0 {
+	if len(c.pending)+len(c.attached) == 0 {
 		return nil
 	}
-	var started []*binding
+	started := c.startAttached()
+	if err := c.freshPartitions(c.pending); err != nil {
+		return err
+	}
 	for _, b := range c.pending {
 		b.meta.OID = b.table.oid
 		if !b.keyless() {
@@ -69,6 +76,7 @@ func (c *capture) activate() error {
 			b.transition(eventComplete)
 			b.state.Mode = storedActive
 			b.meta.First = false
+			b.rememberPartitions()
 			c.due, c.dueSince = true, time.Now()
 			continue
 		}
@@ -76,6 +84,7 @@ func (c *capture) activate() error {
 			b.meta.Key = b.keySignature()
 		}
 		b.transition(eventActivate)
+		b.rememberPartitions()
 		b.state.Mode = b.storedModeOf()
 		b.limit = c.settings.chunkRows
 		started = append(started, b)
@@ -87,10 +96,11 @@ func (c *capture) activate() error {
 	c.pending = nil
 	failpoint("activate.before")
 	for _, b := range started {
-		b.unmeasured = b.keyless()
+		b.unmeasured = b.byCTID()
 	}
 	c.reading = append(c.reading, started...)
 	c.sortReading()
+	c.nothingToRead()
 	if err := c.awaitWriters(started); err != nil {
 		return err
 	}
@@ -98,13 +108,16 @@ func (c *capture) activate() error {
 	return c.measureReady()
 }
 
-// completeEmpty ends the backfills of tables that no relation holds rows of: partitioned ones without partitions.
+// completeEmpty ends the scans of tables that no relation holds rows of: partitioned ones without partitions, or to which
+// empty ones were attached.
 func (c *capture) completeEmpty() {
 	for _, b := range slices.Clone(c.reading) {
-		if b.keyless() && !b.unmeasured && len(b.meta.Leaves) == 0 && b.chunk == nil && !c.isReading(b) {
+		if b.byCTID() && !b.unmeasured && b.chunk == nil && !c.isReading(b) &&
+			(len(b.meta.Leaves) == 0 || b.phase == phaseActive && leavesDone(b.meta.Leaves)) {
 			b.complete()
 			c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
 			c.due, c.dueSince = true, time.Now()
+			c.nothingToRead()
 		}
 	}
 }
@@ -116,12 +129,7 @@ func (c *capture) awaitWriters(bindings []*binding) error {
 	}
 	var oids []uint32
 	for _, b := range bindings {
-		oids = append(oids, b.table.oid)
-		for _, l := range b.table.leaves {
-			if l.oid != b.table.oid {
-				oids = append(oids, l.oid)
-			}
-		}
+		oids = append(oids, b.toRead()...)
 	}
 	var holders map[uint32][]writer
 	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
@@ -132,14 +140,30 @@ func (c *capture) awaitWriters(bindings []*binding) error {
 		return fmt.Errorf("list the transactions that write to the captured tables: %w", err)
 	}
 	for _, b := range bindings {
-		b.waiting = slices.Clone(holders[b.table.oid])
-		for _, l := range b.table.leaves {
-			if l.oid != b.table.oid {
-				b.waiting = append(b.waiting, holders[l.oid]...)
-			}
+		b.waiting = nil
+		for _, oid := range b.toRead() {
+			b.waiting = append(b.waiting, holders[oid]...)
 		}
 	}
 	return nil
+}
+
+// toRead lists the relations whose rows are to be read, and the table that leads to them.
+func (b *binding) toRead() []uint32 {
+	var oids []uint32
+	if b.phase == phaseActive {
+		for _, l := range b.meta.Leaves {
+			oids = append(oids, l.OID)
+		}
+		return oids
+	}
+	oids = append(oids, b.table.oid)
+	for _, l := range b.table.leaves {
+		if l.oid != b.table.oid {
+			oids = append(oids, l.oid)
+		}
+	}
+	return oids
 }
 
 // isReading reports whether a chunk of the binding is being read.
@@ -220,8 +244,11 @@ func (c *capture) lookAtWaiting() error {
 	return nil
 }
 
-const sqlMeasureLeaf = `SELECT coalesce(pg_relation_filenode($1::oid), 0)::bigint,
-	coalesce(pg_relation_size($1::oid), 0) / current_setting('block_size')::bigint`
+const sqlMeasureLeaves = `
+SELECT coalesce(pg_relation_filenode(l.oid), 0)::bigint,
+       coalesce(pg_relation_size(l.oid), 0) / current_setting('block_size')::bigint
+  FROM unnest($1::oid[]) WITH ORDINALITY AS l(oid, n)
+ ORDER BY l.n`
 
 // measureReady measures the bindings that are to be scanned by ctid and wait for no writer any more: what a transaction
 // wrote unseen must lie within the pages measured. A table that another session has locked is tried again later.
@@ -247,35 +274,59 @@ func (c *capture) measureReady() error {
 // measureLeaves gives a binding that is scanned by ctid a cursor for each relation that holds rows; a cursor whose
 // relation has been rewritten starts again. What is added behind the pages measured here is streamed.
 func (c *capture) measureLeaves(b *binding) error {
+	if b.keyless() && len(b.meta.Leaves) == 0 && b.state.Scanned == nil { // those that writers we waited for have made too
+		if err := c.freshPartitions([]*binding{b}); err != nil {
+			return err
+		}
+		b.rememberPartitions()
+	}
+	stored := make(map[uint32]*leafCursor, len(b.meta.Leaves))
+	for i := range b.meta.Leaves {
+		stored[b.meta.Leaves[i].OID] = &b.meta.Leaves[i]
+	}
 	var leaves []leafCursor
+	var oids []uint32
+	for _, l := range b.table.leaves {
+		if old := stored[l.oid]; old != nil || b.phase == phaseBackfill {
+			at := leafCursor{OID: l.oid}
+			if old != nil {
+				at.UpTo = old.UpTo
+			}
+			leaves, oids = append(leaves, at), append(oids, l.oid)
+		}
+	}
+	i := 0
+	var filenode, pages int64
+	measured := func() error {
+		at := &leaves[i]
+		i++
+		at.Filenode, at.Pages = uint32(filenode), pages
+		if old := stored[at.OID]; old != nil && old.Filenode == at.Filenode {
+			*at = *old
+		} else if len(stored) == 0 && b.state.Scanned != nil {
+			at.Block, at.Offset, _ = parseCTID(b.state.Scanned) // the incumbent's: one position for all leaves
+		}
+		at.Done = at.Done || at.Block >= at.Pages
+		return nil
+	}
 	measure := func(tx pgx.Tx) error {
+		i = 0
 		if _, err := tx.Exec(c.ctx, "SET LOCAL lock_timeout = '100ms'"); err != nil { // the stream stands still meanwhile
 			return err
 		}
-		for _, l := range b.table.leaves {
-			at := leafCursor{OID: l.oid}
-			var filenode int64
-			if err := tx.QueryRow(c.ctx, sqlMeasureLeaf, strconv.FormatUint(uint64(l.oid), 10)).Scan(&filenode, &at.Pages); err != nil {
-				return err
-			}
-			at.Filenode = uint32(filenode)
-			old := slices.IndexFunc(b.meta.Leaves, func(o leafCursor) bool { return o.OID == at.OID && o.Filenode == at.Filenode })
-			if old >= 0 {
-				at = b.meta.Leaves[old]
-			} else if len(b.meta.Leaves) == 0 && b.state.Scanned != nil {
-				at.Block, at.Offset, _ = parseCTID(b.state.Scanned) // the incumbent's: one position for all leaves
-			}
-			at.Done = at.Done || at.Block >= at.Pages
-			leaves = append(leaves, at)
+		rows, err := tx.Query(c.ctx, sqlMeasureLeaves, oidArray(oids))
+		if err != nil {
+			return err
 		}
-		return nil
+		_, err = pgx.ForEachRow(rows, []any{&filenode, &pages}, measured)
+		return err
 	}
 	err := c.db.with(c.ctx, func(conn *pgx.Conn) error { return pgx.BeginFunc(c.ctx, conn, measure) })
 	if err != nil {
 		return err
 	}
 	b.meta.Leaves = leaves
-	if leavesDone(leaves) { // an empty table: one chunk over no pages ends it
+	if b.phase == phaseBackfill && leavesDone(leaves) { // an empty table: one chunk over no pages ends it
 		for i := range b.meta.Leaves {
 			b.meta.Leaves[i].Done = i > 0
 		}
@@ -427,9 +478,8 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		c.due, c.dueSince = true, time.Now()
 	}
 	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.table.sameAs(t) {
-		c.announceLeaves(b, t)
 		b.table = t
-		return nil
+		return c.judgePartitions(b)
 	}
 	if err := c.loadTypesOf(t); err != nil {
 		return fmt.Errorf("read the types of %s: %w", b.name(), err)
@@ -444,35 +494,11 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
 	}
-	if b.phase == phaseBackfill { // chunks of the table as it was may lack rows of the table as it is
+	if b.scanning() { // chunks of the table as it was may lack rows of the table as it is
 		b.generation++
 		b.chunk, b.sides = nil, nil
 	}
-	return nil
-}
-
-// announceLeaves says what the stream does not: partitions of a table published via its root that came, went or were
-// rewritten since the catalog was last read.
-func (c *capture) announceLeaves(b *binding, t *table) {
-	if t.kind != 'p' {
-		return
-	}
-	for _, now := range t.leaves {
-		i := slices.IndexFunc(b.table.leaves, func(l leaf) bool { return l.oid == now.oid })
-		switch {
-		case i < 0:
-			c.status("%s is a new partition of %s: if it held rows when it was attached, they are not captured until a backfill "+
-				"is triggered", now.tableName, b.name())
-		case b.table.leaves[i].relfilenode != now.relfilenode:
-			c.status("Partition %s of %s was truncated or rewritten: documents of rows that vanished stay in the collection",
-				now.tableName, b.name())
-		}
-	}
-	for _, before := range b.table.leaves {
-		if !slices.ContainsFunc(t.leaves, func(l leaf) bool { return l.oid == before.oid }) {
-			c.status("%s is no longer a partition of %s: documents of its rows stay in the collection", before.tableName, b.name())
-		}
-	}
+	return c.judgePartitions(b)
 }
 
 // loadTypesOf reads what a plan and a scan key need to know of the types of a table's columns.
