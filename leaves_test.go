@@ -34,6 +34,9 @@ type leafTree struct {
 
 func newLeafTree(db *testDB, key string) *leafTree {
 	db.Helper()
+	if testing.Short() {
+		db.Skip("starts many connectors")
+	}
 	x := &leafTree{testDB: db, root: db.table("root"), key: key}
 	db.exec(fmt.Sprintf("CREATE TABLE %s (id int %s, v text) PARTITION BY RANGE (id)", quoteTable(x.root), key))
 	x.identify(x.root)
