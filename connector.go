@@ -136,13 +136,23 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.R
 	return &pc.Response{Discovered: discovered}, nil
 }
 
+// mostLeftOut bounds the names that the summary of what is left out has for one reason.
+const mostLeftOut = 10
+
 func logLeftOut(leftOut map[string][]tableName) {
 	var parts []string
 	for reason, names := range leftOut {
 		if reason == leftOutWatermarks {
 			continue // as it should be
 		}
-		parts = append(parts, fmt.Sprintf("%d %s (such as %s)", len(names), reason, names[0]))
+		var list []string
+		for _, name := range names[:min(len(names), mostLeftOut)] {
+			list = append(list, name.String())
+		}
+		if more := len(names) - len(list); more > 0 {
+			list = append(list, fmt.Sprintf("and %d more", more))
+		}
+		parts = append(parts, fmt.Sprintf("%d %s (%s)", len(names), reason, strings.Join(list, ", ")))
 	}
 	if len(parts) > 0 {
 		slices.Sort(parts)

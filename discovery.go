@@ -36,10 +36,13 @@ const (
 	leftOutMaterialized = "materialized view"
 	leftOutForeign      = "foreign table"
 	leftOutUnlogged     = "unlogged table"
+	leftOutTemporary    = "temporary table"
 	leftOutSystem       = "system schema"
 	leftOutSchema       = "schema excluded by discoveryFilters"
 	leftOutPattern      = "no match in discoveryFilters.table_patterns"
 	leftOutUnpublished  = "not in the publication"
+	leftOutByLeaves     = "partitioned table published as its partitions (publish_via_partition_root is off)"
+	leftOutByRoot       = "partition published as its root (publish_via_partition_root is on)"
 	leftOutWatermarks   = "watermarks table of this capture"
 	leftOutReserved     = "name reserved by the platform"
 	leftOutPublishedAt  = "written by a materialization (has a column " + publishedAtColumn + ")"
@@ -192,6 +195,8 @@ func whyLeftOut(t *table, s *settings, publication *publication) string {
 		return leftOutSystem
 	case slices.Contains(s.excludeSchemas, t.schema):
 		return leftOutSchema
+	case t.persistence == 't':
+		return leftOutTemporary
 	case t.persistence != 'p':
 		return leftOutUnlogged
 	case len(s.tablePatterns) > 0 && !slices.ContainsFunc(s.tablePatterns, matches):
@@ -200,10 +205,14 @@ func whyLeftOut(t *table, s *settings, publication *publication) string {
 		return leftOutWatermarks
 	case slices.Contains(reservedNames, t.name):
 		return leftOutReserved
-	case publication != nil && !s.discoverUnpublished && publication.members[t.tableName] == nil:
-		return leftOutUnpublished
+	case publication == nil || s.discoverUnpublished || publication.members[t.tableName] != nil:
+		return ""
+	case t.kind == 'p' && !publication.viaRoot:
+		return leftOutByLeaves
+	case t.isPartition && publication.viaRoot:
+		return leftOutByRoot
 	}
-	return ""
+	return leftOutUnpublished
 }
 
 // loadTables returns the named tables with all detail; missing ones are absent from the result. A name may turn out to
@@ -288,7 +297,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.r
 // listClasses returns what could be a table to capture in the schemas asked for: no partitions, or only those.
 func (c *catalog) listClasses(s *settings) ([]*table, error) {
 	const sqlListClasses = sqlClasses + `
- WHERE c.relkind::text = ANY ($1) AND NOT n.nspname = ANY ($2) AND c.relpersistence <> 't'
+ WHERE c.relkind::text = ANY ($1) AND NOT n.nspname = ANY ($2)
    AND (cardinality($3::text[]) = 0 OR n.nspname = ANY ($3::text[])) AND ($4 OR NOT c.relispartition)`
 	kinds := []string{"r", "p", "v", "m", "f"}
 	if s.captureAsPartitions {
@@ -352,6 +361,7 @@ func estimatedRows(reltuples float64, pages int64) float64 {
 
 // publication is what a publication sends.
 type publication struct {
+	viaRoot bool // changes of partitions are published as those of the root
 	members map[tableName]*member
 }
 
@@ -363,7 +373,7 @@ type member struct {
 // loadPublication returns the publication's members, or nil if there is no such publication.
 func (c *catalog) loadPublication(name string) (*publication, error) {
 	sqlPublication := `
-SELECT t.schemaname, t.tablename, t.attnames::text[], coalesce(t.rowfilter, '')
+SELECT t.schemaname, t.tablename, t.attnames::text[], coalesce(t.rowfilter, ''), ` + c.since(13, `p.pubviaroot`, `false`) + `
   FROM pg_publication p
   LEFT JOIN (` + publishedTables(c.major, "$1") + `) t ON true
  WHERE p.pubname = $1`
@@ -371,9 +381,10 @@ SELECT t.schemaname, t.tablename, t.attnames::text[], coalesce(t.rowfilter, '')
 	var schema, table *string
 	var columns []string
 	var rowFilter string
-	err := c.each(sqlPublication, []any{name}, []any{&schema, &table, &columns, &rowFilter}, func() error {
+	var viaRoot bool
+	err := c.each(sqlPublication, []any{name}, []any{&schema, &table, &columns, &rowFilter, &viaRoot}, func() error {
 		if result == nil {
-			result = &publication{members: map[tableName]*member{}}
+			result = &publication{viaRoot: viaRoot, members: map[tableName]*member{}}
 		}
 		if schema != nil && table != nil {
 			result.members[tableName{*schema, *table}] = &member{columns: columns, rowFilter: rowFilter}
