@@ -446,6 +446,17 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
 		c.warn("%s", warning)
 	}
 	user := quoteIdent(c.user())
+	if f := c.found[r.table]; f != nil {
+		for i := range held {
+			if why := f.rejecting(&held[i]); why != "" {
+				c.warn("table %s%s: the server rejects every UPDATE and DELETE of it, because publication %q %s; inserts are captured. To "+
+					"allow them, set its entry anew (ALTER PUBLICATION %s DROP TABLE %s; then ADD TABLE), or another REPLICA IDENTITY",
+					r.table, partitions(r.table, []*replicaIdentity{&held[i]}), c.s.publication, why, quoteIdent(c.s.publication),
+					quoteTable(r.table))
+				break
+			}
+		}
+	}
 	for i := range held {
 		leaf := &held[i]
 		if len(leaf.generated) > 0 {

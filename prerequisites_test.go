@@ -594,6 +594,9 @@ func TestPrerequisitesTables(t *testing.T) {
 	wantLines(t, "warning", warnings, []string{
 		`table test.filtered: row-level security hides rows from the role ` + user + `, so that the backfill may lack rows whose ` +
 			`changes are captured. To see all, run: ALTER ROLE ` + user + ` BYPASSRLS;`,
+		`table test.listed: the server rejects every UPDATE and DELETE of it, because publication "pub" has a column list that lacks ` +
+			`columns of the replica identity ("id", "b"); inserts are captured. To allow them, set its entry anew (ALTER PUBLICATION ` +
+			`"pub" DROP TABLE "test"."listed"; then ADD TABLE), or another REPLICA IDENTITY`,
 	})
 
 	s := db.settings()

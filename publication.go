@@ -161,8 +161,11 @@ type tableFacts struct {
 	Usage       bool     `json:"usage"`        // of the schema
 	Select      bool     `json:"select"`       // of the table or some columns
 	RowSecurity bool     `json:"row_security"` // hides rows from our role
+	Unreadable  []string `json:"unreadable"`   // columns that the publication sends and our role may not read, though others
 	Published   bool     `json:"published"`
 	Columns     []string `json:"columns"`  // that the publication sends, nil before version 15
+	List        bool     `json:"list"`     // they are a column list
+	Filter      []string `json:"filter"`   // columns that the row filter looks at
 	Ancestor    string   `json:"ancestor"` // a published ancestor of a partition
 }
 
@@ -244,26 +247,66 @@ SELECT n.nspname AS schemaname, c.relname AS tablename,
 }
 
 // sqlTables finds the names in $1, a JSON array of [schema, name], and their membership in publication $2. The %s are the
-// published tables and the expressions of the newer versions: a member's columns, and a published ancestor. The publication's
+// published tables and the expressions of the newer versions: whether a member's columns may be generated ones, the columns, a
+// published ancestor, and what the member's entry restricts. The publication's
 // own list counts too, since a root is among the published tables only where it is published as such.
 const sqlTables = `
 WITH published AS (%s)
-SELECT jsonb_build_object('schema', w.name ->> 0, 'name', w.name ->> 1, 'schema_oid', coalesce(n.oid::int8, 0),
+SELECT (jsonb_build_object('schema', w.name ->> 0, 'name', w.name ->> 1, 'schema_oid', coalesce(n.oid::int8, 0),
 	'oid', coalesce(c.oid::int8, 0), 'kind', c.relkind, 'persistence', c.relpersistence,
 	'usage', has_schema_privilege(n.oid, 'USAGE'), 'select', has_any_column_privilege(c.oid, 'SELECT'),
 	'row_security', CASE WHEN c.relrowsecurity THEN row_security_active(c.oid) END,
 	'published', p.tablename IS NOT NULL OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
 		WHERE b.pubname = $2::text::name AND r.prrelid = c.oid),
-	'columns', %s, 'ancestor', %s)::text
+	'unreadable', CASE WHEN NOT has_table_privilege(c.oid, 'SELECT') THEN (
+		SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT')
+			AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))
+			AND (coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' OR p.attnames IS NOT NULL AND %s)) END,
+	'columns', %s, 'ancestor', %s) || %s)::text
 FROM jsonb_array_elements($1::text::jsonb) AS w (name)
 LEFT JOIN pg_namespace n ON n.nspname = (w.name ->> 0)::name AND n.nspname::text = w.name ->> 0
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = (w.name ->> 1)::name AND c.relname::text = w.name ->> 1
 LEFT JOIN published p ON p.schemaname = n.nspname AND p.tablename = c.relname`
 
+// sqlRestrictions tells what a table's own entry in the publication restricts, which counts unless its schema is published. A
+// filter is stored as a tree, whose text has the columns' numbers.
+const sqlRestrictions = `coalesce((SELECT jsonb_build_object('list', r.prattrs IS NOT NULL, 'filter', (SELECT jsonb_agg(DISTINCT a.attname)
+		FROM regexp_matches(r.prqual::text, ':varattno (\d+)', 'g') AS v JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = v[1]::int))
+	FROM pg_publication b JOIN pg_publication_rel r ON r.prpubid = b.oid
+	WHERE b.pubname = $2::text::name AND r.prrelid = c.oid
+		AND NOT EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = b.oid AND s.pnnspid = c.relnamespace)), '{}')`
+
 const sqlAncestor = `(SELECT an.nspname || '.' || ac.relname FROM pg_partition_ancestors(c.oid) a (oid)
 	JOIN pg_class ac ON ac.oid = a.oid AND ac.oid <> c.oid JOIN pg_namespace an ON an.oid = ac.relnamespace
 	JOIN published ap ON ap.schemaname = an.nspname AND ap.tablename = ac.relname
 	WHERE c.relispartition LIMIT 1)`
+
+// rejecting tells why the server rejects updates and deletes of a relation with that replica identity though it has one (see
+// check_pub_rf_and_column_list): the restrictions of the publication leave out what the identity needs. "" when it does not.
+func (f *tableFacts) rejecting(r *replicaIdentity) string {
+	x := r.index()
+	switch {
+	case r.identity != 'f' && x == nil:
+		return "" // told as such
+	case f.List && r.identity == 'f':
+		return "has a column list, which the replica identity FULL does not allow"
+	case f.List && slices.ContainsFunc(x.Columns, func(c string) bool { return !slices.Contains(f.Columns, c) }):
+		return "has a column list that lacks columns of the replica identity (" + quoteIdents(x.Columns) + ")"
+	case r.identity != 'f' && !x.covers(f.Filter):
+		return "has a row filter over columns (" + quoteIdents(f.Filter) + ") that are not of the replica identity (" +
+			quoteIdents(x.Columns) + ")"
+	}
+	return ""
+}
+
+func quoteIdents(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = quoteIdent(name)
+	}
+	return strings.Join(quoted, ", ")
+}
 
 func (c *checker) findTables(ctx context.Context) error {
 	wanted := c.wanted()
@@ -275,14 +318,19 @@ func (c *checker) findTables(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	columns, ancestor := "NULL", "NULL"
+	columns, ancestor, generated, restrictions := "NULL", "NULL", "false", "'{}'"
 	if c.db.version >= 150000 {
-		columns = "to_jsonb(p.attnames)"
+		columns, restrictions = "to_jsonb(p.attnames)", sqlRestrictions
 	}
 	if c.db.version >= 130000 {
 		ancestor = sqlAncestor
 	}
-	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, publishedTables(c.db.version/10000, "$2::text::name"), columns, ancestor), string(list), c.s.publication)
+	if c.db.version >= 180000 { // version 15 lists generated columns that it does not send
+		generated = "true"
+	}
+	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, publishedTables(c.db.version/10000, "$2::text::name"), generated, columns, ancestor,
+		restrictions),
+		string(list), c.s.publication)
 	if err != nil {
 		return err
 	}
@@ -331,6 +379,10 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 	}
 	if !f.Select {
 		c.tableFault(t, "the role %s may not read table %s. Run: GRANT SELECT ON %s TO %s;", user, t, quoteTable(t), user)
+	} else if len(f.Unreadable) > 0 {
+		columns := quoteIdents(f.Unreadable)
+		c.tableFault(t, "the role %s may not read the columns %s of table %s. Run: GRANT SELECT (%s) ON %s TO %s; or leave them out by a "+
+			"column list of the publication", user, columns, t, columns, quoteTable(t), user)
 	}
 	if f.RowSecurity {
 		c.warn("table %s: row-level security hides rows from the role %s, so that the backfill may lack rows whose changes are "+
