@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -54,6 +55,8 @@ type shape struct {
 	insertOnly bool   // the server rejects updates and deletes
 	full       bool   // old rows are whole
 	warning    string // of the validation
+	refused    string // by the validation, with SQL that makes it fit
+	via        string // the table that is written to instead
 	rowsToo    string // SQL of rows beside the numbered ones, run before the backfill
 }
 
@@ -317,7 +320,7 @@ func shapes() []*shape {
 		},
 		{ // the key is not streamed, and so the server rejects updates
 			name: "listed_without_key", since: 150000, check: shapeCalm, listed: "(v)", not: []string{"id"}, insertOnly: true,
-			warning: "the server rejects",
+			warning: `table {n}: the server rejects every UPDATE and DELETE of it, because publication`,
 		},
 		{
 			name: "listed_parts", since: 150000, key: id, listed: "(id, v) WHERE (id < 1015)", where: "id < 1015", not: []string{"secret"},
@@ -348,6 +351,26 @@ func shapes() []*shape {
 				CREATE UNIQUE INDEX {q}_v ON {t} (v); ALTER TABLE {t} REPLICA IDENTITY USING INDEX {q}_v; DROP INDEX {s}.{q}_v`,
 		},
 		{name: "identity_full_unique", key: id, fallback: true, full: true, sql: "CREATE TABLE {t} (id int NOT NULL UNIQUE, v text); ALTER TABLE {t} REPLICA IDENTITY FULL"},
+		{ // refused, with what makes them fit
+			name: "identity_other", key: id, refused: `ALTER TABLE {t} REPLICA IDENTITY DEFAULT;`,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text NOT NULL);
+				CREATE UNIQUE INDEX {q}_v ON {t} (v); ALTER TABLE {t} REPLICA IDENTITY USING INDEX {q}_v`,
+		},
+		{
+			name: "override_of_unique", key: id, override: []string{"a"}, id: "a", cols: "id, v, a", vals: "-{i}, 'row ' || {i}, {i}",
+			sql:     `CREATE TABLE {t} (id int PRIMARY KEY, v text, a int NOT NULL); CREATE UNIQUE INDEX "{q} A" ON {t} (a)`,
+			refused: `ALTER TABLE {t} REPLICA IDENTITY USING INDEX "{q} A";`,
+		},
+		{
+			name: "override_of_none", key: id, override: []string{"a"}, id: "a", cols: "id, v, a", vals: "-{i}, 'row ' || {i}, {i}", full: true,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text, a int)`, refused: `ALTER TABLE {t} REPLICA IDENTITY FULL;`,
+		},
+		{
+			name: "parts_leaf_other", key: id, refused: `ALTER TABLE {s}."{q}_1" REPLICA IDENTITY DEFAULT;`,
+			sql: `CREATE TABLE {t} (id int PRIMARY KEY, v text NOT NULL) PARTITION BY RANGE (id);
+				CREATE TABLE {s}.{q}_0 PARTITION OF {t} FOR VALUES FROM (MINVALUE) TO (8); CREATE TABLE {s}.{q}_1 PARTITION OF {t} DEFAULT;
+				CREATE UNIQUE INDEX {q}_v ON {s}.{q}_1 (v); ALTER TABLE {s}.{q}_1 REPLICA IDENTITY USING INDEX {q}_v`,
+		},
 		{
 			name: "composite", key: []string{"c", "id", "a"}, cols: "id, v, a, c", vals: "{i}, 'row ' || {i}, {i} % 2, 'c' || {i} % 3",
 			sql: "CREATE TABLE {t} (a int, v text, id int, c text COLLATE \"C\", PRIMARY KEY (c, id, a))",
@@ -464,6 +487,11 @@ func (s *shape) table() tableName {
 // expand fills the names into SQL or a text of the connector's.
 func (s *shape) expand(sql string) string {
 	t := s.table()
+	via := s.via
+	if via == "" {
+		via = "{t}"
+	}
+	sql = strings.ReplaceAll(sql, "{w}", via)
 	return strings.NewReplacer("{t}", quoteTable(t), "{s}", quoteIdent(t.schema), "{q}", t.name, "{n}", t.String()).Replace(sql)
 }
 
@@ -486,13 +514,13 @@ func (s *shape) insertRows(a, b int) string {
 	cols, vals := s.cols, s.vals
 	switch {
 	case s.name == "empty_columns":
-		return fmt.Sprintf("INSERT INTO {t} SELECT FROM generate_series(%d, %d)", a, b)
+		return fmt.Sprintf("INSERT INTO {w} SELECT FROM generate_series(%d, %d)", a, b)
 	case s.id == "-":
 		return ""
 	case cols == "":
 		cols, vals = "id, v", "{i}, 'row ' || {i}"
 	}
-	return fmt.Sprintf("INSERT INTO {t} (%s) SELECT %s FROM generate_series(%d, %d) i", cols, number(vals, "i"), a, b)
+	return fmt.Sprintf("INSERT INTO {w} (%s) SELECT %s FROM generate_series(%d, %d) i", cols, number(vals, "i"), a, b)
 }
 
 // writes are the transactions of round k: insertions, updates, deletions and key moves, each of other rows than the round before.
@@ -522,7 +550,7 @@ func (s *shape) writes(k int) []string {
 	if set == "" {
 		set = "v = v || '+'"
 	}
-	target := "{t}"
+	target := "{w}"
 	if strings.HasPrefix(s.name, "parent") {
 		target = "ONLY {t}"
 	}
@@ -552,21 +580,22 @@ func (s *shape) target() string {
 	return "{t}"
 }
 
-// createShapes creates the shapes of the server's version in a random order, and returns them.
-func createShapes(db *testDB, random *rand.Rand) []*shape {
+// createShapes creates the shapes that the server's version has in a random order, and returns them. published tells whether
+// they are in the publication as it is.
+func createShapes(db *testDB, random *rand.Rand, all []*shape, published bool) []*shape {
 	db.Helper()
 	for _, schema := range []string{plainSchema, oddSchema} {
-		db.exec("CREATE SCHEMA " + quoteIdent(schema))
+		db.exec("CREATE SCHEMA IF NOT EXISTS " + quoteIdent(schema))
 		db.exec(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", quoteIdent(schema), quoteIdent(*testCaptureUser)))
 	}
 	db.exec("CREATE EXTENSION citext SCHEMA extensions")
 	db.exec(fmt.Sprintf("GRANT USAGE ON SCHEMA extensions TO %s", quoteIdent(*testCaptureUser)))
 	version := db.version()
-	all := slices.DeleteFunc(shapes(), func(s *shape) bool { return s.since > version })
+	all = slices.DeleteFunc(all, func(s *shape) bool { return s.since > version })
 	order := slices.Clone(all)
 	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	var tables, rows strings.Builder // each in one transaction
-	published := "ALTER PUBLICATION " + quoteIdent(db.publication) + " ADD TABLE "
+	publish := "ALTER PUBLICATION " + quoteIdent(db.publication) + " ADD TABLE "
 	for i, s := range order {
 		sql := s.sql
 		if sql == "" {
@@ -576,12 +605,15 @@ func createShapes(db *testDB, random *rand.Rand) []*shape {
 		fmt.Fprintf(&rows, "GRANT SELECT ON %s TO %s;\n", quoteTable(s.table()), quoteIdent(*testCaptureUser))
 		rows.WriteString(s.expand(s.insertRows(1, 9)) + ";\n" + s.expand(s.rowsToo) + ";\n")
 		if i > 0 {
-			published += ", "
+			publish += ", "
 		}
-		published += "ONLY " + quoteTable(s.table()) + " " + s.listed
+		publish += "ONLY " + quoteTable(s.table()) + " " + s.listed
 	}
 	db.script(tables.String())
-	db.script(published + ";\n" + rows.String())
+	if !published {
+		db.script(publish)
+	}
+	db.script(rows.String())
 	return all
 }
 
@@ -600,7 +632,7 @@ func TestShapes(t *testing.T) {
 	}
 	seeds(t, 1, func(t *testing.T, seed uint64) {
 		first := discoverShapes(t, seed)
-		run := newShapeRun(t, seed+1)
+		run := newShapeRun(t, seed+1, shapeOptions{shapes: shapes()})
 		bindings, second := run.discover()
 		if !bytes.Equal(first, second) {
 			t.Errorf("another order of creation makes another discovery:\n%s\n%s", first, second)
@@ -613,12 +645,20 @@ func TestShapes(t *testing.T) {
 // discoverShapes returns what is discovered of the shapes, created in the seed's order.
 func discoverShapes(t *testing.T, seed uint64) []byte {
 	t.Helper()
-	r := newShapeRun(t, seed)
+	r := newShapeRun(t, seed, shapeOptions{shapes: shapes()})
 	_, discovered := r.discover()
 	return discovered
 }
 
-func newShapeRun(t *testing.T, seed uint64) *shapeRun {
+// shapeOptions say what a run is of.
+type shapeOptions struct {
+	shapes      []*shape
+	publication string // what follows CREATE PUBLICATION and its name, where that publishes the tables; "": each is added
+	set         string // options of a publication that they are added to
+	advanced    map[string]any
+}
+
+func newShapeRun(t *testing.T, seed uint64, o shapeOptions) *shapeRun {
 	t.Helper()
 	goldenDatabase(t, "UTF8")
 	r := &shapeRun{oracle: newOracle(t, seed), schemas: map[string]*jsonschema.Schema{}, known: map[*shape][]string{}}
@@ -627,13 +667,30 @@ func newShapeRun(t *testing.T, seed uint64) *shapeRun {
 	odd := "Pub \"x\" 'y'.%s /~\\\n" // what a quoting mistake trips over
 	r.db.exec(fmt.Sprintf("ALTER PUBLICATION %s RENAME TO %s", quoteIdent(r.db.publication), quoteIdent(odd)))
 	r.db.publication, r.db.slot = odd, "0_"+r.db.slot
-	r.shapes = createShapes(r.db, r.rand)
+	if o.publication != "" {
+		r.db.exec("DROP PUBLICATION " + quoteIdent(odd))
+		r.db.exec("CREATE SCHEMA " + quoteIdent(plainSchema)) // it may publish the schema
+		r.db.exec("CREATE PUBLICATION " + quoteIdent(odd) + " " + o.publication)
+		if !strings.Contains(o.publication, "ALL TABLES") {
+			r.db.publish(r.db.watermarks)
+		}
+	}
+	if o.set != "" {
+		r.db.exec("ALTER PUBLICATION " + quoteIdent(odd) + " SET " + o.set)
+	}
+	r.shapes = createShapes(r.db, r.rand, o.shapes, o.publication != "")
 	r.sentinel = tableName{plainSchema, "sentinel"}
 	r.db.exec("CREATE TABLE " + quoteTable(r.sentinel) + " (id int PRIMARY KEY)")
 	r.db.grant(r.sentinel)
-	r.db.publish(r.sentinel)
+	if o.publication == "" {
+		r.db.publish(r.sentinel)
+	}
+	advanced := map[string]any{
+		"backfill_chunk_size": r.chunk, "read_only_capture": r.readOnly, "discover_schemas": []string{plainSchema, oddSchema},
+	}
+	maps.Copy(advanced, o.advanced)
 	r.runtime = newTestRuntime(t, runtimeOptions{
-		config: r.config(), codec: codec(r.rand.IntN(2)),
+		config: r.db.edgeConfig(advanced), codec: codec(r.rand.IntN(2)),
 		onDocument:   func(*testRuntime, string, []byte) { r.output() },
 		onCheckpoint: func(*testRuntime, json.RawMessage) { r.output() },
 	})
@@ -780,9 +837,43 @@ func (r *shapeRun) write(conn *pgx.Conn, k int, wanted func(*shape) bool) error 
 	return nil
 }
 
+// refuse has the shapes that must be refused refused, by the reason that each has, and makes them fit by the SQL they are told.
+func (r *shapeRun) refuse(bindings []runtimeBinding) {
+	r.t.Helper()
+	byTable := map[string]runtimeBinding{}
+	for _, b := range bindings {
+		table, _, err := tableOfResource(b.resource)
+		if err != nil {
+			r.fatalf("%v", err)
+		}
+		byTable[table.String()] = b
+	}
+	refused := slices.DeleteFunc(slices.Clone(r.shapes), func(s *shape) bool { return s.refused == "" })
+	for batch := range slices.Chunk(refused, maxFaults) {
+		var bad []runtimeBinding
+		for _, s := range batch {
+			bad = append(bad, byTable[s.table().String()])
+		}
+		_, err := r.runtime.driver.validate(r.t.Context(), bad, nil)
+		if err == nil {
+			r.fatalf("none of %d tables was refused, such as %s", len(batch), batch[0].table())
+		}
+		for _, s := range batch {
+			if want := s.expand(s.refused); !strings.Contains(err.Error(), want) {
+				r.t.Errorf("%s: not refused by %q:\n%v", s.table(), want, err)
+			}
+		}
+		r.db.runRemedies(err)
+		if _, err := r.runtime.driver.validate(r.t.Context(), bad, nil); err != nil {
+			r.t.Errorf("still refused once the SQL was run: %v", err)
+		}
+	}
+}
+
 // capture takes the shapes through a capture's life.
 func (r *shapeRun) capture(bindings []runtimeBinding) {
 	r.t.Helper()
+	r.refuse(bindings)
 	r.runtime.bind(bindings)
 	for _, s := range r.shapes {
 		if want := s.expand(s.warning); want != "" && !strings.Contains(r.runtime.stderr(), want) {
@@ -790,7 +881,7 @@ func (r *shapeRun) capture(bindings []runtimeBinding) {
 		}
 	}
 	conn := testConnect(r.t, *testControlUser, *testControlPassword)
-	r.left, r.commit = 20+r.rand.IntN(500), r.rand.IntN(2) == 0 // cut off in the middle of the backfill
+	r.left, r.commit = 5+r.rand.IntN(4*len(r.shapes)), r.rand.IntN(2) == 0 // cut off in the middle of the backfill
 	r.runtime.start()
 	r.runtime.waitFor("the first document", func() bool { return len(r.runtime.uncommitted)+len(r.runtime.committed) > 0 })
 	written := make(chan error, 1)
@@ -973,5 +1064,181 @@ func (r *shapeRun) compare(s *shape, h *history.History, contained map[string]bo
 	}
 	if len(wrong) > 0 {
 		r.t.Errorf("%s: %d rows are wrong:\n%s", name, len(wrong), strings.Join(wrong[:min(len(wrong), 6)], "\n"))
+	}
+}
+
+// TestShapesPublished runs a few shapes through publications of other forms.
+func TestShapesPublished(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: the oracle runs the same code")
+	}
+	id := []string{"id"}
+	few := []*shape{
+		{name: "plain", key: id},
+		{name: "Plain", key: id, sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text); ALTER TABLE {t} REPLICA IDENTITY FULL", full: true},
+		{name: "keyless", sql: "CREATE TABLE {t} (id int, v text)", check: shapeCalm, insertOnly: true, warning: "ALTER TABLE {t} REPLICA IDENTITY FULL;"},
+		{name: "generated", key: id, not: []string{"twice"}, sql: "CREATE TABLE {t} (id int PRIMARY KEY, v text, twice int GENERATED ALWAYS AS (id * 2) STORED)"},
+	}
+	tree := `CREATE TABLE {s}.tree (id int, v text, a int, b int, PRIMARY KEY (id, a, b)) PARTITION BY LIST (a);
+		CREATE TABLE {s}.tree_0 (b int NOT NULL, x int, a int NOT NULL, id int NOT NULL, v text); ALTER TABLE {s}.tree_0 DROP x;
+		ALTER TABLE {s}.tree ATTACH PARTITION {s}.tree_0 FOR VALUES IN (0);
+		CREATE TABLE {s}.tree_1 PARTITION OF {s}.tree FOR VALUES IN (1) PARTITION BY LIST (b);
+		CREATE TABLE {s}.tree_1_0 PARTITION OF {s}.tree_1 FOR VALUES IN (0) PARTITION BY RANGE (id);
+		CREATE TABLE {s}.tree_1_0_x PARTITION OF {s}.tree_1_0 FOR VALUES FROM (MINVALUE) TO (10);
+		CREATE TABLE {s}.tree_1_0_y PARTITION OF {s}.tree_1_0 DEFAULT;
+		CREATE TABLE {s}.tree_1_1 PARTITION OF {s}.tree_1 DEFAULT; CREATE TABLE {s}.tree_2 PARTITION OF {s}.tree DEFAULT`
+	leaves := slices.Clone(few)
+	for i, name := range []string{"tree_0", "tree_1_0_x", "tree_1_0_y", "tree_1_1", "tree_2"} {
+		leaf := &shape{name: name, sql: "SELECT", key: []string{"id", "a", "b"}, id: "-"}
+		if i == 0 { // rows move from leaf to leaf
+			leaf.id, leaf.sql, leaf.via = "", tree, "{s}.tree"
+			leaf.cols, leaf.vals, leaf.set = "id, v, a, b", "{i}, 'row ' || {i}, {i} % 4, {i} % 3", "v = v || '+', a = (a + 1) % 5, b = (b + 1) % 3"
+		}
+		leaves = append(leaves, leaf)
+	}
+	for _, c := range []struct {
+		name    string
+		options shapeOptions
+	}{
+		{"all tables", shapeOptions{shapes: few, publication: "FOR ALL TABLES"}},
+		{"schema", shapeOptions{shapes: few, publication: "FOR TABLES IN SCHEMA " + quoteIdent(plainSchema)}},
+		{"partitions", shapeOptions{
+			shapes: leaves, set: "(publish_via_partition_root = false)", advanced: map[string]any{"capture_as_partitions": true},
+		}},
+		{"partitions of all tables", shapeOptions{
+			shapes: leaves, publication: "FOR ALL TABLES", advanced: map[string]any{"capture_as_partitions": true},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if strings.Contains(c.options.publication, "SCHEMA") {
+				newTestDB(t).requireVersion(150000)
+			}
+			run := newShapeRun(t, firstSeed(t), c.options)
+			bindings, _ := run.discover()
+			run.capture(bindings)
+			run.judge()
+		})
+	}
+}
+
+// What is left out of discovery is told in one line, with the reason of each.
+func TestShapesLeftOut(t *testing.T) {
+	goldenDatabase(t, "UTF8")
+	db := newTestDB(t)
+	schema := db.createSchema("left")
+	db.script(`SET search_path = ` + quoteIdent(schema) + `;
+		CREATE TABLE captured (id int PRIMARY KEY); CREATE TABLE unpublished (id int); CREATE UNLOGGED TABLE unlogged (id int);
+		CREATE TEMPORARY TABLE temporary (id int); CREATE VIEW "a view" AS SELECT 1 AS id; CREATE MATERIALIZED VIEW stored AS SELECT 1 AS id;
+		CREATE FOREIGN DATA WRAPPER fdw; CREATE SERVER server FOREIGN DATA WRAPPER fdw; CREATE FOREIGN TABLE elsewhere (id int) SERVER server;
+		CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF root DEFAULT`)
+	for i := range 12 {
+		db.exec(fmt.Sprintf("CREATE VIEW %s.view%02d AS SELECT 1 AS id", quoteIdent(schema), i))
+	}
+	db.publish(tableName{schema, "captured"}, tableName{schema, "root"})
+	temporary := db.queryValue("SELECT nspname FROM pg_namespace WHERE oid = pg_my_temp_schema()")
+	discover := func(advanced map[string]any) (tables []string, summary string) {
+		t.Helper()
+		r := newTestRuntime(t, runtimeOptions{config: db.edgeConfig(advanced)})
+		discovered, err := r.driver.discover(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range discovered.Bindings {
+			table, _, err := tableOfResource(b.ResourceConfigJson)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if table.schema == schema {
+				tables = append(tables, table.name)
+			}
+		}
+		for line := range strings.Lines(r.stderr()) {
+			if strings.HasPrefix(line, "left out of discovery: ") {
+				if summary != "" {
+					t.Errorf("a second line: %s", line)
+				}
+				summary = strings.ReplaceAll(strings.TrimSuffix(line, "\n"), schema+".", "")
+			}
+		}
+		return tables, summary
+	}
+	check := func(what string, advanced map[string]any, tables, reasons []string) {
+		t.Helper()
+		found, summary := discover(advanced)
+		if !slices.Equal(found, tables) {
+			t.Errorf("%s: discovered %q, want %q", what, found, tables)
+		}
+		for _, reason := range reasons {
+			if !strings.Contains(summary, reason) {
+				t.Errorf("%s: %s\nwant %s", what, summary, reason)
+			}
+		}
+	}
+	always := []string{
+		"13 view (a view, view00, view01, view02, view03, view04, view05, view06, view07, view08, and 3 more)", "1 materialized view (stored)",
+		"1 foreign table (elsewhere)", "1 unlogged table (unlogged)", "1 temporary table (" + temporary + ".temporary)",
+	}
+	unpublished := "not in the publication (unpublished, "
+	check("roots", nil, []string{"captured", "root"}, append(always, unpublished))
+	check("partitions of roots", map[string]any{"capture_as_partitions": true}, []string{"captured"}, append(always, "1 partition published as "+
+		"its root (publish_via_partition_root is on) (part)"))
+	db.exec("ALTER PUBLICATION " + quoteIdent(db.publication) + " SET (publish_via_partition_root = false)")
+	check("roots of partitions", nil, []string{"captured"}, append(always, "1 partitioned table published as its partitions "+
+		"(publish_via_partition_root is off) (root)"))
+	check("partitions", map[string]any{"capture_as_partitions": true}, []string{"captured", "part"}, append(always, unpublished))
+	check("one schema", map[string]any{"discover_schemas": []string{"no such schema"}}, nil, nil)
+	if _, summary := discover(map[string]any{"discover_schemas": []string{schema}}); strings.Contains(summary, temporary) {
+		t.Errorf("another schema's tables are told: %s", summary)
+	}
+}
+
+// A role that may read some columns only is refused, unless the publication leaves the others out.
+func TestShapesOfRole(t *testing.T) {
+	db := newTestDB(t)
+	role := db.name("columns")
+	db.exec(fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION PASSWORD 'secret1234'", role))
+	t.Cleanup(func() {
+		db.dropSlot()
+		db.script("DROP OWNED BY " + role + "; DROP ROLE " + role)
+	})
+	db.script(fmt.Sprintf("GRANT USAGE ON SCHEMA test TO %s; GRANT ALL ON %s TO %[1]s", role, quoteTable(db.watermarks)))
+	part := db.createTable("some", `(id int PRIMARY KEY, v text, "Se""cret" text, other int, twice int GENERATED ALWAYS AS (id * 2) STORED)`)
+	db.exec(fmt.Sprintf("GRANT SELECT (id, v) ON %s TO %s", quoteTable(part), role))
+	config := bytes.ReplaceAll(db.config(), fmt.Appendf(nil, `"user":%q`, *testCaptureUser), fmt.Appendf(nil, `"user":%q`, role))
+	config = bytes.ReplaceAll(config, fmt.Appendf(nil, `"password":%q`, *testCapturePassword), []byte(`"password":"secret1234"`))
+	r := newTestRuntime(t, runtimeOptions{config: json.RawMessage(config)})
+	bindings := r.edgeBindings(map[tableName]backfillMode{part: modeAutomatic})
+	_, err := r.driver.validate(t.Context(), bindings, nil)
+	if err == nil {
+		t.Fatal("a role that may not read all columns was not refused")
+	}
+	want := fmt.Sprintf(`the role %q may not read the columns "Se""cret", "other" of table %s. Run: GRANT SELECT ("Se""cret", "other") ON %s TO %[1]q;`,
+		role, part, quoteTable(part))
+	if !strings.Contains(err.Error(), want) {
+		t.Fatalf("%v\nwant %s", err, want)
+	}
+	if db.version() >= 150000 {
+		name, publication := quoteTable(part), quoteIdent(db.publication)
+		db.script(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %[2]s (id, v)", publication, name))
+		if _, err := r.driver.validate(t.Context(), bindings, nil); err != nil {
+			t.Errorf("with a column list: %v", err)
+		}
+		db.script(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s; ALTER PUBLICATION %[1]s ADD TABLE %[2]s", publication, name))
+	}
+	db.runRemedies(err)
+	db.exec(fmt.Sprintf(`INSERT INTO %s VALUES (1, 'one', 'secret', 7)`, quoteTable(part)))
+	r.bind(bindings)
+	r.start()
+	r.waitStreaming()
+	db.exec(fmt.Sprintf(`INSERT INTO %s VALUES (2, 'two', 'secret', 7)`, quoteTable(part)))
+	r.waitDocuments(2)
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range r.documents() {
+		if !strings.Contains(d.doc, `"Se\"cret":"secret"`) {
+			t.Errorf("the column is not in the document: %s", d.doc)
+		}
 	}
 }
