@@ -832,6 +832,10 @@ func TestPartitions(t *testing.T) {
 	r.checkRows(db, root)
 	r.strict(root)
 
+	if db.version() < 150000 {
+		t.Log("left out: before version 15 the sender does not publish a partition whose changes it saw before ATTACH, until it is reconnected")
+		return
+	}
 	db.exec("INSERT INTO " + quoteTable(leaves[2]) + " SELECT i, 'attached' FROM generate_series(200, 219) i")
 	db.exec(fmt.Sprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (200) TO (300)", quoteTable(root), quoteTable(leaves[2])))
 	db.exec("INSERT INTO " + quoteTable(root) + " VALUES (250, 'streamed')")
