@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -177,8 +178,12 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 	db.Helper()
 	schema := db.createSchema("keys")
 	extensions := db.queryValue("SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'citext'")
-	names := strings.NewReplacer("S.", quoteIdent(schema)+".", "E.", quoteIdent(extensions)+".")
-	db.script(names.Replace(setupKeyTypes))
+	names := func(sql string) string {
+		return regexp.MustCompile(`\b[SE]\.`).ReplaceAllStringFunc(sql, func(word string) string {
+			return quoteIdent(map[string]string{"S.": schema, "E.": extensions}[word]) + "."
+		})
+	}
+	db.script(names(setupKeyTypes))
 	for i := range keyTypes {
 		c := &keyTypes[i]
 		if db.version() < c.version {
@@ -189,7 +194,7 @@ func (db *testDB) createKeyTables(shapes ...string) (tables []*keyTable) {
 			db.Logf("%s: the server has no collation %s, skipped", c.name, c.collation)
 			continue
 		}
-		sql := names.Replace(c.sql)
+		sql := names(c.sql)
 		typed, _, _ := strings.Cut(strings.TrimSuffix(sql, " NOT NULL"), " COLLATE ")
 		temporal := strings.Contains(c.index, "WITHOUT OVERLAPS")
 		for _, shape := range shapes {
