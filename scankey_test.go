@@ -373,6 +373,8 @@ var packedVectors = []struct {
 	{[]keyType{float8Key}, []string{"-Infinity"}, "21 000fffffffffffff", nil},
 	{[]keyType{uuidKey}, []string{"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"}, "02 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' 00", nil},
 	{[]keyType{macKey}, []string{"08:00:2b:01:02:03"}, "02 '08:00:2b:01:02:03' 00", nil},
+	{[]keyType{mac8Key, lsnKey}, []string{"08:00:2b:01:02:03:04:05", "1/AB"}, "02 '08:00:2b:01:02:03:04:05' 00 02 '1/AB' 00", nil},
+	{[]keyType{bpcharKey, nameKey}, []string{"a  ", "n"}, "02 'a  ' 00 02 'n' 00", nil},
 	{[]keyType{enumKey, moneyKey}, []string{"sad", "$1.00"}, "02 'sad' 00 02 '$1.00' 00", nil},
 	{[]keyType{timetzKey}, []string{"08:09:10.5-08"}, "02 '08:09:10.5-08' 00", nil},
 	{[]keyType{xid8Key}, []string{"18446744073709551615"}, "02 '18446744073709551615' 00", nil},
