@@ -738,16 +738,18 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		return 0, fmt.Errorf("identify the server: %w", err)
 	}
 	if c.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
-		status, err := c.awaitReplay(ctx)
-		if err != nil {
-			return 0, err
-		}
-		fault := slotFault(status, c.cursor)
+		var status *slotStatus
+		fault := c.serverFault(identity) // first: what else is amiss follows from that
 		if fault == nil {
-			fault, err = c.timelineFault(ctx, conn, identity)
+			if status, err = c.awaitReplay(ctx); err != nil {
+				return 0, err
+			}
+			fault = slotFault(status, c.cursor)
 		}
-		if err != nil {
-			return 0, err
+		if fault == nil {
+			if fault, err = c.timelineFault(ctx, conn, identity); err != nil {
+				return 0, err
+			}
 		}
 		if fault == nil {
 			c.noteServer(identity)
@@ -824,17 +826,21 @@ func (c *capture) rewindAll() {
 	}
 }
 
-// timelineFault looks whether the server's past is the one that the cursor belongs to.
+// serverFault looks whether the server is the one that the cursor belongs to.
+func (c *capture) serverFault(identity pglogrepl.IdentifySystemResult) error {
+	for _, b := range c.bindings {
+		if b.meta.System != "" && b.meta.System != identity.SystemID {
+			return serverFault(b.meta.System, identity.SystemID, c.cursor)
+		}
+	}
+	return nil
+}
+
+// timelineFault looks whether the server's past is the one that the cursor belongs to. REQUIRES: no serverFault.
 func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identity pglogrepl.IdentifySystemResult) (fault, err error) {
 	current, stored := int(identity.Timeline), 0
 	for _, b := range c.bindings {
-		switch b.meta.System {
-		case "":
-		case identity.SystemID:
-			stored = max(stored, b.meta.Timeline)
-		default:
-			return serverFault(b.meta.System, identity.SystemID, c.cursor), nil
-		}
+		stored = max(stored, b.meta.Timeline)
 	}
 	if stored == 0 || stored == current {
 		return nil, nil

@@ -647,12 +647,10 @@ func TestWriters(t *testing.T) {
 // A server with another system identifier is another server, whatever its slot of our name says.
 func TestAnotherServer(t *testing.T) {
 	c := &capture{cursor: 0x1000, bindings: []*binding{{}, {meta: bindingMetadata{System: "1", Timeline: 1}}}}
-	fault, err := c.timelineFault(t.Context(), nil, pglogrepl.IdentifySystemResult{SystemID: "2", Timeline: 1})
-	if _, lost := errors.AsType[*slotLossError](fault); err != nil || !lost {
-		t.Errorf("fault %v, error %v; want a slotLossError", fault, err)
+	if _, lost := errors.AsType[*slotLossError](c.serverFault(pglogrepl.IdentifySystemResult{SystemID: "2", Timeline: 1})); !lost {
+		t.Error("another server is none")
 	}
-	fault, err = c.timelineFault(t.Context(), nil, pglogrepl.IdentifySystemResult{SystemID: "1", Timeline: 1})
-	if fault != nil || err != nil {
-		t.Errorf("fault %v, error %v on the same server", fault, err)
+	if fault := c.serverFault(pglogrepl.IdentifySystemResult{SystemID: "1", Timeline: 1}); fault != nil {
+		t.Errorf("fault %v on the same server", fault)
 	}
 }
