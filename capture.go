@@ -70,6 +70,8 @@ type capture struct {
 
 	// catalog reads tables as they are now: loadTables, but for tests without a server.
 	catalog func(names []tableName) (map[tableName]*table, error)
+	// standing reads the row of a key as it is now: readStanding, but for tests without a server.
+	standing func(e *relationEntry, key []value) (tuple, error)
 
 	bindings []*binding
 	byName   map[tableName]*binding

@@ -395,7 +395,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
 	}
 	defer c.fencer.close()
-	c.catalog = c.loadTables
+	c.catalog, c.standing = c.loadTables, c.readStanding
 	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
 		return stopCause(ctx, err)

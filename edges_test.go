@@ -646,6 +646,8 @@ func TestChangesInWindow(t *testing.T) {
 			UPDATE @ SET v = v || '!' WHERE id BETWEEN 9 AND 22; COMMIT`, true},
 		{"chains", deferred, `BEGIN; UPDATE @ SET id = id + 1; INSERT INTO @ VALUES (13, 'twice'); UPDATE @ SET v = 'again'
 			WHERE id = 13 AND v = 'twice'; DELETE FROM @ WHERE id = 13 AND v <> 'again'; COMMIT; UPDATE @ SET id = id + 100`, true},
+		{"passes", deferred, `BEGIN; UPDATE @ SET id = id + 1 WHERE id IN (5, 10, 13, 20, 40);
+			UPDATE @ SET id = id + 999 WHERE split_part(v, '.', 1) IN ('5', '10', '13', '20', '40'); COMMIT`, true},
 		{"truncate", plain, `BEGIN; UPDATE @ SET v = 'gone' WHERE id = 13; TRUNCATE @;
 			INSERT INTO @ VALUES (12, 'after'), (30, 'after'), (1, 'after'); COMMIT`, true},
 		{"recreated", plain, `DROP TABLE @; CREATE TABLE @ (id int PRIMARY KEY, v text); GRANT SELECT ON @ TO PUBLIC;
@@ -854,6 +856,27 @@ func (r *testRuntime) waitEndWith(db *testDB, table tableName, id int64) {
 	r.waitStreaming()
 	db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'the end')", quoteTable(table), id))
 	r.waitID(table, id)
+}
+
+// TestSharedKeys: edge 6. Rows pass over keys at which others stand, in two tables of a transaction, while they are streamed.
+func TestSharedKeys(t *testing.T) {
+	db := newTestDB(t)
+	const deferred = "int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED"
+	one, two := db.edgeTable("one", deferred, 9), db.edgeTable("two", deferred, 9)
+	r := newTestRuntime(t, runtimeOptions{config: db.config()})
+	r.bind([]runtimeBinding{faultBinding(one), faultBinding(two)}) // discovery proposes no deferrable key
+	r.start()
+	r.waitEnd(db, one)
+	db.script(strings.NewReplacer("@1", quoteTable(one), "@2", quoteTable(two)).Replace(`
+		BEGIN; UPDATE @1 SET id = 2 WHERE id = 1; UPDATE @1 SET id = 1 WHERE v LIKE '1.%'; COMMIT;
+		BEGIN; UPDATE @1 SET id = 4 WHERE id = 3; UPDATE @1 SET v = v || '!' WHERE id = 4; UPDATE @1 SET id = 30 WHERE v LIKE '4.%'; COMMIT;
+		BEGIN; UPDATE @1 SET id = 6 WHERE id = 5; UPDATE @1 SET v = v || '!' WHERE id = 6; UPDATE @1 SET id = 5 WHERE v LIKE '5.%'; COMMIT;
+		BEGIN; UPDATE @1 SET id = 8 WHERE id = 7; DELETE FROM @1 WHERE id = 8; DELETE FROM @2 WHERE id = 9; COMMIT;
+		BEGIN; INSERT INTO @1 VALUES (50, 'x'); DELETE FROM @2 WHERE id = 5; INSERT INTO @2 VALUES (50, 'y'); DELETE FROM @2 WHERE id = 50; COMMIT;
+		BEGIN; INSERT INTO @1 VALUES (8, 'once more'); DELETE FROM @2 WHERE id = 8; COMMIT`))
+	r.waitEnd(db, two)
+	r.checkRows(db, one)
+	r.checkRows(db, two)
 }
 
 // TestAbortWhileSpilled: PostgreSQL 18 sends Stream Abort, which is not of our protocol version, for a transaction with

@@ -7,7 +7,6 @@ package main
 
 import (
 	"fmt"
-	"hash/maphash"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -28,17 +27,15 @@ type relationEntry struct {
 type transaction struct {
 	open      bool
 	begin     beginMessage
-	changes   int   // inserts, updates and deletes of captured tables
-	lastLoc   int64 // loc[1] of the last document
-	placed    map[string][]uint64
+	changes   int                 // inserts, updates and deletes of captured tables
+	lastLoc   int64               // loc[1] of the last document
+	held      map[keyRef]*keyRows // keys that rows were put under, on tables where two may share one
+	doubtful  []doubtfulKey
 	truncated bool
 }
 
 // maxDocument keeps a document's message below the runtime's limit of 64 MiB (spec/flow-protocol.md §2.6).
 const maxDocument = 60 << 20
-
-// mostPlaced bounds the keys remembered for one transaction on tables whose keys are checked at commit.
-const mostPlaced = 1 << 21
 
 // side is where a key lies relative to a backfill.
 type side uint8
@@ -97,8 +94,8 @@ func (c *capture) handleBegin(data []byte) error {
 		return err
 	}
 	c.tx.open, c.tx.begin, c.tx.changes, c.tx.lastLoc, c.tx.truncated = true, begin, 0, 0, false
-	clear(c.tx.placed)
-	c.described = nil
+	clear(c.tx.held)
+	c.tx.doubtful, c.described = nil, nil
 	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
 	c.from.loc[0] = int64(c.previousEnd)
 	c.from.loc[2] = int64(begin.finalLSN)
@@ -120,6 +117,11 @@ func (c *capture) handleCommit(data []byte) error {
 	}
 	if commit.endLSN < c.previousEnd {
 		return fmt.Errorf("commit that ends at %s behind one that ended at %s", commit.endLSN, c.previousEnd)
+	}
+	if len(c.tx.doubtful) > 0 {
+		if err := c.returnOlder(); err != nil {
+			return err
+		}
 	}
 	c.tx.open = false
 	c.transactions++
@@ -358,8 +360,18 @@ func checkOldKey(key []value, p *plan, kind byte) error {
 // place applies a row that now stands under a key: by an insert or the second half of a key move (op 'c'), or by an
 // update of it (op 'u', with before when the old tuple came). fill is where unchanged TOAST values may be found.
 func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
+	switch told := c.arrive(e, op, key, t, fill, before); {
+	case told == 0:
+		return nil
+	case told != op:
+		op, before = told, nil
+	}
+	return c.put(e, op, key, t, fill, before, beforeKeysOnly)
+}
+
+// put is place for a row that has the last word on its key.
+func (c *capture) put(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
 	b := e.binding
-	c.track(e, op, key, t, fill, before)
 	if !b.scanning() {
 		return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
 	}
@@ -422,8 +434,11 @@ func hasUnchanged(t tuple) bool {
 // remove applies the disappearance of the row under a key: by a delete or the first half of a key move.
 func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 	b := e.binding
-	if c.untrack(e, key, ch.old) {
-		return nil // another row of this transaction stands under the key
+	switch held, back := c.leave(e, key, ch.old); {
+	case held:
+		return nil
+	case back != nil:
+		return c.put(e, 'u', key, back, nil, ch.old, false)
 	}
 	if b.scanning() {
 		c.identity = appendIdentity(c.identity[:0], key)
@@ -455,56 +470,6 @@ func (c *capture) patchable(ck *chunk, e *relationEntry) bool {
 		return false
 	}
 	return true
-}
-
-// track remembers the rows that this transaction has put under keys the server checks only at commit: there two rows may
-// share a key for a moment, and the delete of the older one must not remove the younger. The old tuple, which such tables
-// have in full, tells which row a change is about.
-func (c *capture) track(e *relationEntry, op byte, key []value, t, fill, before tuple) {
-	if !e.binding.deferrable || e.relation.identity != 'f' || len(c.tx.placed) > mostPlaced {
-		return
-	}
-	if c.tx.placed == nil {
-		c.tx.placed = make(map[string][]uint64)
-	}
-	c.identity = appendIdentity(c.identity[:0], key)
-	rows := c.tx.placed[string(c.identity)]
-	if op == 'u' {
-		i := slices.Index(rows, c.imageOf(before, nil))
-		if i < 0 {
-			return
-		}
-		rows[i] = c.imageOf(t, before)
-		return
-	}
-	c.tx.placed[string(c.identity)] = append(rows, c.imageOf(t, fill))
-}
-
-// untrack forgets a row that leaves its key and reports whether one of this transaction remains there.
-func (c *capture) untrack(e *relationEntry, key []value, old tuple) bool {
-	if !e.binding.deferrable || e.relation.identity != 'f' || len(c.tx.placed) == 0 {
-		return false
-	}
-	c.identity = appendIdentity(c.identity[:0], key)
-	rows := c.tx.placed[string(c.identity)]
-	if i := slices.Index(rows, c.imageOf(old, nil)); i >= 0 {
-		rows = slices.Delete(rows, i, i+1)
-		c.tx.placed[string(c.identity)] = rows
-	}
-	return len(rows) > 0
-}
-
-// imageOf tells rows apart: a hash of the whole row, unchanged TOAST values taken from fill.
-func (c *capture) imageOf(t, fill tuple) uint64 {
-	c.image = c.image[:0]
-	for i := range t {
-		v := t[i : i+1]
-		if v[0].kind == valueUnchanged && fill != nil {
-			v = fill[i : i+1]
-		}
-		c.image = appendIdentity(c.image, v)
-	}
-	return maphash.Bytes(c.seed, c.image)
 }
 
 // applyKeyless applies a change of a table whose documents have no key of the table's: every change is one document.

@@ -127,6 +127,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 		lastTick: time.Now().Add(time.Hour),
 	}
 	c.catalog = catalogOf(table)
+	c.standing = func(*relationEntry, []value) (tuple, error) { return nil, nil }
 	c.diag = &diagnostics{capture: c}
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
@@ -520,6 +521,42 @@ func TestDeferrableKeys(t *testing.T) {
 			"d1,a,b c2,a,b u2,z,b[a]",
 		},
 		{
+			"both deleted, the younger first",
+			[]string{
+				update(full("1", "a"), full("2", "a")), deleteText(testOID, "O", full("2", "a")...),
+				deleteText(testOID, "O", full("2", "b")...),
+			},
+			"d1,a,b c2,a,b d2,a,b",
+		},
+		{
+			"both changed, then the older leaves",
+			[]string{
+				update(full("1", "a"), full("2", "a")), update(full("2", "a"), full("2", "x")), update(full("2", "b"), full("2", "y")),
+				update(full("2", "y"), full("3", "y")),
+			},
+			"d1,a,b c2,a,b u2,x,b[a] c3,y,b",
+		},
+		{
+			"both changed, then the younger leaves",
+			[]string{
+				update(full("1", "a"), full("2", "a")), update(full("2", "b"), full("2", "y")), update(full("2", "a"), full("3", "a")),
+				update(full("2", "y"), full("2", "z")),
+			},
+			"d1,a,b c2,a,b u2,y,b[a] c3,a,b u2,z,b[y]",
+		},
+		{
+			"the older changes behind the younger",
+			[]string{
+				update(full("1", "a"), full("2", "a")), update(full("2", "a"), full("3", "a")), update(full("2", "b"), full("2", "y")),
+			},
+			"d1,a,b c2,a,b d2,a,b c3,a,b c2,y,b",
+		},
+		{
+			"the older stands there unsaid",
+			[]string{update(full("1", "a"), full("7", "a")), update(full("7", "a"), full("3", "a"))},
+			"d1,a,b c7,a,b d7,a,b c3,a,b c7,stays,b",
+		},
+		{
 			"deleted after the move",
 			[]string{
 				update(full("1", "a"), full("2", "a")), deleteText(testOID, "O", full("2", "b")...),
@@ -532,6 +569,12 @@ func TestDeferrableKeys(t *testing.T) {
 			table := testTable('f')
 			table.primaryKey, table.deferrableKeys = nil, [][]string{{"id"}}
 			c := newTestCapture(t, table, modeAutomatic).activeNow().describeTable()
+			c.standing = func(_ *relationEntry, key []value) (tuple, error) {
+				if string(key[0].data) == "7" {
+					return texts("7", "stays", "b"), nil
+				}
+				return nil, nil
+			}
 			c.transact(tc.changes...)
 			c.want(tc.want)
 			// The next transaction starts anew.

@@ -1,0 +1,174 @@
+// deferred.go owns the keys that the server checks only at commit (deferrable constraints): for a moment two rows of a
+// transaction stand under one. Their old tuples come whole (such a constraint is no replica identity, so it is FULL), and tell
+// which row a change is about.
+// Invariant: a transaction's last document of a key tells of the row that stands under it at its commit. Of the row that
+// stood there before, nothing is told while a younger one is there.
+package main
+
+import (
+	"hash/maphash"
+	"slices"
+)
+
+// mostHeld bounds the keys remembered of one transaction.
+const mostHeld = 1 << 20
+
+// keyRef names a key of a table.
+type keyRef struct {
+	relation uint32
+	identity string
+}
+
+// olderRow is what a transaction has told of the row that stood under a key before it.
+type olderRow uint8
+
+const (
+	olderUnknown olderRow = iota // nothing: there may be none
+	olderChanged                 // it is keyRows.changed now
+	olderGone
+)
+
+// keyRows are the rows that a transaction has under a key.
+type keyRows struct {
+	younger  []uint64 // images of those that it has put there and that have not left
+	older    olderRow
+	changed  tuple
+	told     bool // the last document of the key is a delete
+	doubtful bool // it is among transaction.doubtful
+}
+
+// doubtfulKey is a key whose younger rows have left while the older one is unknown.
+type doubtfulKey struct {
+	entry *relationEntry
+	key   []value
+	rows  *keyRows
+}
+
+// defers reports whether rows of a table may share a key for a moment.
+func (c *capture) defers(e *relationEntry) bool {
+	return e.binding.deferrable && e.relation.identity == 'f' && len(c.tx.held) <= mostHeld
+}
+
+// arrive takes note of a row that now stands under a key, as place is told of it, and returns the op of its document: 0 for
+// none, since a younger row stands there.
+func (c *capture) arrive(e *relationEntry, op byte, key []value, t, fill, before tuple) byte {
+	if !c.defers(e) || op == 'u' && len(c.tx.held) == 0 {
+		return op
+	}
+	c.identity = appendIdentity(c.identity[:0], key)
+	k := c.tx.held[keyRef{e.relation.oid, string(c.identity)}]
+	if op == 'c' {
+		if k == nil {
+			if c.tx.held == nil {
+				c.tx.held = make(map[keyRef]*keyRows)
+			}
+			k = &keyRows{}
+			c.tx.held[keyRef{e.relation.oid, string(c.identity)}] = k
+		}
+		k.younger = append(k.younger, c.imageOf(t, fill))
+		k.told = false
+		return op
+	}
+	if k == nil {
+		return op
+	}
+	if i := slices.Index(k.younger, c.imageOf(before, nil)); i >= 0 {
+		k.younger[i] = c.imageOf(t, before)
+		return op
+	}
+	if len(k.younger) > 0 {
+		k.older, k.changed = olderChanged, slices.Clone(t)
+		for i := range k.changed {
+			if k.changed[i].kind == valueUnchanged {
+				k.changed[i] = before[i]
+			}
+		}
+		k.changed = cloneTuple(k.changed)
+		return 0
+	}
+	delete(c.tx.held, keyRef{e.relation.oid, string(c.identity)})
+	if k.told { // the row was there all the time
+		k.told = false
+		return 'c'
+	}
+	return op
+}
+
+// leave takes note of a row that leaves a key. held tells that another row stands there, so that the key's documents go on
+// without a delete, or that a delete was the last of them; back is the older row where that stands there again.
+func (c *capture) leave(e *relationEntry, key []value, old tuple) (held bool, back tuple) {
+	if len(c.tx.held) == 0 || !c.defers(e) {
+		return false, nil
+	}
+	c.identity = appendIdentity(c.identity[:0], key)
+	k := c.tx.held[keyRef{e.relation.oid, string(c.identity)}]
+	if k == nil {
+		return false, nil
+	}
+	i := slices.Index(k.younger, c.imageOf(old, nil))
+	if i < 0 {
+		k.older, k.changed = olderGone, nil
+		return len(k.younger) > 0 || k.told, nil
+	}
+	k.younger = slices.Delete(k.younger, i, i+1)
+	switch {
+	case len(k.younger) > 0:
+		return true, nil
+	case k.older == olderChanged:
+		delete(c.tx.held, keyRef{e.relation.oid, string(c.identity)})
+		return false, k.changed
+	}
+	k.told = true
+	if k.older == olderUnknown && !k.doubtful {
+		k.doubtful = true
+		c.tx.doubtful = append(c.tx.doubtful, doubtfulKey{e, cloneTuple(key), k})
+	}
+	return false, nil
+}
+
+// returnOlder is called at a commit: where younger rows have come and gone, and nothing was heard of an older one, the table
+// is asked whether it stands there. It may have changed since, or come later; then more documents of it follow.
+func (c *capture) returnOlder() error {
+	for _, d := range c.tx.doubtful {
+		e, b := d.entry, d.entry.binding
+		if !d.rows.told || d.rows.older != olderUnknown || b.phase != phaseActive && b.phase != phaseBackfill {
+			continue
+		}
+		row, err := c.standing(e, d.key)
+		if err != nil {
+			return err
+		}
+		if row == nil || slices.ContainsFunc(e.plan.key, func(i int) bool { return row[i].kind == valueUnchanged }) {
+			continue
+		}
+		c.from.loc[1] = c.tx.lastLoc + 1
+		c.newKey = e.plan.keyValues(c.newKey, row, nil)
+		if err := c.put(e, 'c', c.newKey, row, nil, nil, false); err != nil {
+			return err
+		}
+		c.tx.lastLoc = c.from.loc[1]
+	}
+	return nil
+}
+
+// readStanding reads the row that stands under a key as reread does, with all its columns that are still there.
+func (c *capture) readStanding(e *relationEntry, key []value) (tuple, error) {
+	lacking := make(tuple, len(e.plan.columns))
+	for i := range lacking {
+		lacking[i].kind = valueUnchanged
+	}
+	return c.rereadRest(e.binding, e.plan, key, lacking)
+}
+
+// imageOf tells rows apart: a hash of the whole row, unchanged TOAST values taken from fill.
+func (c *capture) imageOf(t, fill tuple) uint64 {
+	c.image = c.image[:0]
+	for i := range t {
+		v := t[i : i+1]
+		if v[0].kind == valueUnchanged && fill != nil {
+			v = fill[i : i+1]
+		}
+		c.image = appendIdentity(c.image, v)
+	}
+	return maphash.Bytes(c.seed, c.image)
+}
