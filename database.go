@@ -47,7 +47,7 @@ type database struct {
 	version  int    // server_version_num
 	timeZone string // of the first query session; pinned on all
 	standby  bool   // pg_is_in_recovery()
-	sqlASCII bool   // server_encoding is SQL_ASCII: client_encoding stays SQL_ASCII
+	encoding string // server_encoding; under SQL_ASCII client_encoding stays that
 	// searchPath is the role's own, which additional_backfill_filter is written for; sessions are pinned to pg_catalog.
 	searchPath string
 }
@@ -163,7 +163,7 @@ func (db *database) probe(ctx context.Context) error {
 		return connectError(ctx, db.settings, fmt.Errorf("server_version_num is %q, not a number", row[0]))
 	}
 	db.timeZone = string(row[1])
-	db.sqlASCII = string(row[2]) == "SQL_ASCII"
+	db.encoding = string(row[2])
 	db.standby = string(row[3]) == "t"
 	db.searchPath = string(row[4])
 	return nil
@@ -172,7 +172,7 @@ func (db *database) probe(ctx context.Context) error {
 // newTypeCatalog returns a catalog of the built-in types, as this database's encoding has them.
 func (db *database) newTypeCatalog() *typeCatalog {
 	types := newTypeCatalog()
-	types.bytesAsCharacters = db.sqlASCII
+	types.encoding = db.encoding
 	return types
 }
 
@@ -199,7 +199,7 @@ func (db *database) sessionParams() map[string]string {
 	if db.version < 120000 {
 		params["extra_float_digits"] = "3" // before 12, 1 gives one digit too few to read back every value
 	}
-	if db.sqlASCII {
+	if db.encoding == "SQL_ASCII" {
 		params["client_encoding"] = "SQL_ASCII" // UTF8 would make the server reject bytes that are not
 	}
 	if db.version >= 140000 {

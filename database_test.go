@@ -372,7 +372,7 @@ func TestPinnedSession(t *testing.T) {
 	s := db.settings()
 	s.user, s.password, s.statementTimeout = db.name("role"), "secret1234", 90*time.Second
 	d := db.connect(s)
-	if d.timeZone != "PST8PDT" || d.standby || d.sqlASCII || d.version != db.version() {
+	if d.timeZone != "PST8PDT" || d.standby || d.encoding != "UTF8" || d.version != db.version() {
 		t.Errorf("probe found %+v", d)
 	}
 	want := map[string]string{
@@ -444,7 +444,7 @@ func TestSQLASCIIDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.close()
-	if !d.sqlASCII {
+	if d.encoding != "SQL_ASCII" {
 		t.Error("the database is not seen as SQL_ASCII")
 	}
 	if err := d.with(db.ctx, func(conn *pgx.Conn) error {

@@ -139,8 +139,9 @@ const (
 // concurrent use while types are added.
 type typeCatalog struct {
 	types map[uint32]*dataType
-	// bytesAsCharacters: the server takes each byte for a character (SQL_ASCII), so that char(n) may have fewer than n.
-	bytesAsCharacters bool
+	// encoding is the server's. To SQL_ASCII each byte is a character, so that char(n) may have fewer than n for others; some
+	// single ones of EUC_JIS_2004 are two in Unicode (a kana and its mark), so that varchar(n) may have more.
+	encoding string
 }
 
 func newTypeCatalog() *typeCatalog {
@@ -390,14 +391,13 @@ func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keyw
 	keywords = map[string]any{"type": []string{"string"}}
 	// The modifier of varchar(n) and char(n) is n plus VARHDRSZ, which is 4: anychar_typmodin, varchar.c.
 	if n := int(typmod) - 4; n > 0 {
-		switch formOf(t) {
-		case formVarchar:
+		f := formOf(t)
+		if (f == formVarchar || f == formBpchar) && c.encoding != "EUC_JIS_2004" {
 			keywords["maxLength"] = n
-		case formBpchar:
-			keywords["maxLength"] = n
-			if n <= truncateAt/utf8.UTFMax && !c.bytesAsCharacters { // else truncation could leave fewer characters
-				keywords["minLength"] = n
-			}
+		}
+		// Of a longer one truncation could leave fewer characters.
+		if f == formBpchar && n <= truncateAt/utf8.UTFMax && c.encoding != "SQL_ASCII" {
+			keywords["minLength"] = n
 		}
 	}
 	return keywords, false

@@ -811,6 +811,7 @@ func TestTypesOfEncodings(t *testing.T) {
 		{"LATIN9", "10 € Œ", []extra{{`"char"`, `chr(233)::"char"`, `233`}}},
 		{"EUC_JP", "日本語 カナ ｶﾅ 漢字", []extra{{"char(3)", "'日本'::char(3)", `"日本 "`}}},
 		{"WIN1251", "Привет мир", nil},
+		{"EUC_JIS_2004", "日本 か゚", []extra{{"varchar(1)", `'か゚'::varchar(1)`, `"か゚"`}, {"char(2)", `'か゚'::char(2)`, `"か゚ "`}}}, // one character, two in Unicode
 		{"SQL_ASCII", "日本 näïve", []extra{
 			{"text", `convert_from('\x61e97a', 'SQL_ASCII')`, `"a�z"`},
 			{"char(4)", `convert_from('\x61c3a9', 'SQL_ASCII')::char(4)`, `"aé "`}, // a byte is a character
