@@ -175,8 +175,8 @@ func TestDiscoveryRules(t *testing.T) {
 		bit := func(n int) bool { return options>>n&1 == 1 }
 		s.flags.dateAsDate, s.flags.timeAsTime, s.flags.flattenArrays, s.flags.multidimensionalArrays = bit(0), bit(1), bit(2), bit(3)
 		s.historyMode, s.flags.useSchemaInference, s.sourceTag = bit(4), bit(5), map[bool]string{true: "tag"}[bit(6)]
-		if testing.Short() && options%(1<<7-1) != 0 || !*longTests && options&(options-1) != 0 && options != 1<<7-1 && ^options&0x7f&(^options&0x7f-1) != 0 {
-			continue // none, all, each alone, all but one
+		if testing.Short() && options%(1<<7-1) != 0 || !*longTests && options&(options-1) != 0 && options != 1<<7-1 {
+			continue // none, all, each alone
 		}
 		collections, err := proposeCollections(tables, catalog, s)
 		if err != nil {

@@ -770,7 +770,7 @@ func TestAppendOrderAgainstServer(t *testing.T) {
 		queryTexts(t, conn, "DROP TABLE IF EXISTS pg_temp.key_values")
 		queryTexts(t, conn, fmt.Sprintf("CREATE TEMP TABLE key_values (k %s)", test.key.sql))
 		for _, edge := range test.edges {
-			if edge == "2562047788:00:54.775807" && conn.PgConn().ParameterStatus("server_version") < "15" {
+			if strings.HasSuffix(edge, "2562047788:00:54.775807") && conn.PgConn().ParameterStatus("server_version") < "15" {
 				continue // more microseconds than those versions read
 			}
 			queryTexts(t, conn, fmt.Sprintf("INSERT INTO key_values VALUES ($1::text::%s)", name), edge)
