@@ -94,6 +94,7 @@ type binding struct {
 	deferrable bool
 
 	partitions partitionSet // those whose rows are accounted for (leaves.go)
+	held       bool         // nothing is read until the replication session has been started anew (leaves.go)
 	indirect   bool         // our role may not read a partition itself: it is read by way of the table
 
 	filters     bool // changes past scanned are dropped
@@ -149,7 +150,7 @@ func (b *binding) rewind(first bool) {
 	b.partitions.forget()
 	b.meta.OID = 0
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
-	b.sides, b.failures = nil, 0
+	b.sides, b.failures, b.held = nil, 0, false
 }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.

@@ -110,10 +110,13 @@ type capture struct {
 	lastTick     time.Time
 	ticks        *time.Ticker
 	rediscoverAt time.Time
-	looks        []*binding // whose partitions seem to have changed: the catalog is looked at soon
-	lookAt       time.Time  // when to do so
-	looked       time.Time  // when that was done last
-	described    *binding   // the partitioned table that the last Relation message was of; nil for another
+	looks        []*binding      // whose partitions seem to have changed: the catalog is looked at soon
+	lookAt       time.Time       // when to do so
+	looked       time.Time       // when that was done last
+	renewAt      lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
+	renewing     map[uint64]bool // attachments (knownPartition.path) that ask for it
+	renewed      map[uint64]bool // those behind which the present session, or one before, was started
+	described    *binding        // the partitioned table that the last Relation message was of; nil for another
 	change       change
 	newKey       []value
 	oldKey       []value
@@ -143,6 +146,9 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	defer c.ticks.Stop()
 	for _, b := range c.bindings {
 		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
+	}
+	if err := c.sessionRenewed(start); err != nil {
+		return err
 	}
 	if err := c.resumeBackfills(); err != nil {
 		return err
@@ -246,7 +252,7 @@ func (c *capture) schedule() error {
 		c.startRound(picked)
 		return nil
 	}
-	if c.polling && len(c.pending) == 0 && len(c.reading) == 0 {
+	if c.polling && len(c.pending) == 0 && len(c.reading) == 0 && c.renewAt == 0 {
 		c.stage = stageFinal
 		c.startRound(nil)
 	}
@@ -339,7 +345,7 @@ func (c *capture) pick() []*binding {
 	var picked []*binding
 	for i := range c.reading {
 		b := c.reading[(i+c.roundRobin)%len(c.reading)]
-		if len(b.waiting) > 0 || b.unmeasured || b.invisible || now.Before(b.notBefore) ||
+		if len(b.waiting) > 0 || b.unmeasured || b.invisible || b.held || now.Before(b.notBefore) ||
 			b.chunk != nil && (b.chunk.final || b.chunk.spoiled != "") {
 			continue
 		}
@@ -697,6 +703,11 @@ func (c *capture) tick() error {
 	}
 	if c.tx.open {
 		return nil
+	}
+	if c.renewAt != 0 {
+		if err := c.renewSession(); err != nil {
+			return err
+		}
 	}
 	if time.Now().After(c.rediscoverAt) {
 		if err := c.rediscover(); err != nil {

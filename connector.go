@@ -610,6 +610,9 @@ func (c *capture) run(ctx context.Context) error {
 		for _, b := range c.bindings {
 			b.sourced = nil // its schema may have been dropped
 		}
+		if errors.Is(err, errRenewSession) {
+			continue
+		}
 		pause := min(time.Second<<attempt, 15*time.Second)
 		c.progress.reconnects.Add(1)
 		c.diag.status(fmt.Sprintf("Reconnecting in %s: %v", pause, err))
@@ -625,6 +628,9 @@ func (c *capture) run(ctx context.Context) error {
 func transient(err error) bool {
 	if _, ok := errors.AsType[*slotLossError](err); ok {
 		return false
+	}
+	if errors.Is(err, errRenewSession) {
+		return true
 	}
 	if _, ok := errors.AsType[*connectFailure](err); ok {
 		code := sqlState(err)

@@ -15,7 +15,9 @@ package main
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -313,6 +315,10 @@ func (c *capture) judgePartitions(b *binding) error {
 	if err != nil {
 		return err
 	}
+	ch := comparePartitions(t, before, now, born)
+	if wait, err := c.awaitRenewal(b, &ch, now); wait || err != nil {
+		return err
+	}
 	// From here on nothing fails: what is remembered and what is done about it go together.
 	b.partitions.truncated = false
 	if !b.partitions.remember(now) {
@@ -320,7 +326,6 @@ func (c *capture) judgePartitions(b *binding) error {
 	}
 	b.mark()
 	c.due, c.dueSince = true, time.Now()
-	ch := comparePartitions(t, before, now, born)
 	vanished := append(c.describeRemoved(b, ch.removed), c.describeRewritten(b, ch.rewritten)...)
 	for _, text := range vanished {
 		c.status("%s", text)
@@ -331,6 +336,80 @@ func (c *capture) judgePartitions(b *binding) error {
 		return nil
 	}
 	c.scanAttached(b, &ch)
+	return nil
+}
+
+// errRenewSession ends a replication session that is to be started anew at once.
+var errRenewSession = errors.New("a partition was attached, which this replication session does not publish")
+
+// awaitRenewal reports whether attached partitions cannot be captured yet. Before version 15 the server keeps what it found out
+// about how a table's changes are published as long as the session lasts, ATTACH or not (pgoutput.c,
+// rel_sync_cache_relation_cb): when it has seen a change of the table from before, it never sends those that follow. So the
+// session is started anew from a position behind the attachment; nothing of the binding is read until then, and the partition
+// is not remembered, so that after a kill it is found again.
+func (c *capture) awaitRenewal(b *binding, ch *partitionsChange, now map[uint32]knownPartition) (wait bool, err error) {
+	if c.db.version >= 150000 {
+		return false, nil
+	}
+	news := false
+	for _, p := range ch.attached {
+		path := now[p.oid].path
+		wait = wait || !c.renewed[path]
+		news = news || !c.renewed[path] && !c.renewing[path]
+	}
+	if !wait {
+		return false, nil
+	}
+	b.held = true
+	b.generation++
+	b.chunk, b.sides = nil, nil
+	if !news {
+		return true, nil
+	}
+	at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
+	if err != nil {
+		return true, err
+	}
+	if c.renewing == nil {
+		c.renewing = make(map[uint64]bool)
+	}
+	for _, p := range ch.attached {
+		c.renewing[now[p.oid].path] = true
+	}
+	c.renewAt = max(c.renewAt, at.position)
+	return true, nil
+}
+
+// renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.
+func (c *capture) renewSession() error {
+	if c.session.askKeepalive(); max(c.cursor, c.idleEnd) < c.renewAt {
+		return nil
+	}
+	c.cursor = max(c.cursor, c.idleEnd)
+	if err := c.checkpoint(); err != nil {
+		return err
+	}
+	return errRenewSession
+}
+
+// sessionRenewed has the partitions captured for which a session was started anew.
+func (c *capture) sessionRenewed(start lsn) error {
+	if c.renewAt == 0 || start < c.renewAt {
+		return nil
+	}
+	if c.renewed == nil {
+		c.renewed = make(map[uint64]bool)
+	}
+	maps.Copy(c.renewed, c.renewing)
+	c.renewAt, c.renewing = 0, nil
+	for _, b := range c.bindings {
+		if b.held {
+			b.held = false
+			if err := c.reload(b); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
