@@ -336,6 +336,25 @@ func TestPreviewKilled(t *testing.T) {
 	checkCounted(t, lines, documents)
 }
 
+// A preview that is killed ahead of its first commit leaves output that its successor cuts off.
+func TestPreviewKilledBeforeItsFirstCommit(t *testing.T) {
+	dir := t.TempDir()
+	o := &previewOptions{outputFile: filepath.Join(dir, "out.jsonl"), stateFile: filepath.Join(dir, "state.json")}
+	for range 2 {
+		k, err := newPreviewSink(o, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.output.WriteString("not committed"); err != nil {
+			t.Fatal(err)
+		}
+		k.output.Close() // as a kill does
+	}
+	if _, err := newPreviewSink(&previewOptions{outputFile: o.outputFile}, nil); err == nil {
+		t.Error("output of which no state file tells was taken")
+	}
+}
+
 func TestPreviewStopsOnSignal(t *testing.T) {
 	cmd := human(t.Context(), t, script{Documents: 5, Per: 5}, "preview", "--config", writeConfig(t), "--tables", "t")
 	var stderr bytes.Buffer

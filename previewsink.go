@@ -89,8 +89,24 @@ func newPreviewSink(o *previewOptions, console *console) (*previewSink, error) {
 	case info.Size() > 0 && saved.OutputBytes == nil:
 		return nil, fmt.Errorf("%s is not empty and no state file says how much of it is committed: remove it to start over",
 			o.outputFile)
+	case saved.OutputBytes == nil: // killed before the first commit, the next run must know that nothing is committed
+		if err := k.save(previewState{ConnectorState: k.state, OutputBytes: &k.length}); err != nil {
+			return nil, err
+		}
 	}
 	return k, k.rollback()
+}
+
+// save writes the state file, if there is to be one.
+func (k *previewSink) save(state previewState) error {
+	if k.options.stateFile == "" {
+		return nil
+	}
+	text, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	return writeFileDurably(k.options.stateFile, append(text, '\n'))
 }
 
 // bind says what the bindings of the documents to come are.
@@ -174,14 +190,8 @@ func (k *previewSink) commit(n int, state json.RawMessage) (int, error) {
 		k.buf = k.buf[:copy(k.buf, k.buf[k.marked:])]
 		k.marked = 0
 	}
-	if k.options.stateFile != "" {
-		text, err := json.Marshal(saved)
-		if err == nil {
-			err = writeFileDurably(k.options.stateFile, append(text, '\n'))
-		}
-		if err != nil {
-			return 0, k.fail(err)
-		}
+	if err := k.save(saved); err != nil {
+		return 0, k.fail(err)
 	}
 	k.state = state
 	k.console.captured(k.docs, k.pending)
