@@ -45,7 +45,6 @@ type faultProxy struct {
 
 	mu    sync.Mutex
 	links map[*link]bool
-	made  [2]int // connections of each kind, in all
 }
 
 // link is one connection through the proxy.
@@ -113,7 +112,6 @@ func (p *faultProxy) pass(client net.Conn) {
 	}
 	p.mu.Lock()
 	p.links[l] = true
-	p.made[l.kind]++
 	p.mu.Unlock()
 	if _, err := server.Write(startup); err == nil {
 		go p.pump(l, server, client, false)
@@ -197,13 +195,6 @@ func (p *faultProxy) each(kind linkKind, f func(*link)) int {
 		f(l)
 	}
 	return len(links)
-}
-
-// connections is how many connections of a kind have been made.
-func (p *faultProxy) connections(kind linkKind) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.made[kind]
 }
 
 // proxied is the test database's config with the proxy's address.

@@ -57,14 +57,6 @@ type backfillProgress struct {
 	waits     string
 }
 
-// fraction is how much of the table is done, from 0 to 1; negative when nobody knows.
-func (p *backfillProgress) fraction() float64 {
-	if p.estimated <= 0 {
-		return -1
-	}
-	return min(1, float64(p.rows)/p.estimated)
-}
-
 // rate is rows in a second.
 func (p *backfillProgress) rate() float64 {
 	seconds := time.Since(p.since).Seconds()

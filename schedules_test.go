@@ -22,7 +22,6 @@ type schedule struct {
 	// same tells that the documents' rows must equal the table's; present, that documents of vanished rows may stay.
 	same, present bool
 	logs          []string // of which each must come
-	not           []string // logs that must not come
 }
 
 var schedules = []schedule{

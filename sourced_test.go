@@ -29,6 +29,7 @@ func (r *testRuntime) judgeSourced() {
 		}
 		if last == nil {
 			r.t.Fatalf("a document of %s has no sourced schema before it: %s", d.table, abridged(d.doc))
+			return
 		}
 		fields := compiled[last.doc]
 		if fields == nil {
