@@ -876,8 +876,17 @@ func (r *shapeRun) capture(bindings []runtimeBinding) {
 	r.refuse(bindings)
 	r.runtime.bind(bindings)
 	for _, s := range r.shapes {
-		if want := s.expand(s.warning); want != "" && !strings.Contains(r.runtime.stderr(), want) {
+		want := s.expand(s.warning)
+		if want != "" && !strings.Contains(r.runtime.stderr(), want) {
 			r.t.Errorf("%s: no warning of the validation says %q", s.table(), want)
+		}
+		if !s.insertOnly || want == "" {
+			continue
+		}
+		// 55000: no replica identity; 42P10: the publication leaves something of it out
+		_, err := r.db.control.Exec(r.db.ctx, s.expand("DELETE FROM {w}"))
+		if code := sqlState(err); code != "55000" && code != "42P10" {
+			r.t.Errorf("%s: it should reject deletes: %v", s.table(), err)
 		}
 	}
 	conn := testConnect(r.t, *testControlUser, *testControlPassword)
@@ -1239,6 +1248,213 @@ func TestShapesOfRole(t *testing.T) {
 	for _, d := range r.documents() {
 		if !strings.Contains(d.doc, `"Se\"cret":"secret"`) {
 			t.Errorf("the column is not in the document: %s", d.doc)
+		}
+	}
+}
+
+// productShapes are the product of what decides which changes of a table are published, and with what: partitioning, key,
+// replica identity, column list and row filter, for a publication with the options given. Each shape's promise comes from the
+// model below, which is written from the server's documentation.
+func productShapes(viaRoot, generated bool) []*shape {
+	var product []*shape
+	for _, partitioned := range []bool{false, true} {
+		for _, key := range []string{"primary", "unique", "none"} {
+			for _, identity := range []string{"default", "full", "index", "other", "nothing"} {
+				for _, list := range []string{"", "id, v", "v, x"} {
+					for _, filter := range []string{"", "id < 1015", "v NOT LIKE '%++'"} {
+						if partitioned && !viaRoot && list+filter != "" {
+							continue // the server refuses it
+						}
+						product = append(product, productShape(partitioned, viaRoot, generated, key, identity, list, filter))
+					}
+				}
+			}
+		}
+	}
+	return product
+}
+
+func productShape(partitioned, viaRoot, generated bool, key, identity, list, filter string) *shape {
+	s := &shape{
+		name: strings.NewReplacer("'", "", "%++", "pp").Replace(fmt.Sprintf("p%v %s %s (%s) %s", partitioned, key, identity, list, filter)),
+		cols: "id, v, x", vals: "{i}, 'row ' || {i}, {i}", set: "v = CASE WHEN v LIKE '%++' THEN 'back' ELSE v || '+' END", where: filter, since: 150000,
+	}
+	if filter != "" {
+		s.listed = "WHERE (" + filter + ")"
+	}
+	sent := []string{"id", "v", "x", "g"}
+	if list != "" {
+		s.listed = "(" + list + ") " + s.listed
+		sent = strings.Split(list, ", ")
+	} else if !generated {
+		sent = sent[:3]
+	}
+	sends := func(columns ...string) bool {
+		return !slices.ContainsFunc(columns, func(c string) bool { return !slices.Contains(sent, c) })
+	}
+
+	// The table. Names of indexes sort the key's first.
+	columns, relations := "id int NOT NULL, v text NOT NULL, x int NOT NULL", []string{"{t}"}
+	if generated {
+		columns += ", g int GENERATED ALWAYS AS (x + 1) STORED"
+	}
+	quoted := func(suffix string) string { return quoteIdent(s.name + suffix) }
+	s.sql = "CREATE TABLE {t} (" + columns + ")"
+	if partitioned {
+		s.sql += " PARTITION BY RANGE (id)"
+		for _, part := range []string{"_0 FOR VALUES FROM (MINVALUE) TO (12)", "_1 DEFAULT"} {
+			suffix, bound, _ := strings.Cut(part, " ")
+			relations = append(relations, "{s}."+quoted(suffix))
+			s.sql += "; CREATE TABLE {s}." + quoted(suffix) + " PARTITION OF {t} " + bound
+		}
+	}
+	index := "id, x"
+	if identity == "other" {
+		index = "x"
+	}
+	for i, relation := range relations {
+		switch {
+		case i > 0: // the root's keys are its partitions', too
+		case key == "primary":
+			s.sql += "; ALTER TABLE {t} ADD PRIMARY KEY (id)"
+		case key == "unique":
+			s.sql += "; CREATE UNIQUE INDEX " + quoted(" a") + " ON {t} (id)"
+		}
+		switch identity {
+		case "full", "nothing":
+			s.sql += "; ALTER TABLE " + relation + " REPLICA IDENTITY " + identity
+		case "index", "other":
+			name := quoted(" b" + strconv.Itoa(i))
+			if partitioned && i == 0 && identity == "other" {
+				continue // a unique index of a partitioned table has the columns it is partitioned by
+			}
+			s.sql += "; CREATE UNIQUE INDEX " + name + " ON ONLY " + relation + " (" + index + ")"
+			if i > 0 || !partitioned {
+				s.sql += "; ALTER TABLE " + relation + " REPLICA IDENTITY USING INDEX " + name
+			}
+		}
+	}
+	s.not = slices.DeleteFunc([]string{"id", "v", "x", "g"}, func(c string) bool { return sends(c) })
+
+	// What is logged of an old row, and whether the server lets updates happen.
+	var logged []string
+	switch {
+	case identity == "full":
+		logged = sent
+	case identity == "index" || identity == "other":
+		logged = strings.Split(index, ", ")
+	case identity == "default" && key == "primary":
+		logged = []string{"id"}
+	}
+	s.insertOnly = logged == nil || list != "" && (identity == "full" || !sends(logged...)) ||
+		filter != "" && identity != "full" && !slices.Contains(logged, strings.Fields(filter)[0])
+
+	// The key: a primary key that is sent; else, of tables without partitions, the first unique index that is.
+	switch {
+	case key == "primary":
+		if sends("id") {
+			s.key = []string{"id"}
+		}
+	case partitioned:
+	case key == "unique" && sends("id"):
+		s.key, s.fallback = []string{"id"}, true
+	case (identity == "index" || identity == "other") && sends(strings.Split(index, ", ")...):
+		s.key, s.fallback = strings.Split(index, ", "), true
+	}
+	if s.key == nil {
+		s.check = shapeCalm
+		if identity != "full" && !s.insertOnly {
+			s.check = shapeContained
+		}
+	} else if len(s.key) == 1 {
+		s.id = s.key[0]
+	}
+	s.full = s.key != nil && identity == "full" && !s.insertOnly
+	if s.insertOnly {
+		switch {
+		case partitioned:
+			s.warning = "table {n} (partition "
+		case logged == nil:
+			s.warning = "table {n} has no replica identity: the server rejects"
+		default:
+			s.warning = "table {n}: the server rejects"
+		}
+	}
+	if logged != nil && slices.ContainsFunc(s.key, func(c string) bool { return !slices.Contains(logged, c) }) {
+		s.refused = "table {n}"
+		if partitioned {
+			s.refused += " (partition"
+		} else {
+			s.refused += ": updates and deletes would carry only the replica identity"
+		}
+		s.insertOnly = true // whatever the SQL makes of it
+		s.warning = ""
+	}
+	return s
+}
+
+// TestShapesProduct runs the product of what a publication can do to a table through captures, a sample of it in the short form.
+func TestShapesProduct(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: the oracle runs the same code")
+	}
+	newTestDB(t).requireVersion(150000) // row filters and column lists
+	for _, c := range []struct {
+		name, set          string
+		viaRoot, generated bool
+		since              int
+	}{
+		{"root", "(publish_via_partition_root = true)", true, false, 0},
+		{"partitions", "(publish_via_partition_root = false)", false, false, 0},
+		{"generated", "(publish_via_partition_root = true, publish_generated_columns = stored)", true, true, 180000},
+		{"no truncate", "(publish = 'insert, update, delete')", true, false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			newTestDB(t).requireVersion(max(150000, c.since))
+			seeds(t, 1, func(t *testing.T, seed uint64) {
+				product := productShapes(c.viaRoot, c.generated)
+				if !c.viaRoot { // told by TestShapesLeftOut and TestPrerequisitesTables
+					product = slices.DeleteFunc(product, func(s *shape) bool { return strings.HasPrefix(s.name, "ptrue") })
+				}
+				random := rand.New(rand.NewPCG(seed, 7))
+				random.Shuffle(len(product), func(i, j int) { product[i], product[j] = product[j], product[i] })
+				if !*longTests {
+					product = product[:20]
+				}
+				run := newShapeRun(t, seed, shapeOptions{shapes: product, set: c.set})
+				bindings, _ := run.discover()
+				run.capture(bindings)
+				run.judge()
+			})
+		})
+	}
+}
+
+// A publication that lacks an operation is refused by name, and fits once the SQL shown was run.
+func TestShapesUnpublishedOperations(t *testing.T) {
+	db := newTestDB(t)
+	table := db.createTable("t", "(id int PRIMARY KEY)")
+	for _, c := range []struct{ publish, lacks string }{
+		{"insert", "update and delete"},
+		{"update, delete", "insert"},
+		{"insert, update, truncate", "delete"},
+		{"insert, delete", "update"},
+		{"truncate", "insert and update and delete"},
+		{"", "insert and update and delete"},
+	} {
+		db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish = '%s')", quoteIdent(db.publication), c.publish))
+		r := newTestRuntime(t, runtimeOptions{config: db.config()})
+		bindings := r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic})
+		_, err := r.driver.validate(t.Context(), bindings, nil)
+		want := fmt.Sprintf("the publication %q does not publish %s. Run: ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate');",
+			db.publication, c.lacks, quoteIdent(db.publication))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("publish = %q: %v\nwant %s", c.publish, err, want)
+			continue
+		}
+		db.runRemedies(err)
+		if _, err := r.driver.validate(t.Context(), bindings, nil); err != nil {
+			t.Errorf("publish = %q: still refused: %v", c.publish, err)
 		}
 	}
 }
