@@ -76,6 +76,7 @@ type oracle struct {
 
 	confirmed                             lsn // by the slot, at the last look
 	kills, severed, stops, cut, sentinels int
+	unmapped                              int // sessions that the server's decoding ended
 	written, compared, shapes             int // transactions, rows, changes of tables' shapes; the last under mu
 }
 
@@ -440,6 +441,10 @@ func (o *oracle) ended(asked bool) {
 	case ok && exit.status == "signal: killed":
 	case ok && asked && strings.HasPrefix(exit.message, errStdinClosed.Error()):
 	case ok && o.cut > 0 && transientMessage(exit.message):
+	case ok && strings.Contains(exit.message, "could not map filenode") && o.unmapped < 2:
+		// A slot that is made while tables are: the server's decoding has missed one (seen on 15). The next session goes on.
+		o.unmapped++
+		o.t.Logf("the server failed to decode: %s, state %s", exit.message, o.runtime.committedState())
 	default:
 		o.fatalf("a session ended by itself: %v", err)
 	}

@@ -84,12 +84,43 @@ var soakFaults = []soakFault{
 	{"slow sink", 1, (*soakRun).slowSink},
 	{"blocked sink", 1, (*soakRun).blockSink},
 	{"tables bound", 3, (*soakRun).bindMore},
+	{"network: connections reset", 1, network(func(p *faultProxy, kind linkKind, _ *rand.Rand) { p.each(kind, (*link).reset) })},
+	{"network: cut inside a message", 1, network(func(p *faultProxy, kind linkKind, random *rand.Rand) {
+		p.each(kind, func(l *link) { l.left.Store(random.Int64N(5000)) })
+	})},
+	{"network: black hole", 1, network(func(p *faultProxy, kind linkKind, _ *rand.Rand) {
+		p.each(kind, func(l *link) { l.swallow.Store(true) })
+	})},
+	{"network: stall", 1, network(func(p *faultProxy, kind linkKind, _ *rand.Rand) {
+		p.each(kind, func(l *link) { l.held.Store(true) })
+	})},
+	{"network: one byte at a time", 1, network(func(p *faultProxy, _ linkKind, _ *rand.Rand) { p.fragment.Store(true) })},
+	{"network: latency", 1, network(func(p *faultProxy, _ linkKind, random *rand.Rand) {
+		p.latency.Store(int64(time.Duration(1+random.IntN(50)) * time.Millisecond))
+	})},
+}
+
+// network is a fault of the network on either kind of connection for a second or two, on which the session goes on or ends.
+func network(inject func(p *faultProxy, kind linkKind, random *rand.Rand)) func(s *soakRun) {
+	return func(s *soakRun) {
+		s.begin()
+		s.cut++
+		s.sleep(time.Duration(s.rand.IntN(1500)) * time.Millisecond)
+		inject(s.proxy, []linkKind{linkQuery, linkReplication, -1}[s.rand.IntN(3)], s.rand)
+		s.sleep(time.Duration(500+s.rand.IntN(1500)) * time.Millisecond)
+		s.proxy.fragment.Store(false)
+		s.proxy.latency.Store(0)
+		s.proxy.each(-1, func(l *link) { l.held.Store(false) })
+		s.sleep(time.Duration(s.rand.IntN(3000)) * time.Millisecond)
+		s.finish()
+	}
 }
 
 // soakRun is one run.
 type soakRun struct {
 	*oracle
 	server  *ownServer
+	proxy   *faultProxy // between connector and server
 	totals  *soakTotals
 	names   []string // of failpoints that this run can meet
 	unbound []*workTable
@@ -98,7 +129,8 @@ type soakRun struct {
 // soakRandom runs writers, changes of shape and faults for a while, and judges.
 func soakRandom(t *testing.T, seed uint64, server *ownServer, totals *soakTotals) *oracle {
 	s := &soakRun{oracle: newOracle(t, seed), server: server, totals: totals}
-	s.command, s.crashes = []string{failpointBinary(t)}, true
+	s.command, s.crashes, s.proxy = []string{failpointBinary(t)}, true, startFaultProxy(t)
+	s.changes = map[string]any{"address": s.proxy.address()}
 	s.chunk = []int{1, 2, 7, 50}[s.rand.IntN(4)]
 	s.readOnly = s.rand.IntN(2) == 0
 	for _, name := range failpointNames(t) {
@@ -324,7 +356,13 @@ func (s *soakRun) blockSink() {
 	s.sleep(time.Second)
 	s.slow.Store(int64(7 * time.Second))
 	s.sleep(6 * time.Second)
-	if active := s.db.queryValue(`SELECT active::text FROM pg_replication_slots WHERE slot_name = $1`, s.db.slot); active != "true" {
+	active := s.db.queryValue(`SELECT active::text FROM pg_replication_slots WHERE slot_name = $1`, s.db.slot)
+	if active != "true" && s.hasEnded() {
+		s.slow.Store(0)
+		s.ended(false)
+		return
+	}
+	if active != "true" {
 		s.fatalf("the sink was blocked for six seconds, and the slot is in use no more: %s", s.runtime.stderr())
 	}
 	s.slow.Store(0)
@@ -490,6 +528,7 @@ func TestSoak(t *testing.T) {
 				totals.Faults["kills behind an output, or within one"] += o.severed
 				totals.Faults["stops"] += o.stops
 			}
+			totals.Checked["sessions ended by a failure of the server's decoding"] += o.unmapped
 			totals.Checked["documents"] += len(o.runtime.documents())
 			totals.Checked["checkpoints"] += o.runtime.checkpoints
 			totals.Checked["rows compared"] += o.compared
