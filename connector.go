@@ -654,7 +654,10 @@ func (c *capture) replicate(ctx context.Context) error {
 		return err
 	}
 	failpoint("session.connected")
-	start, err := c.position(ctx, conn)
+	start, err := lsn(0), c.db.follow(ctx, conn)
+	if err == nil {
+		start, err = c.position(ctx, conn)
+	}
 	if err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return err

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +51,7 @@ type database struct {
 	encoding string // server_encoding; under SQL_ASCII client_encoding stays that
 	// searchPath is the role's own, which additional_backfill_filter is written for; sessions are pinned to pg_catalog.
 	searchPath string
+	started    atomic.Int64 // when the server that we read from was started, in Unix microseconds: no two have one in common
 }
 
 // connectDatabase opens the pool and one connection to prove that it works. A failure is one userError.
@@ -63,6 +65,7 @@ func connectDatabase(ctx context.Context, s *settings) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.check(ctx, conn.PgConn()) }
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, connectError(ctx, s, err)
 	}
@@ -129,10 +132,88 @@ func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
 	config.RuntimeParams["synchronous_commit"] = "remote_apply"
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(watermarkTimeout.Milliseconds(), 10)
 	conn, err := pgx.ConnectConfig(ctx, config)
+	if err == nil {
+		if err = db.check(ctx, conn.PgConn()); err != nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	}
 	if err != nil {
 		return nil, connectError(ctx, db.settings, err)
 	}
 	return conn, nil
+}
+
+// sqlStarted tells servers apart, also those that are copies of each other or follow each other.
+const sqlStarted = `(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8`
+
+// checkedSettings are pinned settings that a pooler which does not pass them on would leave at something else.
+var checkedSettings = []string{"DateStyle", "IntervalStyle", "bytea_output", "extra_float_digits", "search_path", "TimeZone"}
+
+// check looks whether a new session is one with the server that we read from, with the settings that it was asked for. Two
+// servers behind one address, of which one has not yet what the other has, would lose changes; and a pooler that keeps
+// settings to itself would change values.
+func (db *database) check(ctx context.Context, conn *pgconn.PgConn) error {
+	sql := "SELECT " + sqlStarted
+	for _, name := range checkedSettings {
+		sql += ", pg_catalog.current_setting('" + name + "')"
+	}
+	row, err := oneRow(ctx, conn, sql)
+	if err != nil {
+		return err
+	}
+	if started, err := strconv.ParseInt(row[0], 10, 64); err != nil {
+		return fmt.Errorf("pg_postmaster_start_time is %q", row[0])
+	} else if started != db.started.Load() {
+		return errOtherServer
+	}
+	params := db.sessionParams()
+	for i, name := range checkedSettings {
+		if got := row[1+i]; got != params[name] {
+			return fmt.Errorf("a session was asked for with %s = %q and has %q: "+pooler, name, params[name], got)
+		}
+	}
+	return nil
+}
+
+const pooler = "this looks like a connection pooler that does not pass settings on (PgBouncer, or a provider's pooled endpoint), " +
+	"and logical replication needs the address of the database server itself"
+
+// errOtherServer is a session with another server, or with the same one after a restart. Where it is the latter, the
+// replication session has ended too, and the next one makes the server the one that we read from.
+var errOtherServer = errors.New("this session is with another server than those before. If the server was not just restarted, " +
+	"more than one server is behind the address (a load balancer, a reader endpoint, a name with several addresses), and a " +
+	"capture needs the address of one of them")
+
+// follow makes the server at the other end of a replication connection the one that we read from.
+func (db *database) follow(ctx context.Context, conn *pgconn.PgConn) error {
+	row, err := oneRow(ctx, conn, "SELECT "+sqlStarted)
+	if err != nil {
+		return connectError(ctx, db.settings, err)
+	}
+	started, err := strconv.ParseInt(row[0], 10, 64)
+	if err != nil {
+		return fmt.Errorf("pg_postmaster_start_time is %q", row[0])
+	}
+	if db.started.Swap(started) != started {
+		db.pool.Reset()
+	}
+	return nil
+}
+
+// oneRow returns the only row of a query that has no parameters. It goes over replication connections, too.
+func oneRow(ctx context.Context, conn *pgconn.PgConn, sql string) ([]string, error) {
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 {
+		return nil, errors.New("a query about the session gave an unexpected result")
+	}
+	var row []string
+	for _, value := range results[0].Rows[0] {
+		row = append(row, string(value))
+	}
+	return row, nil
 }
 
 // probe learns from a first session what the others are pinned to.
@@ -150,12 +231,12 @@ func (db *database) probe(ctx context.Context) error {
 
 	const sqlAboutServer = `SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('TimeZone'),` +
 		` pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(),` +
-		` pg_catalog.current_setting('search_path')`
+		` pg_catalog.current_setting('search_path'), ` + sqlStarted
 	result := conn.ExecParams(ctx, sqlAboutServer, nil, nil, nil, nil).Read()
 	if result.Err != nil {
 		return connectError(ctx, db.settings, fmt.Errorf("the first query failed: %w", result.Err))
 	}
-	if len(result.Rows) != 1 || len(result.Rows[0]) != 5 {
+	if len(result.Rows) != 1 || len(result.Rows[0]) != 6 {
 		return connectError(ctx, db.settings, errors.New("the first query gave an unexpected result"))
 	}
 	row := result.Rows[0]
@@ -166,6 +247,11 @@ func (db *database) probe(ctx context.Context) error {
 	db.encoding = string(row[2])
 	db.standby = string(row[3]) == "t"
 	db.searchPath = string(row[4])
+	started, err := strconv.ParseInt(string(row[5]), 10, 64)
+	if err != nil {
+		return connectError(ctx, db.settings, fmt.Errorf("pg_postmaster_start_time is %q", row[5]))
+	}
+	db.started.Store(started)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -115,6 +116,7 @@ func (c *checker) run(ctx context.Context) error {
 		make func(context.Context) error
 	}{
 		{"the server's settings", c.checkServer},
+		{"replication connections", c.checkReplication},
 		{fmt.Sprintf("the replication slot %q", c.s.slot), c.checkSlot},
 		{fmt.Sprintf("the watermarks table %s", c.s.watermarks), c.checkWatermarks},
 		{fmt.Sprintf("the publication %q", c.s.publication), c.checkPublication},
@@ -314,6 +316,36 @@ func unquotedParen(text string) int {
 		}
 	}
 	return -1
+}
+
+// checkReplication opens a replication connection, and one more: both must lead to the server that was connected to first.
+func (c *checker) checkReplication(ctx context.Context) error {
+	if len(c.faults) > 0 && !c.server.Replication || c.server.Senders >= c.server.MaxSenders {
+		return nil // told already, or by checkSlot if the capture needs a new connection
+	}
+	conn, err := c.db.connectReplication(ctx)
+	if err != nil {
+		c.fault("%v", err)
+		return nil
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := pglogrepl.IdentifySystem(ctx, conn); err != nil {
+		c.fault("a replication connection does not know the replication protocol (%s): %s", serverReason(err), pooler)
+		return nil
+	}
+	again := &database{settings: c.s}
+	if err := again.probe(ctx); err != nil {
+		c.fault("%v", err)
+		return nil
+	}
+	err = c.db.check(ctx, conn)
+	if err == nil && again.started.Load() != c.db.started.Load() {
+		err = errOtherServer
+	}
+	if err != nil {
+		c.fault("a replication connection: %s", serverReason(err))
+	}
+	return nil
 }
 
 // --- the slot

@@ -77,8 +77,18 @@ fuzz() {
 	printf '%d fuzz targets ran for %s each\n' "$found" "$fuzztime"
 }
 
+# pooler gets what one test puts in front of the server; without it that test is skipped.
+pooler() {
+	command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] && return
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		(apt_install "a test wants a connection pooler" pgbouncer) && return
+	fi
+	say "PgBouncer is not installed: its test will be skipped"
+}
+
 case ${1:-} in
 '')
+	pooler
 	step test make --no-print-directory test
 	step gofumpt format
 	step vet go vet -tags "$tags" ./...
