@@ -835,7 +835,7 @@ func TestPartitions(t *testing.T) {
 	r.strict(root)
 
 	if db.version() < 150000 {
-		t.Log("left out: before version 15 the sender does not publish a partition whose changes it saw before ATTACH, until it is reconnected")
+		t.Log("left out: before version 15 the sender does not tell of the partition's first change; TestLeavesAttached looks into the catalog")
 		return
 	}
 	db.exec("INSERT INTO " + quoteTable(leaves[2]) + " SELECT i, 'attached' FROM generate_series(200, 219) i")
