@@ -147,6 +147,7 @@ func (b *binding) rewind(first bool) {
 	b.state = &bindingState{Mode: storedPending}
 	b.meta.First = first
 	b.meta.Leaves, b.meta.Key = nil, ""
+	b.meta.Columns, b.meta.Filenode = "", 0
 	b.partitions.forget()
 	b.meta.OID = 0
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
@@ -335,7 +336,7 @@ func (b *binding) resume() error {
 		return nil
 	}
 	if b.meta.Key != "" && b.meta.Key != b.keySignature() {
-		return errors.New("the type or collation of a key column has changed")
+		return errors.New("a key column is another one, or has another type or collation")
 	}
 	scanned, err := b.key.unpack(b.state.Scanned)
 	if err == nil && len(scanned) != len(b.terms) {
@@ -349,12 +350,12 @@ func (b *binding) resume() error {
 	return err
 }
 
-// keySignature tells the types and collations of the key columns, as the table has them now.
+// keySignature tells which columns the key columns are, with their types and collations, as the table has them now.
 func (b *binding) keySignature() string {
 	var s strings.Builder
 	for _, name := range b.scanColumns() {
 		if c := b.table.column(name); c != nil {
-			fmt.Fprintf(&s, "%d %s %t;", c.typeOID, c.collation, c.byteOrder)
+			fmt.Fprintf(&s, "%d %d %s %t;", c.attnum, c.typeOID, c.collation, c.byteOrder)
 		}
 	}
 	return s.String()

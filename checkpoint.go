@@ -53,9 +53,13 @@ type bindingMetadata struct {
 	// Membership tells by which publication, and by which of its entries, the table's changes are streamed. Another one means
 	// that for some time they were not.
 	Membership string `json:"membership"`
-	// Key tells the types and collations of the key columns a backfill under way walks by: its position means nothing under
+	// Key tells which columns are the key columns, and their types and collations, that a backfill under way walks by: its position means nothing under
 	// others.
 	Key string `json:"key"`
+	// Columns tells the captured columns apart, and Filenode where a plain table's rows are, when the catalog was last looked
+	// at; "" and 0 for unknown. By them, changes of a table that its stream says nothing of are announced.
+	Columns  string `json:"columns"`
+	Filenode uint32 `json:"filenode"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`

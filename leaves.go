@@ -156,10 +156,11 @@ func (s *partitionSet) unwritten() *string {
 }
 
 // expectRewrites is called when the stream tells of a TRUNCATE of the whole table: that its leaves are rewritten is no news.
-// It reports whether what is remembered has changed.
-func (s *partitionSet) expectRewrites() bool {
+func (s *partitionSet) expectRewrites() {
 	s.truncated = true
-	return s.known != nil && s.remember(anywhere(s.known))
+	if s.known != nil {
+		s.remember(anywhere(s.known))
+	}
 }
 
 // anywhere returns the partitions with their leaves' relfilenodes unknown.

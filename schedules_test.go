@@ -7,8 +7,10 @@ package main
 // (or goes on), a script is run, and the stream is waited for by a row of another table.
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -22,6 +24,7 @@ type schedule struct {
 	// same tells that the documents' rows must equal the table's; present, that documents of vanished rows may stay.
 	same, present bool
 	logs          []string // of which each must come
+	not           []string // that must not come
 }
 
 var schedules = []schedule{
@@ -101,6 +104,36 @@ var schedules = []schedule{
 			ALTER TABLE {t} DROP COLUMN d, DROP COLUMN e, DROP COLUMN es; DROP DOMAIN {other}; DROP TYPE {tmp_full};
 			UPDATE {t} SET v = 'untyped' WHERE id = 4`,
 	},
+	{
+		name: "a column is dropped and added under its name", table: "(id int PRIMARY KEY, v text)",
+		setup:   "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		backlog: "ALTER TABLE {t} DROP COLUMN v; ALTER TABLE {t} ADD COLUMN v text; UPDATE {t} SET v = 'new' WHERE id = 3",
+		logs:    []string{"has other columns", "trigger a backfill"},
+	},
+	{
+		name: "a type is changed to itself with other values", table: "(id int PRIMARY KEY, v text)",
+		setup:   "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		backlog: "ALTER TABLE {t} ALTER v TYPE text USING upper(v); UPDATE {t} SET v = 'new' WHERE id = 3",
+		logs:    []string{"were rewritten", "trigger a backfill"},
+	},
+	{
+		name: "a column is added with a default while no session runs", table: "(id int PRIMARY KEY, v text)",
+		setup:   "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		backlog: "ALTER TABLE {t} ADD COLUMN added int DEFAULT 7; UPDATE {t} SET v = 'new' WHERE id = 3",
+		logs:    []string{"has other columns", "trigger a backfill"},
+	},
+	{
+		name: "nothing changes that has to be announced", same: true, table: "(id int PRIMARY KEY, v text)",
+		setup:   "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		backlog: "CREATE INDEX ON {t} (v); ANALYZE {t}; ALTER TABLE {t} ALTER v SET STORAGE EXTERNAL; UPDATE {t} SET v = 'new'",
+		not:     []string{"trigger a backfill"},
+	},
+	{
+		name: "a table is truncated and filled again", table: "(id int PRIMARY KEY, v text)", present: true,
+		setup: "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
+		live:  "TRUNCATE {t}; INSERT INTO {t} SELECT i, 'again ' || i FROM generate_series(5, 15) i",
+		logs:  []string{"was truncated"}, not: []string{"were rewritten"},
+	},
 }
 
 // TestSchedules runs each of the schedules.
@@ -162,6 +195,11 @@ func TestSchedules(t *testing.T) {
 			for _, text := range s.logs {
 				r.waitLog(text)
 			}
+			for _, text := range s.not {
+				if strings.Contains(r.stderr(), text) {
+					t.Errorf("a log of %q", text)
+				}
+			}
 			if s.same || s.present {
 				db.eventually("the documents to leave what the table has", func() bool { return r.leaves(db, table, s.same) })
 			}
@@ -180,4 +218,30 @@ func (r *testRuntime) leaves(db *testDB, table tableName, exactly bool) bool {
 		}
 	}
 	return !exactly || len(want) == len(rows)
+}
+
+// TestKeySwappedInBackfill gives a backfill under way another column of its key's name: what lies behind its position by the
+// one may lie before it by the other.
+func TestKeySwappedInBackfill(t *testing.T) {
+	db := newTestDB(t)
+	table := db.createTable("t", "(id int NOT NULL, v text, k int NOT NULL, PRIMARY KEY (id))")
+	end, name := db.createTable("end", "(id int PRIMARY KEY, v text)"), quoteTable(table)
+	db.exec("INSERT INTO " + name + " SELECT i, 'v' || i, i - 25 FROM generate_series(1, 40) i")
+	documents := 0
+	r := edgeStart(db, runtimeOptions{
+		config: db.edgeConfig(map[string]any{"backfill_chunk_size": 1}),
+		onDocument: func(r *testRuntime, _ string, _ []byte) {
+			if documents++; documents == 20 {
+				r.sever(true)
+			}
+		},
+	}, map[tableName]backfillMode{table: modeAutomatic, end: modeAutomatic})
+	if err := r.wait(); !errors.Is(err, errSevered) {
+		t.Fatalf("want a session that is severed within the backfill, have %v", err)
+	}
+	db.script(strings.ReplaceAll(`BEGIN; ALTER TABLE {} RENAME id TO x; ALTER TABLE {} RENAME k TO id; ALTER TABLE {} RENAME x TO k;
+		ALTER TABLE {} DROP CONSTRAINT `+quoteIdent(table.name+"_pkey")+"; ALTER TABLE {} ADD PRIMARY KEY (id); COMMIT", "{}", name))
+	r.start()
+	r.waitEnd(db, end)
+	r.checkPresent(db, table)
 }

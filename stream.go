@@ -713,9 +713,9 @@ func (c *capture) handleTruncate(data []byte) error {
 // truncated applies a TRUNCATE to its binding.
 func (c *capture) truncated(b *binding, e *relationEntry) {
 	b.truncations++
-	if b.partitions.expectRewrites() {
-		b.mark()
-	}
+	b.meta.Filenode = 0 // the catalog will show another, of which no more is to be said
+	b.mark()
+	b.partitions.expectRewrites()
 	if c.settings.onTruncate == "backfill" {
 		c.status("%s was truncated: it is backfilled again. Documents of rows that vanished stay in the collection.", b.name())
 		c.rewind(b)

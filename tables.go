@@ -8,8 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -76,6 +78,7 @@ func (c *capture) activate() error {
 			b.transition(eventComplete)
 			b.state.Mode = storedActive
 			b.meta.First = false
+			b.noteShape()
 			b.rememberPartitions()
 			c.due, c.dueSince = true, time.Now()
 			continue
@@ -84,6 +87,7 @@ func (c *capture) activate() error {
 			b.meta.Key = b.keySignature()
 		}
 		b.transition(eventActivate)
+		b.noteShape()
 		b.rememberPartitions()
 		b.state.Mode = b.storedModeOf()
 		b.limit = c.settings.chunkRows
@@ -479,8 +483,10 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	}
 	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.table.sameAs(t) {
 		b.table = t
+		c.announceShape(b, b.plan)
 		return c.judgePartitions(b)
 	}
+	before := b.plan
 	if err := c.loadTypesOf(t); err != nil {
 		return fmt.Errorf("read the types of %s: %w", b.name(), err)
 	}
@@ -490,7 +496,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		return nil
 	}
 	if b.phase == phaseBackfill && b.meta.Key != "" && b.meta.Key != b.keySignature() {
-		c.status("The type or collation of a key column of %s has changed: its backfill starts again", b.name())
+		c.status("A key column of %s is another one, or has another type or collation: its backfill starts again", b.name())
 		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
 	}
@@ -498,7 +504,44 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		b.generation++
 		b.chunk, b.sides = nil, nil
 	}
+	c.announceShape(b, before)
 	return c.judgePartitions(b)
+}
+
+// announceShape says what the stream does not of a table's change: columns that others have taken the place of, rows that
+// were rewritten. before is the plan until now, nil at the start of a session. Columns that the stream can tell of are
+// announced with the first of their documents, by sourceSchema, unless the change came while no session ran.
+func (c *capture) announceShape(b *binding, before *plan) {
+	columns, filenode := b.meta.Columns, b.meta.Filenode
+	b.noteShape()
+	if columns == b.meta.Columns && filenode == b.meta.Filenode || b.phase == phasePending {
+		return
+	}
+	b.mark()
+	switch {
+	case columns != "" && columns != b.meta.Columns:
+		if before == nil || before.sameShape(b.plan.columns) {
+			c.status("%s has other columns than when it was last looked at. Rows already captured are not sent again: trigger a backfill "+
+				"if they have new values. If documents no longer fit the collection's schema, re-discover it.", b.name())
+		}
+	case filenode != 0 && b.meta.Filenode != 0 && filenode != b.meta.Filenode:
+		c.status("The rows of %s were rewritten (ALTER TABLE, VACUUM FULL, CLUSTER) or truncated. Rows already captured are not sent "+
+			"again: trigger a backfill if they have new values.", b.name())
+	}
+}
+
+// noteShape takes note of the columns and the place of the table as the catalog has them.
+func (b *binding) noteShape() {
+	h := fnv.New64a()
+	for i := range b.table.columns {
+		if c := &b.table.columns[i]; b.table.sends(c) {
+			fmt.Fprintf(h, "%d %q %d %d;", c.attnum, c.name, c.typeOID, c.typmod)
+		}
+	}
+	b.meta.Columns, b.meta.Filenode = strconv.FormatUint(h.Sum64(), 36), 0
+	if b.table.kind == 'r' && len(b.table.leaves) == 1 {
+		b.meta.Filenode = b.table.leaves[0].relfilenode
+	}
 }
 
 // loadTypesOf reads what a plan and a scan key need to know of the types of a table's columns.
