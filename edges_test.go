@@ -1245,3 +1245,29 @@ func TestReconnect(t *testing.T) {
 	r.strict(table)
 	r.checkRows(db, table)
 }
+
+// TestPartitionLosesKey: a partition's identity may change while the root's Relation message goes on marking its key. The
+// table is parked, the others are captured on.
+func TestPartitionLosesKey(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	root, leaf, other := db.table("root"), db.table("leaf"), db.edgeTable("other", "int PRIMARY KEY", 3)
+	db.exec("CREATE TABLE " + quoteTable(root) + " (id int PRIMARY KEY, v text, k int NOT NULL) PARTITION BY RANGE (id)")
+	db.exec(fmt.Sprintf("CREATE TABLE %s PARTITION OF %s DEFAULT", quoteTable(leaf), quoteTable(root)))
+	index := db.name("by_k")
+	db.exec(fmt.Sprintf("CREATE UNIQUE INDEX %s ON %s (k)", quoteIdent(index), quoteTable(leaf)))
+	db.exec("INSERT INTO " + quoteTable(root) + " SELECT i, 'old', i FROM generate_series(1, 9) i")
+	db.grant(root)
+	db.publish(root)
+	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{root: modeAutomatic, other: modeAutomatic})
+	r.waitEnd(db, other)
+	db.exec(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", quoteTable(leaf), quoteIdent(index)))
+	db.exec("DELETE FROM " + quoteTable(root) + " WHERE id = 1")
+	db.exec("INSERT INTO " + quoteTable(other) + " VALUES (100, 'behind it')")
+	r.waitID(other, 100)
+	r.waitLog(root.String() + " is no longer captured: a delete does not carry the collection key")
+	if state := string(r.committedState()); !strings.Contains(state, `"Missing"`) {
+		t.Errorf("the table is not parked: %s", state)
+	}
+}

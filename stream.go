@@ -243,8 +243,8 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 			return c.lostKey(b, "a delete")
 		}
 		c.oldKey = p.keyValues(c.oldKey, ch.old, nil)
-		if err := checkOldKey(c.oldKey, p, ch.oldKind); err != nil {
-			return err
+		if !isOldKey(c.oldKey, ch.oldKind) {
+			return c.lostKey(b, "a delete")
 		}
 		return c.remove(e, c.oldKey, ch)
 	}
@@ -274,8 +274,8 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if !moved {
 		return c.place(e, 'u', c.newKey, ch.new, fill, before, !full)
 	}
-	if err := checkOldKey(c.oldKey, p, ch.oldKind); err != nil {
-		return err
+	if !isOldKey(c.oldKey, ch.oldKind) {
+		return c.lostKey(b, "an update")
 	}
 	// The buffered row is about to be removed: what it has of unchanged TOAST values goes with the row to its new key.
 	if fill == nil && b.chunk != nil {
@@ -346,15 +346,12 @@ func (c *capture) lostKey(b *binding, change string) error {
 		"run ALTER TABLE %s REPLICA IDENTITY FULL", change, quoteTable(b.name())))
 }
 
-// checkOldKey refuses an old key that is none: with a value the tuple does not carry, or a NULL in a tuple of identity
-// columns (kind 'K'), which cannot be NULL.
-func checkOldKey(key []value, p *plan, kind byte) error {
-	for i, v := range key {
-		if v.kind == valueUnchanged || v.kind == valueNull && kind == 'K' {
-			return fmt.Errorf("the old tuple lacks key column %q", p.columns[p.key[i]].name)
-		}
-	}
-	return nil
+// isOldKey reports whether an old key is one: not with a value that the tuple does not carry, or a NULL in a tuple of identity
+// columns (kind 'K'), which cannot be NULL. A partition's identity that was changed while the root's says otherwise shows so.
+func isOldKey(key []value, kind byte) bool {
+	return !slices.ContainsFunc(key, func(v value) bool {
+		return v.kind == valueUnchanged || v.kind == valueNull && kind == 'K'
+	})
 }
 
 // place applies a row that now stands under a key: by an insert or the second half of a key move (op 'c'), or by an
