@@ -91,6 +91,7 @@ type capture struct {
 	idleEnd     lsn // WAL end of the last keepalive between transactions
 	stored      lsn // cursor of the last checkpoint
 
+	lost       error     // the last session's, when the slot could not be read on
 	timeline   int32     // of the server we read from
 	identified time.Time // when that was learnt
 

@@ -398,7 +398,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	c.catalog, c.standing = c.loadTables, c.readStanding
 	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
-		return stopCause(ctx, err)
+		return stopCause(ctx, advise(err))
 	}
 	watching, stop := context.WithCancel(ctx)
 	w := newWatcher(c)
@@ -411,7 +411,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	err = c.run(ctx)
 	stop()
 	<-watched
-	return stopCause(ctx, err)
+	return stopCause(ctx, advise(err))
 }
 
 // stopCause prefers the reason of the stop over what it broke.
@@ -593,6 +593,13 @@ func (c *capture) run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		before := c.stored
 		err := c.replicate(ctx)
+		if class, _ := classify(err); class == classSlot { // though position found nothing amiss
+			err = &slotLossError{userError{fmt.Sprintf("%v. %s", err, adviceSlot)}}
+			if c.lost = err; c.settings.onSlotLoss == "backfill" && ctx.Err() == nil && c.out.settled() {
+				c.out.drop()
+				continue
+			}
+		}
 		if err == nil || ctx.Err() != nil || !transient(err) || !c.out.settled() {
 			return err
 		}
@@ -632,19 +639,15 @@ func transient(err error) bool {
 	if errors.Is(err, errRenewSession) {
 		return true
 	}
+	class, _ := classify(err)
 	if _, ok := errors.AsType[*connectFailure](err); ok {
-		code := sqlState(err)
-		return !strings.HasPrefix(code, "28") && code != "3D000" && code != "42501" // authorization, no such database
+		return class == classRetry || class == classUnknown
 	}
 	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, errStreamEnded) || pgconn.Timeout(err) {
 		return true
 	}
-	switch code := sqlState(err); {
-	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "57P"), code == "55006", code == "53300", code == "40001":
-		return true // connection exceptions, operator intervention, object in use, too many connections, conflict with recovery
-	}
-	return false
+	return class == classRetry
 }
 
 // replicate runs one replication session: its goroutines end with it.
@@ -749,6 +752,9 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 	if c.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
 		var status *slotStatus
 		fault := c.serverFault(identity) // first: what else is amiss follows from that
+		if fault == nil {
+			fault, c.lost = c.lost, nil
+		}
 		if fault == nil {
 			if status, err = c.awaitReplay(ctx); err != nil {
 				return 0, err

@@ -8,7 +8,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -979,46 +978,6 @@ func (r *testRuntime) resume() bool {
 			r.t.Fatal(err)
 		}
 	}
-}
-
-// TestSlotAtRest: edge 10. A slot that is gone or further on than the cursor is a gap: an error that names the ways out, or
-// a new backfill where that was asked for.
-func TestSlotAtRest(t *testing.T) {
-	db := newTestDB(t)
-	table := db.edgeTable("t", "int PRIMARY KEY", 10)
-	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic})
-	r.waitEnd(db, table)
-	r.stop()
-	if err := r.wait(); err != nil {
-		t.Fatal(err)
-	}
-	refused := func(want string) {
-		t.Helper()
-		r.start()
-		var exit *connectorExit
-		if err := r.wait(); !errors.As(err, &exit) || exit.status != "exit status 1" || !strings.Contains(exit.message, want) ||
-			!strings.Contains(exit.message, "re-backfill all bindings") {
-			t.Errorf("the session ended with %v, want an error about %q", err, want)
-		}
-	}
-	db.exec("INSERT INTO " + quoteTable(table) + " VALUES (100, 'in the gap')")
-	db.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", db.slot)
-	refused("it was created anew or advanced by something else")
-	db.dropSlot()
-	refused("does not exist, though the capture has read up to")
-	db.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", db.slot)
-	refused("it was created anew or advanced by something else")
-	if n := strings.Count(r.summary(table), "in the gap"); n != 0 {
-		t.Errorf("%d documents from the gap", n)
-	}
-
-	again := newTestRuntime(t, runtimeOptions{
-		config: db.edgeConfig(map[string]any{"on_slot_loss": "backfill"}), state: r.committedState(),
-	})
-	again.bind(again.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
-	again.start()
-	again.waitEnd(db, table)
-	again.checkRows(db, table)
 }
 
 // TestQuietPrimary: edge 11. An LSN fence passes at once on a server where nothing else happens.

@@ -10,6 +10,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +60,7 @@ func (db *testDB) recovers(r *testRuntime, table tableName, changes map[string]a
 	}
 }
 
-// TestSlotsAmiss: what is done to the slot, or to the configuration, while the capture is stopped.
+// TestSlotsAmiss: edge 10. What is done to the slot, or to the configuration, while the capture is stopped.
 func TestSlotsAmiss(t *testing.T) {
 	const drop = "SELECT pg_drop_replication_slot($1)"
 	other := newTestDB(t)
@@ -79,7 +81,7 @@ func TestSlotsAmiss(t *testing.T) {
 		{"dropped and created anew", func(db *testDB) {
 			db.exec(drop, db.slot)
 			db.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", db.slot)
-		}, nil, []string{"starts at", "it was created anew or advanced by something else"}, true, false},
+		}, nil, []string{"starts at", "it was created anew or advanced by something else"}, true, true},
 		{"advanced", func(db *testDB) {
 			db.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", db.slot)
 		}, nil, []string{"starts at", "it was created anew or advanced by something else"}, true, false},
@@ -180,6 +182,25 @@ func TestSlotSizeExceeded(t *testing.T) {
 		t.Errorf("the session ended after %s with %v", took, err)
 	}
 	again.refused(append(bothWaysOut, `the server has invalidated the replication slot "`+db.slot+`"`, want)...)
+}
+
+// TestSlotWALMissing: WAL that the slot needs is gone, though the server does not know.
+func TestSlotWALMissing(t *testing.T) {
+	startServer(t)
+	db := newTestDB(t)
+	r, table := db.stopped(runtimeOptions{})
+	segment := filepath.Join(db.queryValue("SHOW data_directory"), "pg_wal",
+		db.queryValue("SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = $1", db.slot))
+	if _, err := os.Stat(segment); err != nil {
+		t.Skipf("the server's files cannot be reached (it runs in a container?): %v", err)
+	}
+	db.exec("SELECT pg_switch_wal()")
+	db.fillWAL(8)
+	if err := os.Rename(segment, segment+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	r.refused(append(bothWaysOut, "has already been removed", "The slot cannot be read on from here.")...)
+	db.recovers(r, table, nil)
 }
 
 // TestSlotIdle: the server gives up the slot of a capture that was stopped for too long (18).
