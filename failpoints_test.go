@@ -168,6 +168,12 @@ func (o *crashes) kill(name string, c codec) {
 		o.arm(name)
 		o.session(c)
 		if o.runtime.tryStart() != nil || o.waitKilled(name) {
+			o.runtime.mu.Lock()
+			exit, ok := errors.AsType[*connectorExit](o.runtime.err)
+			o.runtime.mu.Unlock()
+			if ok && o.unmappedBy(exit.message) {
+				continue
+			}
 			o.died(name)
 			if o.phase != phaseScanning || o.backfilling() {
 				return
