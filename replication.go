@@ -331,7 +331,7 @@ func (s *replication) frame(kind byte, body []byte) (m walMessage, ok bool, err 
 	switch kind {
 	case 'd':
 	case 'E':
-		return m, false, streamError(serverError(body))
+		return m, false, fmt.Errorf("receive the replication stream: %w", serverError(body))
 	case 'c', 'C': // CopyDone, CommandComplete
 		return m, false, errStreamEnded
 	case 'N', 'S':
@@ -359,16 +359,6 @@ func (s *replication) frame(kind byte, body []byte) (m walMessage, ok bool, err 
 	default:
 		return m, false, fmt.Errorf("receive the replication stream: unexpected CopyData %q", body[0])
 	}
-}
-
-// streamError is an error by which the server ends the stream.
-func streamError(err error) error {
-	if strings.HasPrefix(sqlState(err), "XX") { // internal error, corrupted data or index
-		return fmt.Errorf("receive the replication stream: %w: the server cannot decode its WAL here, a fault of its own (seen where a "+
-			"slot was made while tables were). If this comes again at each start, re-backfill all bindings (raise the `backfill` "+
-			"counter of every binding at once; the slot is then created anew)", err)
-	}
-	return fmt.Errorf("receive the replication stream: %w", err)
 }
 
 // askKeepalive has the server report its position soon.
