@@ -122,8 +122,10 @@ func TestSlotsAmiss(t *testing.T) {
 			}
 			if test.recovers {
 				db.recovers(r, table, test.changes)
-				if slot, ok := test.changes["advanced.slotName"]; ok {
-					db.exec(drop, slot)
+				if slot, ok := test.changes["advanced.slotName"].(string); ok {
+					renamed := *db
+					renamed.slot = slot
+					renamed.dropSlot()
 				}
 			}
 		})

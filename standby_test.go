@@ -171,6 +171,14 @@ func TestStandby(t *testing.T) {
 		if got := standby.value("SELECT count(*)::text FROM pg_replication_slots"); got != "0" {
 			t.Errorf("%s slots are left behind", got)
 		}
+		doomed := newTestRuntime(t, runtimeOptions{config: db.standbyConfig(standby, nil)})
+		doomed.bind(doomed.edgeBindings(modes))
+		doomed.start()
+		slots := func() string { return standby.value("SELECT count(*)::text FROM pg_replication_slots") }
+		db.eventually("a slot that is being created", func() bool { return slots() == "1" })
+		doomed.kill()
+		_ = doomed.wait()
+		db.eventually("the half-made slot of a killed connector to go", func() bool { return slots() == "0" })
 		db.end(writer, "ROLLBACK")
 		waits = nil
 		go func() {
