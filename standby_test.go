@@ -405,11 +405,14 @@ func newForwarder(t *testing.T, target *ownServer) *forwarder {
 // standby that lacked what the capture had read is a gap.
 func TestFailover(t *testing.T) {
 	const synchronized = "synchronized_standby_slots=first"
-	primary := startServerOf(t, 17, "wal_keep_size=512MB", synchronized)
+	const lively = "wal_sender_timeout=12s" // the slot moves every two seconds, and its copies come sooner
+	primary := startServerOf(t, 17, "wal_keep_size=512MB", synchronized, lively)
 	db := newTestDB(t)
 	table := db.edgeTable("t", "int PRIMARY KEY", 300)
 	db.exec("SELECT pg_create_physical_replication_slot('first', true)")
-	standby := primary.standby("sync_replication_slots=on", "primary_slot_name=first")
+	standby := primary.standby("sync_replication_slots=on", "primary_slot_name=first", lively)
+	stopSnapshots := db.logSnapshots() // with which the slot's restart position moves
+	defer func() { stopSnapshots() }()
 	endpoint := newForwarder(t, primary)
 	config := func(advanced map[string]any) json.RawMessage {
 		return edit(t, db.edgeConfig(advanced), map[string]any{"address": endpoint.address})
@@ -418,6 +421,8 @@ func TestFailover(t *testing.T) {
 	synced := func(s *ownServer) {
 		t.Helper()
 		db.eventually("the standby to have a copy of the slot", func() bool {
+			db.exec("UPDATE " + quoteTable(table) + " SET v = v || '.' WHERE id = 2") // it is copied once it has moved
+			time.Sleep(100 * time.Millisecond)
 			return s.value("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary", db.slot) == "1"
 		})
 	}
@@ -481,6 +486,7 @@ func TestFailover(t *testing.T) {
 	r.waitFor("changes", func() bool { return len(r.committed) > documents+200 })
 	primary.script("halt")
 	written := <-dead
+	stopSnapshots()
 	standby.script("promote")
 	db.moveTo(standby)
 	endpoint.target.Store(&standby.address)
@@ -503,6 +509,7 @@ func TestFailover(t *testing.T) {
 	// Another standby of the new primary is cut off from what the capture reads, and takes over.
 	db.exec("SELECT pg_create_physical_replication_slot('second', true)")
 	lagging := standby.standby("sync_replication_slots=on", "primary_slot_name=second")
+	stopSnapshots = db.logSnapshots()
 	r.waitEnd(db, table)
 	synced(lagging)
 	lagging.script("halt")
