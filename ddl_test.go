@@ -1327,77 +1327,84 @@ func (w *ddlWalk) walkConfig() json.RawMessage {
 // TestDDLWalk changes tables at random while they are written to and captured.
 func TestDDLWalk(t *testing.T) {
 	seeds(t, 1, func(t *testing.T, seed uint64) {
-		w := newDDLWalk(t, seed)
-		for _, kind := range []ddlKind{ddlKeyless, ddlInserted, ddlParts} {
-			if kind != ddlParts || w.db.version() >= 130000 {
-				w.add(&ddlTable{tableName: tableName{w.schema, []string{"", "keyless", "inserted", "parts"}[kind]}, kind: kind})
-			}
-		}
-		for _, table := range w.walked[:3] {
-			table.calm = w.rand.IntN(2) == 0
-		}
-		w.chunk = []int{1, 3, 10}[w.rand.IntN(3)]
-		w.readOnly = w.rand.IntN(3) == 0
-		w.runtime = newTestRuntime(t, runtimeOptions{
-			config: w.walkConfig(), codec: codec(w.rand.IntN(2)), logLevel: "warn", deadline: time.Minute,
-		})
-		w.runtime.bind(w.bound())
-		w.begin()
-		w.await(time.Now().Add(time.Minute)) // every marker is streamed
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan error, 3)
-		for i := range uint64(2) {
-			go func() { ended <- w.writer(ctx, i) }()
-		}
-		go func() { ended <- w.walk(ctx, 60*time.Millisecond) }()
 		rounds := 4
 		if *longTests {
-			rounds += w.rand.IntN(15)
+			rounds += int(seed % 15)
 		}
-		for range rounds {
-			w.sleep(time.Duration(w.rand.IntN(900)) * time.Millisecond)
-			w.end(w.rand.IntN(2) == 0)
-			if w.rand.IntN(2) == 0 { // a backlog
-				time.Sleep(time.Duration(w.rand.IntN(900)) * time.Millisecond)
-			}
-			var again []*ddlTable
-			for _, table := range w.walked {
-				if w.rand.IntN(3) == 0 {
-					again = append(again, table)
-				}
-			}
-			if err := w.rebind(again); err != nil {
-				w.refusals++
-				if !strings.Contains(err.Error(), "would carry only the replica identity") {
-					w.fatalf("validation: %v", err)
-				}
-			}
-			w.begin()
+		walkDDL(t, seed, rounds)
+	})
+}
+
+// walkDDL is a run of TestDDLWalk.
+func walkDDL(t *testing.T, seed uint64, rounds int) *ddlWalk {
+	t.Helper()
+	w := newDDLWalk(t, seed)
+	for _, kind := range []ddlKind{ddlKeyless, ddlInserted, ddlParts} {
+		if kind != ddlParts || w.db.version() >= 130000 {
+			w.add(&ddlTable{tableName: tableName{w.schema, []string{"", "keyless", "inserted", "parts"}[kind]}, kind: kind})
 		}
-		cancel()
-		if err := errWriters(ended, 3); err != nil {
-			w.fatalf("a writer failed: %v", err)
+	}
+	for _, table := range w.walked[:3] {
+		table.calm = w.rand.IntN(2) == 0
+	}
+	w.chunk = []int{1, 3, 10}[w.rand.IntN(3)]
+	w.readOnly = w.rand.IntN(3) == 0
+	w.runtime = newTestRuntime(t, runtimeOptions{
+		config: w.walkConfig(), codec: codec(w.rand.IntN(2)), logLevel: "warn", deadline: time.Minute,
+	})
+	w.runtime.bind(w.bound())
+	w.begin()
+	w.await(time.Now().Add(time.Minute)) // every marker is streamed
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 3)
+	for i := range uint64(2) {
+		go func() { ended <- w.writer(ctx, i) }()
+	}
+	go func() { ended <- w.walk(ctx, 60*time.Millisecond) }()
+	for range rounds {
+		w.sleep(time.Duration(w.rand.IntN(900)) * time.Millisecond)
+		w.end(w.rand.IntN(2) == 0)
+		if w.rand.IntN(2) == 0 { // a backlog
+			time.Sleep(time.Duration(w.rand.IntN(900)) * time.Millisecond)
 		}
-		w.calm()
-		w.touch()
-		w.await(time.Now().Add(time.Minute))
-		w.judgeShapes()
-		w.judgeRows()
-		w.judgeValues(0, w.changed, false)
-		w.end(true)
-		from := len(w.runtime.documents())
-		if err := w.rebind(w.walked); err != nil {
-			w.fatalf("validation in the end: %v", err)
+		var again []*ddlTable
+		for _, table := range w.walked {
+			if w.rand.IntN(3) == 0 {
+				again = append(again, table)
+			}
+		}
+		if err := w.rebind(again); err != nil {
+			w.refusals++
+			if !strings.Contains(err.Error(), "would carry only the replica identity") {
+				w.fatalf("validation: %v", err)
+			}
 		}
 		w.begin()
-		w.await(time.Now().Add(time.Minute))
-		w.judgeShapes()
-		w.judgeRows()
-		w.judgeValues(from, nil, true)
-		w.end(true)
-		t.Logf("seed %d: %d statements, %d documents, %d sessions ended by themselves, %d validations refused", seed,
-			len(w.done), len(w.runtime.documents()), w.ends, w.refusals)
-	})
+	}
+	cancel()
+	if err := errWriters(ended, 3); err != nil {
+		w.fatalf("a writer failed: %v", err)
+	}
+	w.calm()
+	w.touch()
+	w.await(time.Now().Add(time.Minute))
+	w.judgeShapes()
+	w.judgeRows()
+	w.judgeValues(0, w.changed, false)
+	w.end(true)
+	from := len(w.runtime.documents())
+	if err := w.rebind(w.walked); err != nil {
+		w.fatalf("validation in the end: %v", err)
+	}
+	w.begin()
+	w.await(time.Now().Add(time.Minute))
+	w.judgeShapes()
+	w.judgeRows()
+	w.judgeValues(from, nil, true)
+	w.end(true)
+	t.Logf("seed %d: %d statements, %d documents, %d sessions ended by themselves, %d validations refused", seed,
+		len(w.done), len(w.runtime.documents()), w.ends, w.refusals)
+	return w
 }
 
 // TestDeleteWithoutKey deletes under a replica identity that lacks the collection key: that table is parked, others go on,

@@ -498,6 +498,9 @@ func TestSoak(t *testing.T) {
 			t.Fatalf("%s: %v: remove it to begin anew", soakStateFile, err)
 		}
 		if stored.Elapsed < *oracleDuration {
+			if !strings.HasSuffix(stored.Commit, totals.Commit) {
+				stored.Commit += ", then " + totals.Commit
+			}
 			totals = &stored
 			t.Logf("going on with seed %d after %s", totals.Next, totals.Elapsed.Round(time.Second))
 		}
@@ -507,7 +510,10 @@ func TestSoak(t *testing.T) {
 		seed := totals.Next
 		major := majors[seed%uint64(len(majors))]
 		kind := "random faults"
-		if seed/uint64(len(majors))%5 == 4 {
+		switch seed / uint64(len(majors)) % 6 {
+		case 2:
+			kind = "random changes of schema"
+		case 5:
 			kind = "bindings added, removed and backfilled again"
 		}
 		passed := t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -520,9 +526,15 @@ func TestSoak(t *testing.T) {
 			}
 			server := startServer(t, settings...)
 			var o *oracle
-			if kind == "random faults" {
+			switch kind {
+			case "random faults":
 				o = soakRandom(t, seed, server, totals)
-			} else {
+			case "random changes of schema":
+				w := walkDDL(t, seed, 15)
+				o = w.oracle
+				totals.Checked["statements of schema changes"] += len(w.done)
+				totals.Faults["kills or stops amid schema changes"] += 15
+			default:
 				o = oracleAgain(t, seed, 10)
 				totals.Faults["kills at random moments"] += o.kills
 				totals.Faults["kills behind an output, or within one"] += o.severed
