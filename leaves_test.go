@@ -947,7 +947,7 @@ func TestLeavesByThemselves(t *testing.T) {
 	r.start()
 	r.waitStreaming()
 	r.finish()
-	for _, text := range []string{"captured now", "no longer of", "rewritten"} {
+	for _, text := range []string{"captured now", "no longer of", "truncated or rewritten"} {
 		if strings.Contains(r.stderr(), text) {
 			t.Errorf("a log of %q", text)
 		}
