@@ -7,6 +7,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sirupsen/logrus"
@@ -102,15 +104,21 @@ func (x *xidSet) prune(s *snapshot) bool {
 type chunkRow struct {
 	at, tuple, end int
 	dead           bool // deleted by a patch
+	cut            bool // its values were cut for its own sake: no other row may take them over
 }
+
+// rowOverhead is the memory of a buffered row beside its bytes: a chunkRow, and two to four places of the index.
+const rowOverhead = 48
 
 // chunk is one bounded scan of one binding's table and what has become of it.
 type chunk struct {
 	binding *binding
-	plan    *plan  // of the rows
-	table   *table // as the query saw it
-	limit   int    // rows asked for
-	budget  int    // bytes
+	plan    *plan      // of the rows
+	table   *table     // as the query saw it
+	limit   int        // rows asked for
+	budget  int        // bytes
+	classes []cutClass // of the rows' columns
+	alone   bool       // no other chunk is read in the round
 
 	snapshot snapshot
 	arena    []byte
@@ -173,7 +181,21 @@ var (
 
 	// errPartitionsChanged says that the chunk may hold rows of partitions that the binding does not know yet, or lack some.
 	errPartitionsChanged = errors.New("the table's partitions changed while its chunk was being read")
+
+	// errWide says that a row is too large for a chunk that is read beside others.
+	errWide = errors.New("a row is too large to be read beside those of other tables")
 )
+
+// extra is how many columns of the result precede those of the row.
+func (q *scanQuery) extra() (n int) {
+	if q.ctid {
+		n++
+	}
+	if q.xmin {
+		n++
+	}
+	return n
+}
 
 // read runs the query and fills the chunk. The pipeline is one transaction: take the lock that rewriting DDL would hold,
 // then a snapshot, then the query, whose own snapshot is at least as new. A chunk that reaches its byte budget or its
@@ -181,6 +203,14 @@ var (
 func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) error {
 	started := time.Now()
 	defer func() { c.took = time.Since(started) }()
+	if c.classes != nil {
+		rule := budget.cutRule()
+		if !c.alone {
+			rule.bound = budget.message
+		}
+		cutRows(conn, append(make([]cutClass, q.extra()), c.classes...), rule)
+		defer cutRows(conn, nil, cutRule{})
+	}
 	p := conn.StartPipeline(ctx)
 	p.SendQueryParams("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", nil, nil, nil, nil)
 	// A chunk that waits holds up the stream, so it does not wait long for DDL: the binding tries again later.
@@ -313,13 +343,7 @@ func oneResult(p *pgconn.Pipeline) (string, error) {
 
 // rowsFrom buffers the result's rows.
 func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.ResultReader, q *scanQuery) error {
-	extra := 0
-	if q.ctid {
-		extra++
-	}
-	if q.xmin {
-		extra++
-	}
+	extra := q.extra()
 	fields := rr.FieldDescriptions()
 	if len(fields) != extra+len(c.plan.columns) {
 		_, err := rr.Close()
@@ -339,7 +363,17 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 	c.scratch = make(tuple, len(c.plan.columns))
 	last := make([]byte, 0, 32) // ctid of the last row
 	for rr.NextRow() {
-		raw := rr.Values()
+		raw, level, err := rowLevel(rr.Values(), len(fields))
+		if err != nil {
+			return err
+		}
+		if level > 0 && !c.alone {
+			if len(c.rows)+c.filtered == 0 || q.ties && c.before == nil {
+				return c.abandon(ctx, conn, errWide)
+			}
+			c.bytes = len(c.arena)
+			return c.abandon(ctx, conn, c.shorten(q, last))
+		}
 		if q.ctid {
 			last = append(last[:0], raw[0]...)
 			raw = raw[1:]
@@ -359,13 +393,20 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 		}
 		if keep {
 			c.add(c.scratch)
+			c.rows[len(c.rows)-1].cut = level > 0
 		} else {
 			c.filtered++
 		}
 		if c.plan.key != nil && !q.ctid {
 			c.endAt(c.scratch, q.ties, first)
+			for i := range c.end {
+				if len(c.end[i].data) > truncateAt-utf8.UTFMax { // it may be cut, and the next chunk would start at this row again
+					return fmt.Errorf("%s has a value of more than 8 MiB, too long to be scanned by: choose a collection key of "+
+						"shorter values", c.plan.columns[c.plan.key[i]].name)
+				}
+			}
 		}
-		if len(c.arena) > c.budget {
+		if len(c.arena)+len(c.rows)*rowOverhead > c.budget {
 			return c.stopQuery(ctx, conn, rr, q, last)
 		}
 	}
@@ -402,11 +443,17 @@ func (c *chunk) stopQuery(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.R
 		}
 		return c.complete(q)
 	}
+	return c.abandon(ctx, conn, c.shorten(q, last))
+}
+
+// abandon ends the chunk's query and its connection, and returns err.
+func (c *chunk) abandon(ctx context.Context, conn *pgconn.PgConn, err error) error {
+	c.stopped = true
 	stop, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	_ = conn.CancelRequest(stop)
 	_ = conn.Close(stop)
-	return c.shorten(q, last)
+	return err
 }
 
 // shorten ends the chunk at the last row that came before its query was stopped.
@@ -567,8 +614,8 @@ func (c *chunk) holds(identity []byte) bool {
 }
 
 // put makes t the row of the identity. Unchanged TOAST values of t keep what the buffered row has, or what fill has,
-// which may be nil.
-func (c *chunk) put(identity []byte, t, fill tuple) {
+// which may be nil, and stay unchanged where neither has them whole. cut is that of t.
+func (c *chunk) put(identity []byte, t, fill tuple, cut bool) {
 	row := c.find(identity)
 	if row >= 0 && !c.rows[row].dead {
 		t = c.merge(t, &c.rows[row], fill)
@@ -580,7 +627,7 @@ func (c *chunk) put(identity []byte, t, fill tuple) {
 	mid := len(c.arena)
 	c.arena = appendTuple(c.arena, t)
 	if row < 0 {
-		c.rows = append(c.rows, chunkRow{at: at, tuple: mid, end: len(c.arena)})
+		c.rows = append(c.rows, chunkRow{at: at, tuple: mid, end: len(c.arena), cut: cut})
 		c.insertIndex(len(c.rows) - 1)
 		c.live++
 		return
@@ -591,7 +638,7 @@ func (c *chunk) put(identity []byte, t, fill tuple) {
 		c.garbage -= r.end - r.tuple // counted when it was removed
 		c.live++
 	}
-	*r = chunkRow{at: at, tuple: mid, end: len(c.arena)}
+	*r = chunkRow{at: at, tuple: mid, end: len(c.arena), cut: cut}
 }
 
 // merge returns t with its unchanged values taken from fill, then from the buffered row.
@@ -601,7 +648,7 @@ func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
 	}
 	c.scratch = append(c.scratch[:0], t...)
 	var old tuple
-	if buffered != nil {
+	if buffered != nil && !buffered.cut {
 		// It aliases the arena, which only grows behind it while the merged row is appended.
 		old, _, _ = decodeTuple(c.buffered, c.arena[buffered.tuple:buffered.end])
 		assert(len(old) == len(t), "a buffered tuple decodes to the columns of its plan")
@@ -649,27 +696,36 @@ func (c *chunk) spoil(reason string) {
 	c.giveBack()
 }
 
+// allowance is how large the chunk may become by patches.
+func (c *chunk) allowance() int { return 2 * max(c.budget, c.bytes) }
+
+// isWide reports whether the chunk is larger than a row that is read beside others may make it.
+func (c *chunk) isWide() bool { return c.bytes > c.budget+budget.message }
+
 // compact drops garbage when it outweighs the rest, and spoils a chunk that patches have outgrown.
 func (c *chunk) compact() {
-	if len(c.arena) <= 2*c.budget {
+	if len(c.arena) <= c.allowance() {
 		return
 	}
-	if len(c.arena)-c.garbage > 2*c.budget && c.live > 1 {
+	if len(c.arena)-c.garbage > c.allowance() && c.live > 1 {
 		c.spoil("the changes patched into it outgrew its budget")
 		return
 	}
 	if c.garbage < len(c.arena)/2 {
 		return
 	}
-	arena := make([]byte, 0, len(c.arena)-c.garbage)
-	rows := c.rows[:0]
-	for _, r := range c.rows {
-		if r.dead {
-			continue
-		}
+	// Live rows are moved down in place, in the order in which they lie there.
+	rows := slices.DeleteFunc(c.rows, func(r chunkRow) bool { return r.dead })
+	order := make([]*chunkRow, len(rows))
+	for i := range rows {
+		order[i] = &rows[i]
+	}
+	slices.SortFunc(order, func(a, b *chunkRow) int { return cmp.Compare(a.at, b.at) })
+	arena := c.arena[:0]
+	for _, r := range order {
 		at := len(arena)
 		arena = append(arena, c.arena[r.at:r.end]...)
-		rows = append(rows, chunkRow{at: at, tuple: at + r.tuple - r.at, end: len(arena)})
+		r.at, r.tuple, r.end = at, at+r.tuple-r.at, len(arena)
 	}
 	c.arena, c.rows, c.garbage = arena, rows, 0
 	c.rebuildIndex()

@@ -274,7 +274,7 @@ func runChunkModel(t *testing.T, random *rand.Rand, steps, keys, budget int) {
 					row[i] = "?"
 				}
 			}
-			c.put(identityOf(key), tuple{key, row.value(0), row.value(1)}, fill)
+			c.put(identityOf(key), tuple{key, row.value(0), row.value(1)}, fill, false)
 			for i := range row {
 				if row[i] == "?" && fill != nil && fill[i+1].kind != valueUnchanged {
 					row[i] = string(fill[i+1].data)
@@ -309,7 +309,7 @@ func TestChunkCompactsWhatComesAndGoes(t *testing.T) {
 	c := newTestChunk(testPlan("v"), 1<<10)
 	id := identityOf(text("1"))
 	for i := range 10_000 {
-		c.put(id, tuple{text("1"), text(fmt.Sprint("value ", i))}, nil)
+		c.put(id, tuple{text("1"), text(fmt.Sprint("value ", i))}, nil, false)
 		c.compact()
 		if i%2 == 0 {
 			c.remove(id)
@@ -337,13 +337,13 @@ func TestChunkOutgrown(t *testing.T) {
 	large := strings.Repeat("x", 150)
 	// One row may be as large as it is: a chunk of one row cannot become smaller.
 	for range 5 {
-		c.put(identityOf(text("1")), tuple{text("1"), text(large)}, nil)
+		c.put(identityOf(text("1")), tuple{text("1"), text(large)}, nil, false)
 		c.compact()
 	}
 	if c.spoiled != "" || c.live != 1 {
 		t.Fatalf("one row spoiled its chunk: %q", c.spoiled)
 	}
-	c.put(identityOf(text("2")), tuple{text("2"), text(large)}, nil)
+	c.put(identityOf(text("2")), tuple{text("2"), text(large)}, nil, false)
 	c.compact()
 	if want := "the changes patched into it outgrew its budget"; c.spoiled != want {
 		t.Errorf("spoiled: %q, want %q", c.spoiled, want)
@@ -471,10 +471,10 @@ func TestChunkAllocations(t *testing.T) {
 	}
 	measure("add", 0, func(i int) { c.add(tuples[i]); c.endAt(tuples[i], true, len(c.rows)-1) })
 	measure("find", 0, func(i int) { c.find(ids[i]) })
-	measure("put", 0, func(i int) { c.put(ids[i], tuples[i], nil); c.compact() })
+	measure("put", 0, func(i int) { c.put(ids[i], tuples[i], nil, false); c.compact() })
 	toast := tuple{tuples[0][0], text("changed"), unchanged}
-	measure("put of unchanged TOAST", 0, func(i int) { c.put(ids[i], toast, nil) })
-	measure("remove and put", 0, func(i int) { c.remove(ids[i]); c.put(ids[i], tuples[i], nil) })
+	measure("put of unchanged TOAST", 0, func(i int) { c.put(ids[i], toast, nil, false) })
+	measure("remove and put", 0, func(i int) { c.remove(ids[i]); c.put(ids[i], tuples[i], nil, false) })
 	var row tuple
 	row = c.row(row, 0)
 	measure("row", 0, func(i int) { row = c.row(row, i) })
@@ -831,7 +831,7 @@ func FuzzChunkRows(f *testing.F) {
 				c.remove(identityOf(text(id)))
 				delete(model, id)
 			default:
-				c.put(identityOf(text(id)), tuple{text(id), text(v), value{kind: valueNull}}, nil)
+				c.put(identityOf(text(id)), tuple{text(id), text(v), value{kind: valueNull}}, nil, false)
 				model[id] = v
 				c.compact()
 			}

@@ -139,7 +139,7 @@ func chunkBody(t testing.TB, c *testCapture, row tuple, rows, patches int) func(
 		for i := range patches {
 			row[0].data = keys[i*7919%rows]
 			identity = appendIdentity(identity[:0], row[:1])
-			ck.put(identity, row, nil)
+			ck.put(identity, row, nil, false)
 			ck.compact()
 		}
 		order, err := c.b.key.appendOrder(nil, ck.end)

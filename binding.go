@@ -101,6 +101,7 @@ type binding struct {
 	scanned     []value
 	scannedAt   []byte // comparison form of scanned; nil before the first chunk
 	unsettled   xidSet
+	wide        bool   // it has rows too large to be read beside those of other tables
 	chunk       *chunk // its opening fence has passed: changes are patched into it
 	limit       int    // rows to ask for next
 	waiting     []writer
@@ -654,6 +655,12 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	if !sees(&taken) {
 		return nil, false, nil
 	}
+	whole, classes := p.cutClasses(), make([]cutClass, len(at))
+	for i, place := range at {
+		classes[i] = whole[place]
+	}
+	cutRows(pg, classes, budget.cutRule())
+	defer cutRows(pg, nil, cutRule{})
 	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+b.from()+" WHERE "+
 		strings.Join(where, " AND "), params, nil, nil, nil).Read()
 	switch code := sqlState(result.Err); {
@@ -672,6 +679,9 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	}
 	row := make(tuple, len(p.columns))
 	for _, raw := range result.Rows {
+		if raw, _, err = rowLevel(raw, len(at)); err != nil {
+			return nil, false, err
+		}
 		for i, v := range raw {
 			row[at[i]] = value{kind: valueText, data: v}
 			if v == nil {

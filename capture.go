@@ -18,9 +18,6 @@ import (
 )
 
 const (
-	// bufferBudget bounds the bytes of all chunks buffered at a time: two rounds, the one being streamed to and the
-	// one being read.
-	bufferBudget = 32 << 20
 	// roundChunks is how many bindings may have a chunk in one round.
 	roundChunks = 4
 
@@ -123,7 +120,8 @@ type capture struct {
 	oldKey       []value
 	identity     []byte
 	order        []byte
-	image        []byte
+	image        maphash.Hash
+	sidesSize    int // bytes of the answers kept in the sides of all bindings, at most
 	filled       tuple
 	rowScratch   tuple
 	spare        []chunkBuffers // of settled chunks
@@ -330,6 +328,9 @@ func (c *capture) promote() error {
 	if err := c.activate(); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(kept, (*chunk).isWide) {
+		return nil // there is room for one wide row
+	}
 	if picked := c.pick(); len(picked) > 0 {
 		c.startRound(picked) // reads while we stream to the fence just opened, and emit
 	}
@@ -359,6 +360,9 @@ func (c *capture) pick() []*binding {
 		if len(picked) > 0 && b.resource.priority < picked[0].resource.priority || len(picked) == most {
 			continue
 		}
+		if len(picked) > 0 && (b.wide || picked[0].wide) {
+			continue // a table with wide rows is read alone
+		}
 		picked = append(picked, b)
 	}
 	c.roundRobin++
@@ -369,9 +373,9 @@ func (c *capture) pick() []*binding {
 func (c *capture) startRound(bindings []*binding) {
 	assert(c.ahead == nil, "one round is read at a time")
 	r := &round{done: make(chan struct{})}
-	budget := bufferBudget / 2
+	bytes := budget.chunks / 2
 	if !c.polling {
-		budget = bufferBudget / 2 / max(1, min(len(c.reading), roundChunks))
+		bytes /= max(1, min(len(c.reading), roundChunks))
 	}
 	type job struct {
 		chunk *chunk
@@ -380,8 +384,8 @@ func (c *capture) startRound(bindings []*binding) {
 	var jobs []job
 	for _, b := range bindings {
 		ck := &chunk{
-			binding: b, plan: b.plan, table: b.table, limit: max(1, b.limit), budget: budget, seed: c.seed,
-			generation: b.generation,
+			binding: b, plan: b.plan, table: b.table, limit: max(1, b.limit), budget: bytes, seed: c.seed,
+			generation: b.generation, classes: b.plan.cutClasses(), alone: len(bindings) == 1,
 		}
 		if n := len(c.spare); n > 0 {
 			ck.borrow(c.spare[n-1])
@@ -495,6 +499,9 @@ func (c *capture) settleChunk(ck *chunk) error {
 	}
 	failpoint("settle.rows")
 	scannedRows := len(ck.rows)
+	if b.wide = b.wide && ck.isWide(); ck.isWide() {
+		c.letGo()
+	}
 	if len(c.spare) < 2*roundChunks && cap(ck.arena) <= 2*ck.budget {
 		c.spare = append(c.spare, ck.giveBack())
 	}
@@ -556,7 +563,12 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 		if row == nil {
 			ck.remove(c.identity)
 		} else {
-			ck.put(c.identity, t, row)
+			for i := range t {
+				if t[i].kind == valueUnchanged {
+					t[i] = row[i]
+				}
+			}
+			ck.put(c.identity, t, nil, fitTuple(t, ck.plan, budget.cutRule()))
 		}
 	}
 	return nil
@@ -577,6 +589,9 @@ func (c *capture) chunkFailed(ck *chunk) error {
 	case code == "55P03": // lock_not_available
 		b.failures = 1
 		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
+		return nil
+	case errors.Is(err, errWide):
+		b.wide, b.failures, b.notBefore = true, 0, time.Time{}
 		return nil
 	case errors.Is(err, errTied) && b.failures <= 2*maxFailures:
 		b.limit = 4 * max(b.limit, 1)

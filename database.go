@@ -321,6 +321,7 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 	}
 	config.BeforeConnect = func(_ context.Context, config *pgx.ConnConfig) error {
 		db.attend(config)
+		filterRows(config)
 		return nil
 	}
 	config.MaxConns = maxQueryConnections

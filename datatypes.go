@@ -43,7 +43,8 @@ type encodeOptions struct {
 	flattenArrays    bool
 	multidimensional bool // wins over flattenArrays
 	inKey            bool // the column is part of the collection key: booleans, integers and strings only
-	limit            int  // bytes of a value beyond which it is truncated; 0 is truncateAt, and for whole arrays maxDocument
+	limit            int  // bytes of a value beyond which it is truncated; 0 is truncateAt, and for whole arrays budget.document
+	end              *int // the length of the buffer beyond which a value may be left unfinished: its document is too large
 
 	note func(kind, standIn string) // told of each date or timestamp that is written as another; may be nil
 }
@@ -244,7 +245,7 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	moments := &momentWriter{note: opts.note}
 	switch {
 	case t == nil || opts.inKey && keyedAsText(t):
-		return textEncoder(limit)
+		return textEncoder(limit, opts.end)
 	case t.element != 0:
 		return c.arrayEncoder(t, opts)
 	case t.kind == 'r':
@@ -300,7 +301,7 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	case formTID:
 		return encodeTID
 	}
-	return textEncoder(limit)
+	return textEncoder(limit, opts.end)
 }
 
 func (c *typeCatalog) arrayEncoder(t *dataType, opts encodeOptions) valueEncoder {
@@ -311,10 +312,12 @@ func (c *typeCatalog) arrayEncoder(t *dataType, opts encodeOptions) valueEncoder
 	case opts.flattenArrays:
 		shape = arrayFlat
 	}
-	a := &arrayEncoder{element: c.encoder(t.element, -1, opts), delimiter: t.delimiter, shape: shape, limit: opts.limit}
+	a := &arrayEncoder{delimiter: t.delimiter, shape: shape, limit: opts.limit, end: opts.end}
 	if a.limit <= 0 {
-		a.limit = maxDocument
+		a.limit = budget.document
 	}
+	opts.end = nil
+	a.element = c.encoder(t.element, -1, opts)
 	// The delimiter between elements is that of the element type: array_out, arrayfuncs.c.
 	if e := c.types[t.element]; e != nil {
 		a.delimiter = e.delimiter

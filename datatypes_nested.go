@@ -21,7 +21,7 @@ func rangeEncoder(rangeOID uint32, limit int, moments *momentWriter) valueEncode
 	case pgtype.DaterangeOID:
 		return quotedUpTo(limit, rangeWriter(moments.appendDateAsTimestamp))
 	}
-	return textEncoder(limit)
+	return textEncoder(limit, nil)
 }
 
 // rangeWriter copies the brackets of a range or multirange and writes its ends through end, without quotes. Texts of
@@ -77,6 +77,7 @@ type arrayEncoder struct {
 	delimiter byte
 	shape     arrayShape
 	limit     int
+	end       *int // as in encodeOptions; elements have none, as some are written behind a copy of their text
 }
 
 // maxArrayDimensions is MAXDIM of c.h.
@@ -134,7 +135,7 @@ func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
 		switch {
 		case cut > 0:
 			dst = dst[:cut]
-		case len(dst)-start > a.limit:
+		case len(dst)-start > a.limit, a.end != nil && len(dst) > *a.end:
 			cut, cutDepth = len(dst), depth
 		}
 		counts[depth]++

@@ -22,11 +22,35 @@ func badText(want string, text []byte) error {
 	return fmt.Errorf("want %s, have %q", want, text)
 }
 
-// textEncoder writes a value as a JSON string, cut to limit bytes on a character boundary.
-func textEncoder(limit int) valueEncoder {
+// textEncoder writes a value as a JSON string, cut to limit bytes on a character boundary. A wide one may be left unfinished
+// where dst has become longer than end.
+func textEncoder(limit int, end *int) valueEncoder {
 	return func(dst, text []byte) ([]byte, error) {
-		return appendJSONString(dst, truncate(text, limit)), nil
+		text = truncate(text, limit)
+		if len(text) < wideText || end == nil {
+			return appendJSONString(dst, text), nil
+		}
+		return appendWideString(dst, text, *end), nil
 	}
+}
+
+// wideText is the size from which a text is written in parts: its JSON may have six times as many bytes, more than a
+// document may have.
+const wideText = 256 << 10
+
+// appendWideString is appendJSONString of a text that is not empty, which stops when dst is longer than end.
+func appendWideString(dst, text []byte, end int) []byte {
+	part := truncate(text, wideText)
+	dst = appendJSONString(dst, part)
+	for text = text[len(part):]; len(text) > 0 && len(dst) <= end; text = text[len(part):] {
+		part = truncate(text, wideText)
+		// The next string starts at the last byte of this one, in front of its quote, which its own opening quote replaces.
+		last := dst[len(dst)-2]
+		at := len(dst) - 2
+		dst = appendJSONString(dst[:at], part)
+		dst[at] = last
+	}
+	return dst
 }
 
 // truncate returns the longest prefix of s of at most limit bytes that ends on a character boundary.

@@ -6,12 +6,11 @@
 package main
 
 import (
-	"hash/maphash"
+	"encoding/binary"
 	"slices"
-)
 
-// mostHeld bounds the keys remembered of one transaction.
-const mostHeld = 1 << 20
+	"github.com/sirupsen/logrus"
+)
 
 // keyRef names a key of a table.
 type keyRef struct {
@@ -44,9 +43,22 @@ type doubtfulKey struct {
 	rows  *keyRows
 }
 
-// defers reports whether rows of a table may share a key for a moment.
+// defers reports whether rows of a table may share a key for a moment. Of a transaction with more keys than can be remembered
+// it says once that they are not told apart any more.
 func (c *capture) defers(e *relationEntry) bool {
-	return e.binding.deferrable && e.relation.identity == 'f' && len(c.tx.held) <= mostHeld
+	if !e.binding.deferrable || e.relation.identity != 'f' {
+		return false
+	}
+	if len(c.tx.held) <= budget.held {
+		return true
+	}
+	if !c.tx.crowded {
+		c.tx.crowded = true
+		logrus.WithFields(logrus.Fields{"table": e.binding.name().String(), "xid": c.tx.begin.xid}).Warnf("a transaction puts rows under "+
+			"more than %d keys that are checked at its end: if beyond these rows exchange their keys, their documents may be wrong "+
+			"until they change or the table is backfilled", budget.held)
+	}
+	return false
 }
 
 // arrive takes note of a row that now stands under a key, as place is told of it, and returns the op of its document: 0 for
@@ -162,13 +174,17 @@ func (c *capture) readStanding(e *relationEntry, key []value) (tuple, error) {
 
 // imageOf tells rows apart: a hash of the whole row, unchanged TOAST values taken from fill.
 func (c *capture) imageOf(t, fill tuple) uint64 {
-	c.image = c.image[:0]
+	c.image.SetSeed(c.seed)
 	for i := range t {
-		v := t[i : i+1]
-		if v[0].kind == valueUnchanged && fill != nil {
-			v = fill[i : i+1]
+		v := &t[i]
+		if v.kind == valueUnchanged && fill != nil {
+			v = &fill[i]
 		}
-		c.image = appendIdentity(c.image, v)
+		var head [5]byte
+		head[0] = byte(v.kind)
+		binary.BigEndian.PutUint32(head[1:], uint32(len(v.data)))
+		c.image.Write(head[:])
+		c.image.Write(v.data)
 	}
-	return maphash.Bytes(c.seed, c.image)
+	return c.image.Sum64()
 }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -42,6 +43,7 @@ type plan struct {
 	key     []int       // tuple index of each key column, in key order; nil when one is missing from the shape
 	missing string      // the key column missing from the shape, when key is nil and there is a key
 	options planOptions // what it was made from
+	end     int         // how long the buffer may become with the document being made
 }
 
 // planOptions are what a plan depends on beside the shape.
@@ -70,7 +72,7 @@ func newPlan(columns []relationColumn, o planOptions) *plan {
 			continue
 		}
 		opts := o.settings.encodeOptions()
-		opts.limit = o.limit
+		opts.limit, opts.end = o.limit, &p.end
 		opts.inKey = slices.Contains(o.collectionKey, c.name)
 		if o.standIn != nil {
 			opts.note = func(kind, standIn string) { o.standIn(c.name, kind, standIn) }
@@ -123,11 +125,13 @@ func (p *plan) sameKeyTypes(o *plan) bool {
 }
 
 // appendDocument appends one document: the fields of t and _meta, with before as _meta.before when it is not nil.
+// A document of more than budget.document bytes is given up: errDocumentSize, with what has been made of it.
 // A field of t that is an unchanged TOAST value takes its value from before where that is a full row, and is left out
 // otherwise. keysOnly leaves NULL fields out of t: those of a key tuple carry no information. The same goes for before
 // through beforeKeysOnly.
 func (p *plan) appendDocument(dst []byte, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
 ) ([]byte, error) {
+	p.end = len(dst) + budget.document
 	fallback := before
 	if beforeKeysOnly {
 		fallback = nil
@@ -135,19 +139,25 @@ func (p *plan) appendDocument(dst []byte, from *provenance, t tuple, keysOnly bo
 	dst = append(dst, '{')
 	dst, err := p.appendFields(dst, p.fields[:p.metaAt], t, keysOnly, fallback)
 	if err != nil {
-		return nil, err
+		return dst, err
 	}
 	dst, err = p.appendMeta(dst, from, before, beforeKeysOnly)
 	if err != nil {
-		return nil, err
+		return dst, err
 	}
 	dst, err = p.appendFields(dst, p.fields[p.metaAt:], t, keysOnly, fallback)
 	if err != nil {
-		return nil, err
+		return dst, err
 	}
 	dst[len(dst)-1] = '}' // over the last comma: there is always one, behind _meta if nothing else
+	if len(dst) > p.end {
+		return dst, errDocumentSize
+	}
 	return dst, nil
 }
+
+// errDocumentSize says that a document is larger than it may be.
+var errDocumentSize = errors.New("the document is too large")
 
 // appendFields appends fields, each followed by a comma.
 func (p *plan) appendFields(dst []byte, fields []planField, t tuple, keysOnly bool, fallback tuple) ([]byte, error) {
@@ -170,10 +180,16 @@ func (p *plan) appendFields(dst []byte, fields []planField, t tuple, keysOnly bo
 			continue
 		}
 		dst = append(dst, f.name...)
+		if len(v.data) >= wideText {
+			dst = slices.Grow(dst, min(len(v.data), max(0, p.end-len(dst))))
+		}
 		if dst, err = f.encode(dst, v.data); err != nil {
-			return nil, fmt.Errorf("column %q: %w", f.column, err)
+			return dst, fmt.Errorf("column %q: %w", f.column, err)
 		}
 		dst = append(dst, ',')
+		if len(dst) > p.end {
+			return dst, errDocumentSize
+		}
 	}
 	return dst, nil
 }
@@ -209,7 +225,7 @@ func (p *plan) appendMeta(dst []byte, from *provenance, before tuple, beforeKeys
 		at := len(dst)
 		var err error
 		if dst, err = p.appendFields(dst, p.fields, before, beforeKeysOnly, nil); err != nil {
-			return nil, err
+			return dst, err
 		}
 		if len(dst) > at {
 			dst = dst[:len(dst)-1]

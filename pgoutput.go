@@ -61,6 +61,8 @@ type change struct {
 	oldKind  byte   // 0 none, 'K' key columns only (the others null), 'O' full row
 	old      tuple
 	new      tuple
+
+	oldCut, newCut bool // the tuple's values were cut for its own sake: another row of these values would have more of them
 }
 
 type beginMessage struct {

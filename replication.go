@@ -1,7 +1,7 @@
 // replication.go owns the replication session: START_REPLICATION, the receive half that turns the socket's bytes into
 // WAL messages, and the standby half that answers the server. Messages reach the capture in batches that alias the
-// receive buffers; the bytes handed over and not yet released are bounded by sessionBuffers*receiveBuffer (plus one
-// message when a single message is larger). Answering the server never depends on the capture or on stdout, and only
+// receive buffers; the bytes handed over and not yet released are bounded by sessionBuffers*budget.message and one message
+// that was larger and is cut as it comes in (cut.go). Answering the server never depends on the capture or on stdout, and only
 // the acknowledged position is ever reported, so answering is not acknowledging.
 package main
 
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,17 +34,25 @@ const (
 // the server's shortens it.
 var statusInterval = 10 * time.Second
 
-// walMessage is one message of the stream: XLogData ('w') or a primary keepalive ('k').
+// walMessage is one message of the stream: XLogData ('w'), a primary keepalive ('k'), or word ('?') that a change follows
+// which is too large to be held, and is read when answer has told how.
 type walMessage struct {
 	kind  byte
-	start lsn    // 'w': WAL start of the message; 'k': how far the server has sent
-	data  []byte // 'w': the pgoutput message; valid until the batch it came in is released
+	start lsn    // 'w', '?': WAL start of the message; 'k': how far the server has sent
+	data  []byte // 'w': the pgoutput message; valid until the batch it came in is released. '?': its first five bytes
+
+	// The rows of the change were cut for their own sake, further than documents cut values.
+	oldCut, newCut bool
 }
 
 // batch is a run of whole CopyData frames in one receive buffer.
 type batch struct {
 	buf []byte
 	n   int // bytes of whole frames
+
+	// asks is set of a batch that holds the beginning of one change only, of which the rest is still to be read.
+	asks           bool
+	oldCut, newCut bool // as in walMessage
 }
 
 // replication is one session of the replication protocol, a connection in CopyBoth mode.
@@ -53,8 +62,9 @@ type replication struct {
 
 	full  chan *batch
 	free  chan *batch
-	ask   chan struct{} // a status update is wanted now
-	reply atomic.Bool   // the next update asks the server for a keepalive; set by anyone, cleared by standby
+	cut   chan []cutClass // how the columns are cut of the change that a batch asks for
+	ask   chan struct{}   // a status update is wanted now
+	reply atomic.Bool     // the next update asks the server for a keepalive; set by anyone, cleared by standby
 
 	flushed  *atomic.Uint64 // acknowledged position; stored by acks, loaded by standby
 	received atomic.Int64   // Unix nanoseconds of the last byte from the server; stored by receive, loaded by diagnostics
@@ -83,6 +93,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 		pid:      hijacked.PID,
 		full:     make(chan *batch, sessionBuffers),
 		free:     make(chan *batch, sessionBuffers),
+		cut:      make(chan []cutClass, 1),
 		ask:      make(chan struct{}, 1),
 		flushed:  flushed,
 		interval: statusInterval,
@@ -184,8 +195,12 @@ func (s *replication) receive(ctx context.Context) error {
 			return s.err
 		}
 		b.buf = append(b.buf[:0], tail...)
-		b.n = 0
-		if err := s.fill(b); err != nil {
+		b.n, b.oldCut, b.newCut = 0, false, false
+		err := s.fill(b)
+		if err == nil && b.n == 0 {
+			err = s.fillCut(ctx, b)
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			} else {
@@ -200,7 +215,7 @@ func (s *replication) receive(ctx context.Context) error {
 	}
 }
 
-// fill reads until b holds at least one whole frame.
+// fill reads until b holds at least one whole frame, or the head of a change that is too large for it.
 func (s *replication) fill(b *batch) error {
 	for {
 		if err := b.scan(); err != nil {
@@ -211,24 +226,85 @@ func (s *replication) fill(b *batch) error {
 		}
 		want := receiveBuffer
 		if len(b.buf) >= 5 {
-			want = max(want, 1+int(binary.BigEndian.Uint32(b.buf[1:])))
+			if size := 1 + int(binary.BigEndian.Uint32(b.buf[1:])); size <= budget.message {
+				want = max(want, size)
+			} else if len(b.buf) >= changeHead {
+				if b.isChange() {
+					return nil
+				}
+				if size > budget.row {
+					return fmt.Errorf("frame %q of %d bytes that is no change of a row", b.buf[0], size)
+				}
+				want = size
+			}
 		}
 		if cap(b.buf) < want {
 			b.buf = append(make([]byte, 0, want), b.buf...)
 		} else if cap(b.buf) > 4*receiveBuffer && want <= receiveBuffer {
 			b.buf = append(make([]byte, 0, receiveBuffer), b.buf...) // an outlier's buffer is not kept
 		}
-		n, err := s.conn.Read(b.buf[len(b.buf):cap(b.buf)])
-		if n > 0 {
-			b.buf = b.buf[:len(b.buf)+n]
-			s.received.Store(time.Now().UnixNano())
-			failpoint("receive.read")
-		}
+		n, err := s.Read(b.buf[len(b.buf):cap(b.buf)])
+		b.buf = b.buf[:len(b.buf)+n]
 		if err != nil && n == 0 {
 			return err
 		}
 	}
 }
+
+// Read reads the socket, for receive.
+func (s *replication) Read(p []byte) (int, error) {
+	n, err := s.conn.Read(p)
+	if n > 0 {
+		s.received.Store(time.Now().UnixNano())
+		failpoint("receive.read")
+	}
+	return n, err
+}
+
+// A change is a CopyData frame with XLogData with an Insert, Update or Delete: kind, length; 'w', two positions, send time;
+// kind, relation.
+const (
+	xlogHead   = 5 + 25
+	changeHead = xlogHead + 5
+)
+
+// isChange reports whether the frame at the start of b, of which changeHead bytes are there, is a change of a row.
+func (b *batch) isChange() bool {
+	kind := b.buf[xlogHead]
+	return b.buf[0] == 'd' && b.buf[5] == 'w' && (kind == 'I' || kind == 'U' || kind == 'D')
+}
+
+// fillCut reads the change of which b holds the beginning, its values cut. How they are to be cut is asked for in the order
+// of the stream: by then what the stream said of the relation has been handled.
+func (s *replication) fillCut(ctx context.Context, b *batch) error {
+	s.full <- &batch{buf: slices.Clone(b.buf[:changeHead]), asks: true} // never blocks: b is in none of the places
+	var classes []cutClass
+	select {
+	case classes = <-s.cut:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	size := 1 + int(binary.BigEndian.Uint32(b.buf[1:]))
+	rule := budget.cutRule()
+	r := rowCut{
+		pieces: pieces{in: s, have: b.buf[changeHead:], left: size - len(b.buf), room: make([]byte, receiveBuffer)},
+		rule:   rule,
+		kinds:  true,
+		// Two rows, and a value of each that has not been cut yet.
+		dst: append(makeBuffer(min(size, 2*(rule.bound+rule.value))), b.buf[:changeHead]...),
+	}
+	var err error
+	if b.oldCut, b.newCut, err = r.cutChange(classes); err != nil {
+		return fmt.Errorf("change of relation %d in %d bytes: %w", binary.BigEndian.Uint32(b.buf[xlogHead+1:]), size, err)
+	}
+	b.buf = r.dst
+	b.n = len(b.buf)
+	binary.BigEndian.PutUint32(b.buf[1:], uint32(b.n-1))
+	return nil
+}
+
+// answer tells how the columns are cut of the change that next has sent word of. Columns without a class are not cut.
+func (s *replication) answer(classes []cutClass) { s.cut <- classes }
 
 // scan advances b.n over whole CopyData frames. Frames of other kinds end the stream or are dropped by next.
 func (b *batch) scan() error {
@@ -263,16 +339,23 @@ func (s *replication) next(ctx context.Context) (walMessage, error) {
 				return walMessage{}, context.Cause(ctx)
 			}
 		}
-		if s.at == s.current.n {
+		b := s.current
+		if s.at == b.n {
+			if b.asks {
+				s.current = nil
+				return walMessage{kind: '?', start: lsn(binary.BigEndian.Uint64(b.buf[6:])), data: b.buf[xlogHead:]}, nil
+			}
 			s.release()
 			continue
 		}
-		b := s.current
 		size := int(binary.BigEndian.Uint32(b.buf[s.at+1:]))
 		kind, body := b.buf[s.at], b.buf[s.at+5:s.at+1+size:s.at+1+size]
 		s.at += 1 + size
 		m, ok, err := s.frame(kind, body)
 		if err != nil || ok {
+			if b.oldCut || b.newCut {
+				m.oldCut, m.newCut = b.oldCut, b.newCut
+			}
 			return m, err
 		}
 	}
@@ -280,7 +363,7 @@ func (s *replication) next(ctx context.Context) (walMessage, error) {
 
 // ready reports whether next would return at once.
 func (s *replication) ready() bool {
-	return s.current != nil && s.at < s.current.n || len(s.full) > 0
+	return s.current != nil && (s.at < s.current.n || s.current.asks) || len(s.full) > 0
 }
 
 // peek calls f with the pgoutput messages that have arrived in the current batch and are still to come from next, until f
@@ -321,6 +404,9 @@ func (s *replication) take(b *batch, ok bool) error {
 func (s *replication) release() {
 	if invariants {
 		spoil(s.current.buf[:cap(s.current.buf)])
+	}
+	if cap(s.current.buf) > 2*budget.message {
+		s.current.buf = nil // an outlier's is not kept
 	}
 	s.free <- s.current // never blocks: there are as many places as buffers
 	s.current = nil

@@ -310,7 +310,7 @@ func TestReceiveFragments(t *testing.T) {
 func pipeSession(conn net.Conn) *replication {
 	s := &replication{
 		conn: conn, full: make(chan *batch, sessionBuffers), free: make(chan *batch, sessionBuffers), ask: make(chan struct{}, 1),
-		flushed: &atomic.Uint64{}, interval: time.Hour,
+		cut: make(chan []cutClass, 1), flushed: &atomic.Uint64{}, interval: time.Hour,
 	}
 	for range sessionBuffers {
 		s.free <- &batch{buf: make([]byte, 0, receiveBuffer)}

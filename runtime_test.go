@@ -31,6 +31,7 @@ type runtimeOptions struct {
 	logLevel  string
 	connector string        // value of testMainVariable in the child; empty: connector
 	deadline  time.Duration // of each wait; 0: a minute
+	forget    bool          // documents are shown to onDocument and not kept
 
 	// Hooks, called by the goroutine that reads the connector's output. They may call kill and stop.
 	onDocument   func(r *testRuntime, table string, doc []byte) // not yet committed
@@ -354,7 +355,9 @@ func (r *testRuntime) document(binding int, doc []byte) error {
 	table := r.names[binding]
 	r.mu.Lock()
 	r.received++
-	r.uncommitted = append(r.uncommitted, testDocument{table: table, doc: string(doc), order: r.received})
+	if !r.options.forget {
+		r.uncommitted = append(r.uncommitted, testDocument{table: table, doc: string(doc), order: r.received})
+	}
 	r.mu.Unlock()
 	if r.options.onDocument != nil {
 		r.options.onDocument(r, table, doc)

@@ -6,6 +6,8 @@
 package main
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -31,6 +33,7 @@ type transaction struct {
 	lastLoc   int64               // loc[1] of the last document
 	held      map[keyRef]*keyRows // keys that rows were put under, on tables where two may share one
 	doubtful  []doubtfulKey
+	crowded   bool // there were more keys than can be held
 	truncated bool
 }
 
@@ -48,8 +51,13 @@ const (
 
 // handle processes one WAL message.
 func (c *capture) handle(m *walMessage) error {
-	if m.kind == 'k' {
+	switch m.kind {
+	case 'k':
 		c.keepalive(m.start)
+		return nil
+	case '?':
+		c.letGo()
+		c.session.answer(c.cutClasses(binary.BigEndian.Uint32(m.data[1:])))
 		return nil
 	}
 	if len(m.data) == 0 {
@@ -85,6 +93,12 @@ func (c *capture) handle(m *walMessage) error {
 	return nil
 }
 
+// letGo forgets what aliases the messages and chunks of before, which may be large too, ahead of a large one.
+func (c *capture) letGo() {
+	c.change = change{}
+	c.oldKey, c.newKey, c.filled, c.rowScratch = nil, nil, nil, nil
+}
+
 func (c *capture) handleBegin(data []byte) error {
 	if c.tx.open {
 		return fmt.Errorf("begin inside transaction %d", c.tx.begin.xid)
@@ -94,7 +108,9 @@ func (c *capture) handleBegin(data []byte) error {
 		return err
 	}
 	c.tx.open, c.tx.begin, c.tx.changes, c.tx.lastLoc, c.tx.truncated = true, begin, 0, 0, false
-	clear(c.tx.held)
+	if clear(c.tx.held); c.tx.crowded {
+		c.tx.held, c.tx.crowded = nil, false // a map keeps the size it has had
+	}
 	c.tx.doubtful, c.described = nil, nil
 	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
 	c.from.loc[0] = int64(c.previousEnd)
@@ -138,6 +154,7 @@ func (c *capture) handleChange(m *walMessage) error {
 	if err := decodeChange(m.data, ch); err != nil {
 		return err
 	}
+	ch.oldCut, ch.newCut = m.oldCut, m.newCut
 	e := c.lastEntry
 	if e == nil || e.relation.oid != ch.relation {
 		if e = c.relations[ch.relation]; e == nil {
@@ -200,6 +217,25 @@ func wholeOld(t *table, ch *change) bool {
 	return true
 }
 
+// cutClasses is how the columns of a relation are cut when a change of it is too large to be held; nothing is kept of one
+// that is not captured.
+func (c *capture) cutClasses(oid uint32) []cutClass {
+	e := c.relations[oid]
+	switch {
+	case e == nil:
+		return nil
+	case e.plan != nil:
+		return e.plan.cutClasses()
+	case e.binding == nil && !e.watermark:
+		return slices.Repeat([]cutClass{{kind: cutDrop}}, len(e.relation.columns))
+	}
+	classes := make([]cutClass, len(e.relation.columns))
+	for i, column := range e.relation.columns {
+		classes[i] = c.types.cutClass(column.typeOID, false)
+	}
+	return classes
+}
+
 // sawWatermark tells the fences of a value written to our row.
 func (c *capture) sawWatermark(e *relationEntry, row tuple) {
 	if len(row) <= max(e.slotColumn, e.uuidColumn) || string(row[e.slotColumn].data) != c.settings.slot {
@@ -254,7 +290,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if ch.oldKind != 0 {
 		before = ch.old
 	}
-	if full {
+	if full && !ch.oldCut {
 		fill = ch.old
 	}
 	for _, i := range p.key { // an unchanged TOAST value of the key itself: no document goes without its key
@@ -311,7 +347,7 @@ func (c *capture) bufferedRow(ck *chunk, p *plan, key []value) tuple {
 	}
 	c.identity = appendIdentity(c.identity[:0], key)
 	i := ck.find(c.identity)
-	if i < 0 || ck.rows[i].dead {
+	if i < 0 || ck.rows[i].dead || ck.rows[i].cut {
 		return nil
 	}
 	return cloneTuple(ck.row(nil, i))
@@ -383,7 +419,7 @@ func (c *capture) put(e *relationEntry, op byte, key []value, t, fill, before tu
 	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filtering() || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
 			failpoint("patch.put")
-			ck.put(c.identity, t, fill)
+			ck.put(c.identity, t, fill, c.change.newCut)
 			ck.compact()
 		}
 	}
@@ -415,6 +451,7 @@ func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, be
 			}
 		}
 		t = c.filled
+		fitTuple(t, e.plan, budget.cutRule())
 	}
 	return c.emit(e, op, t, false, before, beforeKeysOnly)
 }
@@ -501,27 +538,37 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	dst := c.out.begin(b.index)
 	at := len(dst)
 	dst, err := p.appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
+	if errors.Is(err, errDocumentSize) {
+		dst, err = c.appendCut(dst[:at], b, p, from, t, keysOnly, before, beforeKeysOnly)
+	}
 	if err != nil {
 		c.out.discard()
 		return err
-	}
-	if len(dst)-at > maxDocument {
-		// The runtime takes no message of 64 MiB: the longest values are cut further until the document fits.
-		limit := truncateAt
-		for len(dst)-at > maxDocument && limit > 1 {
-			limit /= 2
-			if dst, err = p.cutTo(limit).appendDocument(dst[:at], from, t, keysOnly, before, beforeKeysOnly); err != nil {
-				c.out.discard()
-				return err
-			}
-		}
-		logrus.WithFields(logrus.Fields{"table": b.name().String(), "key": p.describeKeyOf(t), "limit": limit}).
-			Warn("a document over 60 MiB had its longest values cut")
 	}
 	c.undelivered += len(dst) - at
 	c.documents++
 	failpoint("emit.after")
 	return c.out.end(dst)
+}
+
+// appendCut appends a document that is too large with its longest values cut further, until it fits.
+func (c *capture) appendCut(dst []byte, b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple,
+	beforeKeysOnly bool,
+) ([]byte, error) {
+	for limit := truncateAt / 2; limit > 0; limit /= 2 {
+		cut, err := p.cutTo(limit).appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
+		if errors.Is(err, errDocumentSize) {
+			dst = cut[:len(dst)] // the buffer may have grown
+			continue
+		}
+		if err == nil {
+			logrus.WithFields(logrus.Fields{"table": b.name().String(), "key": p.describeKeyOf(t), "limit": limit}).
+				Warnf("a document over %d MiB had its longest values cut", budget.document>>20)
+		}
+		return cut, err
+	}
+	return nil, fmt.Errorf("the document of key %s has more than %d MiB, its values cut as far as they can be", p.describeKeyOf(t),
+		budget.document>>20)
 }
 
 // sideOf tells where a key lies in its binding's backfill. REQUIRES: scanning; c.identity is the key's.
@@ -576,7 +623,13 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	if known, ok := b.sides[string(c.identity)]; ok {
 		return known, nil
 	}
-	if b.sides == nil || len(b.sides) > 1<<16 {
+	if c.sidesSize > budget.chunks/2 {
+		for _, other := range c.bindings {
+			other.sides = nil
+		}
+		c.sidesSize = 0
+	}
+	if b.sides == nil {
 		b.sides = make(map[string]side)
 	}
 	identity := string(c.identity)
@@ -610,6 +663,7 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 			at = sideChunk
 		}
 		b.sides[a.identity] = at
+		c.sidesSize += len(a.identity) + 48
 	}
 	return b.sides[identity], nil
 }

@@ -187,7 +187,26 @@ func (c *capture) pollWaiting() error {
 	return c.measureReady()
 }
 
+// pruneRead forgets the transactions that a chunk which has been read, and waits for the stream to reach it, does see. In a
+// stream that is far behind these are all.
+func (c *capture) pruneRead() {
+	if c.ahead == nil {
+		return
+	}
+	select {
+	case <-c.ahead.done:
+	default:
+		return
+	}
+	for _, ck := range c.ahead.chunks {
+		if b := ck.binding; ck.err == nil && ck.generation == b.generation && len(b.unsettled) > mostUnsettled {
+			b.unsettled.prune(&ck.snapshot)
+		}
+	}
+}
+
 func (c *capture) lookAtWaiting() error {
+	c.pruneRead()
 	var writers []writer
 	var invisible []*binding
 	for _, b := range c.reading {
