@@ -90,11 +90,7 @@ func (c *capture) arrive(e *relationEntry, op byte, key []value, t, fill, before
 	}
 	if len(k.younger) > 0 {
 		k.older, k.changed = olderChanged, slices.Clone(t)
-		for i := range k.changed {
-			if k.changed[i].kind == valueUnchanged {
-				k.changed[i] = before[i]
-			}
-		}
+		fillUnchanged(k.changed, before)
 		k.changed = cloneTuple(k.changed)
 		return 0
 	}

@@ -750,7 +750,8 @@ func TestUnchangedTOAST(t *testing.T) {
 					UPDATE @ SET id = 113, n = 2 WHERE id = 13; UPDATE @ SET id = -14, n = 2 WHERE id = 14;
 					UPDATE @ SET id = 0 WHERE id = 30; UPDATE @ SET id = 30 WHERE id = 3; UPDATE @ SET n = 3 WHERE id IN (0, 30, 113);
 					UPDATE @ SET id = 13 WHERE id = 31; UPDATE @ SET n = 4 WHERE id = 13; DELETE FROM @ WHERE id = 16;
-					INSERT INTO @ VALUES (16, 'short', 0); UPDATE @ SET n = 5 WHERE id = 16`, "@", quoteTable(table)))
+					INSERT INTO @ VALUES (16, 'short', 0); UPDATE @ SET n = 5 WHERE id = 16; DELETE FROM @ WHERE id = 18;
+					UPDATE @ SET id = 18 WHERE id = 40; UPDATE @ SET id = -18 WHERE id = 18`, "@", quoteTable(table)))
 			})
 			r.waitEnd(db, table)
 			db.script(strings.ReplaceAll(`UPDATE @ SET n = 6 WHERE id = 20; UPDATE @ SET id = 202 WHERE id = 20;

@@ -436,24 +436,32 @@ func (c *capture) unsettle(b *binding) { b.unsettled.add(c.tx.begin.xid) }
 
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
-	if fill == nil && hasUnchanged(t) && (op == 'c' || e.binding.scanning() && e.binding.byCTID()) {
-		row, err := c.rereadRest(e.binding, e.plan, key, t)
-		if err != nil {
-			return err
-		}
-		fill = row
-	}
-	if fill != nil && (before == nil || beforeKeysOnly) && hasUnchanged(t) {
+	if (before == nil || beforeKeysOnly) && hasUnchanged(t) {
 		c.filled = append(c.filled[:0], t...)
-		for i := range c.filled {
-			if c.filled[i].kind == valueUnchanged {
-				c.filled[i] = fill[i]
+		if t = c.filled; fill != nil {
+			fillUnchanged(t, fill)
+		}
+		// What came from the buffer may itself lack the values.
+		if hasUnchanged(t) && (op == 'c' || e.binding.scanning() && e.binding.byCTID()) {
+			row, err := c.rereadRest(e.binding, e.plan, key, t)
+			if err != nil {
+				return err
+			}
+			if row != nil {
+				fillUnchanged(t, row)
 			}
 		}
-		t = c.filled
 		fitTuple(t, e.plan, budget.cutRule())
 	}
 	return c.emit(e, op, t, false, before, beforeKeysOnly)
+}
+
+func fillUnchanged(t, from tuple) {
+	for i := range t {
+		if t[i].kind == valueUnchanged {
+			t[i] = from[i]
+		}
+	}
 }
 
 func hasUnchanged(t tuple) bool {
