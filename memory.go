@@ -31,7 +31,10 @@ const (
 //	chunks             two rounds, patches may double each          64
 //	and one wide row   read by the driver, kept, patched           288
 //	keys of a transaction, and sides of keys                        96
-//	the program, with thousands of bindings: what is left           98
+//	the program and its bindings: what is left                      98
+//
+// Ten thousand bindings take 336 while they are opened, garbage included: such a capture has no room left for all of these
+// at once, only for some.
 type memoryBudget struct {
 	document int // a document's JSON; at most maxDocument
 	row      int // a row image: what makes a document that large, with room for hex digits and white space
