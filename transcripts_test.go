@@ -613,8 +613,8 @@ func transcriptRecreatedStreaming(tr *transcript) {
 	tr.stream()
 	tr.step("INSERT INTO t VALUES (6, 'six')")
 	tr.step("DROP TABLE t")
-	tr.table("t", "(id integer PRIMARY KEY, v text, w integer)", "(1, 'again', 1), (2, 'again', 2), (3, 'again', 3)")
-	tr.step("INSERT INTO t VALUES (4, 'again', 4)")
+	tr.table("t", "(id integer PRIMARY KEY, v text, w integer)")
+	tr.step("INSERT INTO t VALUES (1, 'again', 1), (2, 'again', 2), (3, 'again', 3), (4, 'again', 4)")
 	tr.step("DELETE FROM t WHERE id = 4")
 	tr.stop()
 }
