@@ -591,19 +591,19 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 // run streams until the capture ends, over as many replication sessions as it takes.
 func (c *capture) run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
-		before := c.stored
+		began, worked := time.Now(), c.transactions+int(c.progress.chunks.Load())
 		err := c.replicate(ctx)
+		again := transient(err)
 		if class, _ := classify(err); class == classSlot { // though position found nothing amiss
 			err = &slotLossError{userError{fmt.Sprintf("%v. %s", err, adviceSlot)}}
-			if c.lost = err; c.settings.onSlotLoss == "backfill" && ctx.Err() == nil && c.out.settled() {
-				c.out.drop()
-				continue
-			}
+			c.lost = err
+			again = c.settings.onSlotLoss == "backfill" && c.settings.flags.createReplicationSlot && c.settings.flags.forceResetCursor == 0
 		}
-		if err == nil || ctx.Err() != nil || !transient(err) || !c.out.settled() {
+		if err == nil || ctx.Err() != nil || !again || !c.out.settled() {
 			return err
 		}
-		if c.stored > before {
+		// A session's first checkpoint is no progress: what always fails behind it must not be tried for ever.
+		if c.transactions+int(c.progress.chunks.Load()) > worked || time.Since(began) > 5*time.Minute {
 			attempt = 0
 		}
 		if attempt >= 8 {
@@ -657,6 +657,7 @@ func (c *capture) replicate(ctx context.Context) error {
 		return err
 	}
 	failpoint("session.connected")
+	c.fencer.close() // behind the same address may be another server now
 	start, err := lsn(0), c.db.follow(ctx, conn)
 	if err == nil {
 		start, err = c.position(ctx, conn)
@@ -726,6 +727,10 @@ func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start l
 		if conn, err = c.db.connectReplication(ctx); err != nil {
 			return nil, err
 		}
+		if err := c.db.check(ctx, conn); err != nil { // position was judged on the server of before
+			_ = conn.Close(context.WithoutCancel(ctx))
+			return nil, err
+		}
 	}
 }
 
@@ -752,6 +757,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 	if c.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
 		var status *slotStatus
 		fault := c.serverFault(identity) // first: what else is amiss follows from that
+		otherPast := fault != nil
 		if fault == nil {
 			fault, c.lost = c.lost, nil
 		}
@@ -765,6 +771,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 			if fault, err = c.timelineFault(ctx, conn, identity); err != nil {
 				return 0, err
 			}
+			otherPast = fault != nil
 		}
 		if fault == nil {
 			c.noteServer(identity)
@@ -778,6 +785,9 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		if _, lost := errors.AsType[*slotLossError](fault); !lost || c.settings.onSlotLoss != "backfill" {
 			return 0, fault
+		}
+		if otherPast && !c.identified.IsZero() {
+			return 0, fault // what this process knows of types and tables is that server's: the next one reads all anew
 		}
 		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled. Documents of rows "+
 			"that vanished meanwhile stay in the collections.", fault)

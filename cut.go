@@ -603,19 +603,20 @@ func (r *rowCut) raise() {
 // cutChange reads the insert, update or delete whose first five bytes, kind and relation, stand at the end of r.dst.
 func (r *rowCut) cutChange(classes []cutClass) (oldCut, newCut bool, err error) {
 	for len(r.have)+r.left > 0 {
-		mark, err := r.take(1)
+		head, err := r.take(1)
 		if err != nil {
 			return false, false, err
 		}
-		r.dst = append(r.dst, mark[0])
-		if !slices.Contains([]byte("KON"), mark[0]) {
-			return false, false, fmt.Errorf("want tuple mark 'K', 'O' or 'N', have %q", mark[0])
+		mark := head[0] // before row reads over it
+		r.dst = append(r.dst, mark)
+		if !slices.Contains([]byte("KON"), mark) {
+			return false, false, fmt.Errorf("want tuple mark 'K', 'O' or 'N', have %q", mark)
 		}
 		level, err := r.row(classes)
 		if err != nil {
 			return false, false, err
 		}
-		if mark[0] == 'N' {
+		if mark == 'N' {
 			newCut = level > 0
 		} else {
 			oldCut = level > 0

@@ -295,7 +295,7 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	case formInterval:
 		return quoted(appendInterval)
 	case formGeometry:
-		return quotedUpTo(limit, appendGeometry)
+		return quotedUpTo(limit, geometryUpTo(limit))
 	case formInet:
 		return quoted(appendInet)
 	case formTID:

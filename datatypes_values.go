@@ -637,10 +637,15 @@ func encodeTID(dst, text []byte) ([]byte, error) {
 	return append(dst, `,"Valid":true}`...), nil
 }
 
-// appendGeometry copies the brackets and commas of a geometric value and writes its numbers as plain decimals, and
-// infinities as +Inf and -Inf, as the incumbent's driver does.
-func appendGeometry(dst, text []byte) ([]byte, error) {
-	for i := 0; i < len(text); {
+// geometryUpTo copies the brackets and commas of a geometric value and writes its numbers as plain decimals, and infinities as
+// +Inf and -Inf, as the incumbent's driver does. It ends behind limit bytes: a number of a few may take hundreds.
+func geometryUpTo(limit int) valueEncoder {
+	return func(dst, text []byte) ([]byte, error) { return appendGeometry(dst, text, limit) }
+}
+
+func appendGeometry(dst, text []byte, limit int) ([]byte, error) {
+	start := len(dst)
+	for i := 0; i < len(text) && len(dst)-start <= limit; {
 		end := i
 		for end < len(text) && !geometryMark(text[end]) {
 			end++

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // linkKind tells the two sorts of connections apart.
@@ -37,7 +39,7 @@ func (k linkKind) String() string { return [...]string{"query", "replication"}[k
 type faultProxy struct {
 	t        testing.TB
 	listener net.Listener
-	target   string
+	target   atomic.Pointer[string]
 
 	latency  atomic.Int64                                      // nanoseconds before each piece is passed on
 	fragment atomic.Bool                                       // pieces of one byte
@@ -64,7 +66,8 @@ func startFaultProxy(t testing.TB) *faultProxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &faultProxy{t: t, listener: listener, target: *testAddress, links: make(map[*link]bool)}
+	p := &faultProxy{t: t, listener: listener, links: make(map[*link]bool)}
+	p.target.Store(testAddress)
 	go func() {
 		for {
 			client, err := listener.Accept()
@@ -100,7 +103,7 @@ func (p *faultProxy) pass(client net.Conn) {
 		client.Close()
 		return
 	}
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", *p.target.Load())
 	if err != nil {
 		client.Close()
 		return
@@ -375,4 +378,43 @@ func TestStoppedSender(t *testing.T) {
 	r.waitEnd(db, table)
 	r.strict(table)
 	r.checkRows(db, table)
+}
+
+// TestQuietQuery: a query that is silent for longer than the limit, but at work, is waited for.
+func TestQuietQuery(t *testing.T) {
+	db := newTestDB(t)
+	limit := answerLimit
+	answerLimit = 300 * time.Millisecond
+	t.Cleanup(func() { answerLimit = limit })
+	err := db.connect(nil).with(db.ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(db.ctx, "SELECT pg_sleep(1.5)")
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServerMoves: behind one address a promoted standby takes the place of a primary that stays up. Nothing is asked of the
+// old one any more, neither a query nor a watermark.
+func TestServerMoves(t *testing.T) {
+	primary := startServer(t)
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 10)
+	standby := primary.standby()
+	p := startFaultProxy(t)
+	r := edgeStart(db, runtimeOptions{config: db.proxied(p, map[string]any{"on_slot_loss": "backfill"})},
+		map[tableName]backfillMode{table: modeAutomatic})
+	r.waitStreaming()
+	standby.caughtUp(db)
+	standby.script("promote")
+	p.target.Store(&standby.address)
+	p.each(linkReplication, (*link).reset)
+	r.waitLog("Reconnecting in")
+	r.waitLog("on_slot_loss asks")
+	r.waitDocuments(20)
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
 }

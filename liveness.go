@@ -66,6 +66,8 @@ func (c *attentiveConn) Read(b []byte) (int, error) {
 		}
 		working, failure := c.working(pid)
 		switch {
+		case sqlState(failure) == "53300": // no connection is left for the question, but the server is there
+			continue
 		case failure != nil:
 			failure = fmt.Errorf("nothing has come for %s, and the server cannot be asked why: %w", c.limit, failure)
 		case !working:
@@ -132,7 +134,7 @@ func (db *database) working(pid uint32) (bool, error) {
 	}
 	defer conn.Close(ctx)
 	result := conn.ExecParams(ctx, `SELECT count(*) > 0 FROM pg_stat_activity
-		WHERE pid = $1 AND state IN ('active', 'fastpath function call') AND coalesce(wait_event_type, '') <> 'Client'`,
+		WHERE pid = $1 AND state IN ('active', 'fastpath function call', 'disabled') AND coalesce(wait_event_type, '') <> 'Client'`,
 		[][]byte{strconv.AppendUint(nil, uint64(pid), 10)}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return false, result.Err

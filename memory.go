@@ -119,7 +119,9 @@ func heapLimit(limit int64) int64 { return max(limit/2, limit-max(limit/10, 72<<
 func setMemoryLimit() {
 	limit := memoryLimit("/")
 	if os.Getenv("GOMEMLIMIT") != "" {
-		limit = min(limit, debug.SetMemoryLimit(-1)/9*10)
+		if heap := debug.SetMemoryLimit(-1); heap < limit { // else, as "off" is, it is no bound
+			limit = min(limit, heap/9*10)
+		}
 	} else {
 		debug.SetMemoryLimit(heapLimit(limit))
 	}

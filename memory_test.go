@@ -15,9 +15,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 func TestMemoryLimit(t *testing.T) {
@@ -566,4 +569,78 @@ func firstDifference(have, want []string) string {
 		}
 	}
 	return ""
+}
+
+// TestCutMarks: what is cut of the old and of the new tuple of one change is told of each, wherever the pieces fall.
+func TestCutMarks(t *testing.T) {
+	limitMemory(t, 256<<20)
+	c := testCatalog()
+	text := c.cutClass(pgtype.TextOID, false)
+	classes := []cutClass{text, text, text, c.cutClass(pgtype.TextArrayOID, false)}
+	wide := func(n int) string { return "t" + strings.Repeat("x", n) }
+	array := "t{" + strings.TrimSuffix(strings.Repeat(strings.Repeat("a", 1<<20)+",", 40), ",") + "}"
+	row := []string{wide(8 << 20), wide(8 << 20), wide(8 << 20), array}
+	old := []string{wide(8 << 20), wide(8 << 20), wide(8<<20 - 1000), "n"}
+	s := pipeSession(&scriptedConn{rest: xlogData(1, updateText(testOID, "O", old, row)), piece: func() int { return 1 << 18 }})
+	go func() { _ = s.receive(t.Context()) }()
+	m, err := s.next(t.Context())
+	if err == nil && m.kind == '?' {
+		s.answer(classes)
+		m, err = s.next(t.Context())
+	}
+	if err != nil || m.oldCut || !m.newCut {
+		t.Errorf("cut: old %v, new %v, %v; want the new row alone", m.oldCut, m.newCut, err)
+	}
+}
+
+// TestNoHeapLimit: GOMEMLIMIT=off is no bound of ours.
+func TestNoHeapLimit(t *testing.T) {
+	kept := budget
+	t.Cleanup(func() { budget = kept })
+	t.Setenv("GOMEMLIMIT", "off")
+	setMemoryLimit()
+	if want := newMemoryBudget(memoryLimit("/")); budget != want {
+		t.Errorf("the budget is %+v, want %+v", budget, want)
+	}
+}
+
+// TestWideGeometry: numbers that are long as plain decimals are not written out to be thrown away.
+func TestWideGeometry(t *testing.T) {
+	text := []byte("((1e+300,1e+300)" + strings.Repeat(",(1e+300,1e+300)", 1<<18) + ")")
+	end := 60 << 20
+	dst, err := testCatalog().encoder(pgtype.PathOID, -1, encodeOptions{end: &end})(nil, text)
+	if err != nil || len(dst) != truncateAt+2 || cap(dst) > 3*truncateAt {
+		t.Errorf("%d bytes in a buffer of %d, %v", len(dst), cap(dst), err)
+	}
+}
+
+// TestStalledLargeChange: the runtime reads nothing while the receiver waits to be told how a large change is cut. The server
+// was not heard meanwhile for our sake: the session is not given up for that.
+func TestStalledLargeChange(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the limit of silence")
+	}
+	db := newTestDB(t)
+	table := db.createTable("stall", "(id int PRIMARY KEY, a text)")
+	db.exec("ALTER TABLE " + quoteTable(table) + " ALTER a SET STORAGE EXTERNAL")
+	armed, once := make(chan struct{}), sync.Once{}
+	r := edgeStart(db, runtimeOptions{
+		config: db.config(), deadline: 2 * time.Minute, env: []string{testPatienceVariable + "=2s"},
+		onDocument: func(*testRuntime, string, []byte) {
+			select {
+			case <-armed:
+				once.Do(func() { time.Sleep(5 * time.Second) })
+			default:
+			}
+		},
+	}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitStreaming()
+	close(armed)
+	db.script(fmt.Sprintf(`BEGIN; INSERT INTO %[1]s SELECT i, repeat('s', 1000) FROM generate_series(1, 100) i;
+		INSERT INTO %[1]s VALUES (1001, repeat('x', 6000000)), (5000, repeat('y', 90000000)); COMMIT`, quoteTable(table)))
+	r.waitDocuments(102)
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
 }

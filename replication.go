@@ -67,7 +67,7 @@ type replication struct {
 	reply atomic.Bool     // the next update asks the server for a keepalive; set by anyone, cleared by standby
 
 	flushed  *atomic.Uint64 // acknowledged position; stored by acks, loaded by standby
-	received atomic.Int64   // Unix nanoseconds of the last byte from the server; stored by receive, loaded by diagnostics
+	received atomic.Int64   // Unix nanoseconds of the last byte from the server; stored by receive and answer, loaded by diagnostics
 	interval time.Duration  // between status updates
 
 	current *batch // owned by next
@@ -304,7 +304,11 @@ func (s *replication) fillCut(ctx context.Context, b *batch) error {
 }
 
 // answer tells how the columns are cut of the change that next has sent word of. Columns without a class are not cut.
-func (s *replication) answer(classes []cutClass) { s.cut <- classes }
+func (s *replication) answer(classes []cutClass) {
+	// While receive waited for this, however long, the server was not heard for our sake.
+	s.received.Store(time.Now().UnixNano())
+	s.cut <- classes
+}
 
 // scan advances b.n over whole CopyData frames. Frames of other kinds end the stream or are dropped by next.
 func (b *batch) scan() error {

@@ -40,7 +40,7 @@ func (f *rowFilter) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
-	n, err := f.in.Read(p)
+	n, err := f.in.Read(p[:min(len(p), budget.message)]) // a row to be cut never comes whole
 	for at := 0; at < n; {
 		if f.left > 0 {
 			step := min(f.left, n-at)
@@ -110,8 +110,12 @@ func filterRows(config *pgx.ConnConfig) {
 		*filter = rowFilter{in: r}
 		return pgproto3.NewFrontend(filter, w)
 	}
-	config.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
+	before := config.AfterConnect
+	config.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
 		conn.CustomData()[rowFilterKey] = filter
+		if before != nil {
+			return before(ctx, conn)
+		}
 		return nil
 	}
 }

@@ -92,6 +92,7 @@ var serverErrors = []struct {
 	{"", "was not created in this database", classConfiguration, adviceForeign},
 	{"", "cannot use physical replication slot for logical decoding", classConfiguration, adviceForeign},
 	{"", "cannot use a replication slot created for a different process", classConfiguration, adviceForeign},
+	{"53400", "temp_file_limit", classConfiguration, "A backfill sorts the table: create an index on its key, or raise temp_file_limit."},
 	{"53400", "", classConfiguration, adviceSlots},
 	{"", "all replication slots are in use", classConfiguration, adviceSlots},
 	{"", "wal_level", classConfiguration, adviceWALLevel},
@@ -113,8 +114,8 @@ var serverErrors = []struct {
 	{"3D000", "", classConfiguration, "Check `database`: it is the name of a database on this server, in exact case."},
 	{"57P03", "Hot standby mode is disabled", classConfiguration, "The standby takes no queries: set hot_standby = on there, or connect to the primary."},
 	{"57P04", "", classConfiguration, adviceObject},
-	{"53300", "wal_senders", classConfiguration, adviceSenders},
-	{"53300", "standby connections", classConfiguration, adviceSenders},
+	{"53300", "wal_senders", classRetry, adviceSenders}, // the last place may be that of our own dead sender
+	{"53300", "standby connections", classRetry, adviceSenders},
 	{"53300", "", classRetry, adviceConnections},
 	{"08P01", "", classUnknown, "The two sides do not understand each other: check that `address` is a PostgreSQL server, with nothing in between."},
 	{"08", "", classRetry, adviceAgain},

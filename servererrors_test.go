@@ -60,7 +60,8 @@ func TestClassify(t *testing.T) {
 		{"3D000", `database "orders" does not exist`, classConfiguration, "exact case"},
 		{"57P04", `database "orders" does not exist`, classConfiguration, "dropped"},
 		{"57P03", "the database system is not accepting connections: Hot standby mode is disabled.", classConfiguration, "hot_standby"},
-		{"53300", "number of requested standby connections exceeds max_wal_senders (currently 10)", classConfiguration, "max_wal_senders"},
+		{"53400", "temporary file size exceeds temp_file_limit (1024kB)", classConfiguration, "create an index"},
+		{"53300", "number of requested standby connections exceeds max_wal_senders (currently 10)", classRetry, "max_wal_senders"},
 		{"53400", "all replication slots are in use", classConfiguration, "max_replication_slots"},
 		{"55000", "logical decoding requires wal_level >= logical", classConfiguration, "rds.logical_replication"},                 // RDS, Aurora
 		{"55000", `logical decoding requires "wal_level" >= "logical"`, classConfiguration, "cloudsql.logical_decoding"},           // 17, Cloud SQL

@@ -9,6 +9,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -270,4 +271,20 @@ func TestServersAmiss(t *testing.T) {
 		r.refused(append(bothWaysOut, "this is another server (system identifier "+db.queryValue("SELECT system_identifier::text FROM pg_control_system()"))...)
 		db.recovers(r, table, nil)
 	})
+}
+
+// TestSlotLostUnderFlags: where the flags forbid a new slot, its loss while the capture runs ends it, instead of a loop.
+func TestSlotLostUnderFlags(t *testing.T) {
+	db := newTestDB(t)
+	table := db.edgeTable("t", "int PRIMARY KEY", 3)
+	db.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", db.slot)
+	r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{
+		"on_slot_loss": "backfill", "feature_flags": "no_create_replication_slot",
+	})}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitStreaming()
+	db.dropSlot()
+	err := r.wait()
+	if exit, ok := errors.AsType[*connectorExit](err); !ok || !strings.Contains(exit.message, "replication slot") {
+		t.Errorf("it ended with %v", err)
+	}
 }

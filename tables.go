@@ -41,6 +41,10 @@ func (c *capture) resumeBackfills() error {
 			b.limit = c.settings.chunkRows
 			c.reading = append(c.reading, b)
 		case phaseActive:
+			if b.table != nil && b.table.kind != 'p' && len(b.meta.Leaves) > 0 {
+				b.meta.Leaves = nil // of a scan that the incumbent has finished, who carries them unread
+				b.mark()
+			}
 			if b.scanning() {
 				c.attached = append(c.attached, b)
 			}

@@ -241,11 +241,13 @@ func clampToFlushed(at lsn, block, segment uint64) lsn {
 	return at
 }
 
+// close ends the connection of the watermark writer; the next watermark opens another. REQUIRES: no establish under way.
 func (f *fencer) close() {
 	if f.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = f.conn.Close(ctx)
+		f.conn = nil
 	}
 }
 
