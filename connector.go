@@ -814,6 +814,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": at.String()}).Info("created replication slot")
 		c.cursor = at
+		c.publishedFromNowOn()
 		failpoint("slot.after")
 	}
 	c.acks.reset()

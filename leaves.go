@@ -301,6 +301,9 @@ func (c *capture) judgePartitions(b *binding) error {
 	}
 	now := partitionsOf(t)
 	if before == nil { // nobody has looked yet: what there is counts as captured, or is being scanned
+		if wait, err := c.awaitRenewal(b, t.partitions, now); wait || err != nil {
+			return err
+		}
 		b.partitions.remember(now)
 		b.mark()
 		c.due, c.dueSince = true, time.Now()
@@ -317,7 +320,7 @@ func (c *capture) judgePartitions(b *binding) error {
 		return err
 	}
 	ch := comparePartitions(t, before, now, born)
-	if wait, err := c.awaitRenewal(b, &ch, now); wait || err != nil {
+	if wait, err := c.awaitRenewal(b, ch.attached, now); wait || err != nil {
 		return err
 	}
 	// From here on nothing fails: what is remembered and what is done about it go together.
@@ -348,12 +351,12 @@ var errRenewSession = errors.New("a partition was attached, which this replicati
 // rel_sync_cache_relation_cb): when it has seen a change of the table from before, it never sends those that follow. So the
 // session is started anew from a position behind the attachment; nothing of the binding is read until then, and the partition
 // is not remembered, so that after a kill it is found again.
-func (c *capture) awaitRenewal(b *binding, ch *partitionsChange, now map[uint32]knownPartition) (wait bool, err error) {
+func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]knownPartition) (wait bool, err error) {
 	if c.db.version >= 150000 {
 		return false, nil
 	}
 	news := false
-	for _, p := range ch.attached {
+	for _, p := range attached {
 		path := now[p.oid].path
 		wait = wait || !c.renewed[path]
 		news = news || !c.renewed[path] && !c.renewing[path]
@@ -374,11 +377,54 @@ func (c *capture) awaitRenewal(b *binding, ch *partitionsChange, now map[uint32]
 	if c.renewing == nil {
 		c.renewing = make(map[uint64]bool)
 	}
-	for _, p := range ch.attached {
+	for _, p := range attached {
 		c.renewing[now[p.oid].path] = true
 	}
 	c.renewAt = max(c.renewAt, at.position)
 	return true, nil
+}
+
+// unpublishedYet reads the partitions of the tables that are to be backfilled again, and returns those tables whose backfill
+// waits for another session, for the reason that awaitRenewal gives.
+func (c *capture) unpublishedYet() (held []*binding, err error) {
+	ready := make([]*binding, 0, len(c.pending))
+	for _, b := range c.pending {
+		if b.held {
+			held = append(held, b)
+		} else {
+			ready = append(ready, b)
+		}
+	}
+	if err := c.freshPartitions(ready); err != nil {
+		return nil, err
+	}
+	for _, b := range ready {
+		if b.table.kind != 'p' {
+			continue
+		}
+		wait, err := c.awaitRenewal(b, b.table.partitions, partitionsOf(b.table))
+		if err != nil {
+			return nil, err
+		}
+		if wait {
+			held = append(held, b)
+		}
+	}
+	return held, nil
+}
+
+// publishedFromNowOn takes note that the session to come begins behind the attachment of every partition known by now.
+func (c *capture) publishedFromNowOn() {
+	if c.renewed == nil {
+		c.renewed = make(map[uint64]bool)
+	}
+	for _, b := range c.bindings {
+		if b.table != nil && b.table.kind == 'p' {
+			for _, k := range partitionsOf(b.table) {
+				c.renewed[k.path] = true
+			}
+		}
+	}
 }
 
 // renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.

@@ -1190,3 +1190,33 @@ func (x *leafTree) waitNoticed(r *testRuntime) {
 	r.start()
 	r.waitStreaming()
 }
+
+// TestLeavesRewound: a partition that was attached before a backfill of its table began, and was decoded as a table of its own
+// before that: before version 15 the session would go on not publishing it.
+func TestLeavesRewound(t *testing.T) {
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	x := newLeafTree(db, "PRIMARY KEY")
+	x.create("first", x.root, 0, 100)
+	x.fill(x.root, 0, 50)
+	r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"on_truncate": "backfill"})},
+		map[tableName]backfillMode{x.root: modeAutomatic})
+	r.waitStreaming()
+	third := x.filled("third", 300, 350)
+	x.exec("UPDATE " + quoteTable(third) + " SET v = v || '1'")
+	x.nudge()
+	r.waitRows(x)
+	x.attach(third, x.root, 300, 400)
+	x.exec("TRUNCATE " + quoteTable(x.root))
+	x.fill(x.root, 300, 320)
+	r.waitLog("was truncated")
+	r.waitRows(x)
+	r.waitStreaming()
+	x.exec("UPDATE " + quoteTable(x.root) + " SET v = v || '!' WHERE id = 305")
+	x.nudge()
+	r.waitFor("the update of the attached partition", func() bool {
+		return slices.ContainsFunc(r.committed, func(d testDocument) bool {
+			return strings.Contains(d.doc, `"id":305,`) && strings.Contains(d.doc, `!"`)
+		})
+	})
+}

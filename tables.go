@@ -70,10 +70,14 @@ func (c *capture) activate() error {
 		return nil
 	}
 	started := c.startAttached()
-	if err := c.freshPartitions(c.pending); err != nil {
+	held, err := c.unpublishedYet()
+	if err != nil {
 		return err
 	}
 	for _, b := range c.pending {
+		if slices.Contains(held, b) {
+			continue
+		}
 		b.meta.OID = b.table.oid
 		if !b.keyless() {
 			b.state.KeyColumns = b.scanColumns()
@@ -101,7 +105,7 @@ func (c *capture) activate() error {
 			"catalog_task_name": c.diag.task,
 		}).Info("backfill triggered")
 	}
-	c.pending = nil
+	c.pending = held
 	failpoint("activate.before")
 	for _, b := range started {
 		b.unmeasured = b.byCTID()
@@ -301,7 +305,8 @@ func (c *capture) measureReady() error {
 // measureLeaves gives a binding that is scanned by ctid a cursor for each relation that holds rows; a cursor whose
 // relation has been rewritten starts again. What is added behind the pages measured here is streamed.
 func (c *capture) measureLeaves(b *binding) error {
-	if b.keyless() && len(b.meta.Leaves) == 0 && b.state.Scanned == nil { // those that writers we waited for have made too
+	// Those that writers we waited for have made too; before version 15 they are found later, as attached ones (leaves.go).
+	if b.keyless() && len(b.meta.Leaves) == 0 && b.state.Scanned == nil && c.db.version >= 150000 {
 		if err := c.freshPartitions([]*binding{b}); err != nil {
 			return err
 		}
