@@ -1143,7 +1143,7 @@ func TestBlockedOutput(t *testing.T) {
 	}
 }
 
-// TestIdleCursor: a quiet capture on a busy server does not pin WAL.
+// TestIdleCursor: a quiet capture on a busy server does not pin WAL, and writes nothing to it. The long form writes a gigabyte.
 func TestIdleCursor(t *testing.T) {
 	t.Parallel()
 	db := newTestDB(t)
@@ -1153,7 +1153,14 @@ func TestIdleCursor(t *testing.T) {
 	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic})
 	r.waitEnd(db, table)
 	documents := len(r.documents())
-	db.exec("INSERT INTO " + quoteTable(noise) + " SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+	watermark := db.queryValue("SELECT watermark FROM " + quoteTable(db.watermarks))
+	rounds := 1
+	if *longTests {
+		rounds = 1000
+	}
+	for range rounds {
+		db.exec("INSERT INTO " + quoteTable(noise) + " SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+	}
 	at := db.queryValue("SELECT pg_current_wal_lsn()::text")
 	began := time.Now()
 	db.eventually("the slot to move beyond WAL that is not published", func() bool {
@@ -1165,6 +1172,14 @@ func TestIdleCursor(t *testing.T) {
 	if n := len(r.documents()); n != documents {
 		t.Errorf("%d documents of nothing", n-documents)
 	}
+	if now := db.queryValue("SELECT watermark FROM " + quoteTable(db.watermarks)); now != watermark {
+		t.Error("a watermark was written for nothing")
+	}
+	db.exec("CHECKPOINT")
+	db.eventually("the slot to retain little", func() bool {
+		return db.queryValue(`SELECT (pg_current_wal_lsn() - restart_lsn < 64 * 1024 * 1024)::text
+			FROM pg_replication_slots WHERE slot_name = $1`, db.slot) == "true"
+	})
 	var state struct{ Cursor string }
 	if err := json.Unmarshal(r.committedState(), &state); err != nil {
 		t.Fatal(err)
