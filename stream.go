@@ -56,8 +56,13 @@ func (c *capture) handle(m *walMessage) error {
 		c.keepalive(m.start)
 		return nil
 	case '?':
+		e := c.relations[binary.BigEndian.Uint32(m.data[1:])]
+		if e == nil {
+			return fmt.Errorf("stream at %s: change of relation %d, which has not been described", m.start,
+				binary.BigEndian.Uint32(m.data[1:]))
+		}
 		c.letGo()
-		c.session.answer(c.cutClasses(binary.BigEndian.Uint32(m.data[1:])))
+		c.session.answer(c.cutClasses(e))
 		return nil
 	}
 	if len(m.data) == 0 {
@@ -219,11 +224,8 @@ func wholeOld(t *table, ch *change) bool {
 
 // cutClasses is how the columns of a relation are cut when a change of it is too large to be held; nothing is kept of one
 // that is not captured.
-func (c *capture) cutClasses(oid uint32) []cutClass {
-	e := c.relations[oid]
+func (c *capture) cutClasses(e *relationEntry) []cutClass {
 	switch {
-	case e == nil:
-		return nil
 	case e.plan != nil:
 		return e.plan.cutClasses()
 	case e.binding == nil && !e.watermark:

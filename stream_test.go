@@ -836,3 +836,12 @@ func TestRenamedTableParks(t *testing.T) {
 		t.Errorf("error %v, phase %d; want the binding parked", err, c.b.phase)
 	}
 }
+
+// TestUnknownLargeChange: nothing is read of a large change whose relation has not been described.
+func TestUnknownLargeChange(t *testing.T) {
+	c := newTestCapture(t, testTable('d'), modeAutomatic).activeNow()
+	err := c.handle(&walMessage{kind: '?', start: 1001, data: []byte("I" + u32(99))})
+	if want := "stream at 0/3E9: change of relation 99, which has not been described"; errorText(err) != want {
+		t.Errorf("error\n%s, want\n%s", errorText(err), want)
+	}
+}
