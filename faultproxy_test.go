@@ -400,6 +400,7 @@ func TestQuietQuery(t *testing.T) {
 func TestServerMoves(t *testing.T) {
 	primary := startServer(t)
 	db := newTestDB(t)
+	db.requireVersion(150000) // of pg_backup_start, by which tests/postgres.sh makes a standby
 	table := db.edgeTable("t", "int PRIMARY KEY", 10)
 	standby := primary.standby()
 	p := startFaultProxy(t)
