@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,12 +35,14 @@ func TestNewerServers(t *testing.T) {
 		}
 	}
 	changes := 0
+	var enough atomic.Bool
 	r := startRuntime(t, runtimeOptions{
 		config: edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 3}), deadline: 2 * time.Minute,
 		onCheckpoint: func(*testRuntime, json.RawMessage) {
-			if changes++; changes > 25 {
+			if changes == 25 || enough.Load() {
 				return
 			}
+			changes++
 			// Some rows change, some go, and some come, in one statement.
 			write(fmt.Sprintf(`MERGE INTO %s t USING (SELECT i FROM generate_series(%d, %d, 3) i) n ON t.v = n.i
 				WHEN MATCHED AND t.v %% 2 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET v = t.v + 100
@@ -48,6 +51,7 @@ func TestNewerServers(t *testing.T) {
 		},
 	})
 	r.waitEnd(db, sentinel)
+	enough.Store(true) // the last changes come ahead of the end that follows
 	nulls := "ALTER COLUMN v SET NOT NULL"
 	again := "ALTER COLUMN v DROP NOT NULL"
 	if newest {
