@@ -56,8 +56,8 @@ binaries() {
 			fs.rmSync(target, { force: true });
 			fs.symlinkSync(path.relative(path.dirname(target), source), target);
 		}') || return 1
-	chmod -R a+rX "$target.new/native" && chmod a+x "$fresh"/native/bin/* || return 1
-	mv "$target.new/native" "$target" || return 1
+	chmod -R a+rX "$fresh/native" && chmod a+x "$fresh"/native/bin/* || return 1
+	mv "$fresh/native" "$target" || return 1
 	rm -rf "$fresh"
 }
 
