@@ -1,8 +1,11 @@
-// assert.go owns the checks of our own invariants. A broken one is a bug of ours and panics: the process dies, the
-// runtime restarts it from the last committed checkpoint, and nothing wrong has been emitted.
+// assert.go owns the checks of our own invariants, and the pace that tests set. A broken invariant is a bug of ours and panics:
+// the process dies, the runtime restarts it from the last committed checkpoint, and nothing wrong has been emitted.
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 func assert(condition bool, format string, args ...any) {
 	if !condition {
@@ -16,3 +19,6 @@ func spoil(buf []byte) {
 		buf[i] = 0xDB
 	}
 }
+
+// hurried is d, or less where a test does not wait as long (hurry) for what is done now and then.
+func hurried(d time.Duration) time.Duration { return min(d, hurry) }

@@ -14,6 +14,9 @@ const testMainVariable = "SOURCE_POSTGRES_TEST_MAIN"
 // testPatienceVariable holds how long a connector bears silence and stalls, for tests that wait for it to lose patience.
 const testPatienceVariable = "SOURCE_POSTGRES_TEST_PATIENCE"
 
+// testHurryVariable holds how long a connector waits at most for what it does now and then, such as a look into the catalog.
+const testHurryVariable = "SOURCE_POSTGRES_TEST_HURRY"
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(testMainVariable) {
 	case "connector":
@@ -23,6 +26,12 @@ func TestMain(m *testing.M) {
 				panic(err)
 			}
 			answerLimit, silenceLimit, stallLimit, statusInterval = patience, patience, patience, patience/4
+		}
+		if text := os.Getenv(testHurryVariable); text != "" {
+			var err error
+			if hurry, err = time.ParseDuration(text); err != nil {
+				panic(err)
+			}
 		}
 		main()
 		os.Exit(0)

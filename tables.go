@@ -703,6 +703,7 @@ func (c *capture) rediscover() error {
 	}
 	c.judgeMemberships(now, now)
 	failpoint("rediscover.after")
+	logrus.Debug("looked at the captured tables")
 	return nil
 }
 

@@ -1,0 +1,478 @@
+package main
+
+// situations_test.go does to a database what people do to theirs while it is captured, or while the capture is stopped.
+//
+// Goal: nothing is lost without a word. Whatever is done, in the end the collections equal the tables that are captured,
+// those that are not are named with the reason, and the other tables go on. Method: a table of situations, five lines each:
+// SQL to set up, steps, and what must be said. Beside every situation a healthy table is captured, which must come through.
+//
+// In SQL, {s} is the situation's schema (which is the search path, too), {pub} its publication, {slot} its slot, {wm} its
+// watermarks table, {role} a role of its own that may replicate and read all (where the set-up names it, the capture logs in
+// with it), and {app} another role. Every table of {s} that the set-up makes, and no partition, is bound; it is in {pub} unless the set-up
+// makes that itself.
+//
+// A step is SQL, each statement for itself unless a BEGIN says otherwise, or one of
+//
+//	@capture        validate and start, without waiting for anything (else that is done ahead of the first step, with
+//	                @streaming behind it)
+//	@streaming      wait until the backfills are done
+//	@look           wait until the capture has looked into the catalog anew
+//	@sync           wait until all that was committed has come out, as far as the healthy table shows
+//	@stop, @start   stop the capture, start it again
+//	@say TEXT       wait until a log matches the regular expression, from the last @say on
+//	@slot           wait until the server has the slot, which may still be in the making
+//	@rows N         wait for N documents
+//	N> SQL, N& SQL  on the session called N, waiting for it to return or not
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// situation is one row of the table.
+type situation struct {
+	name     string
+	from, to int // major versions of the server that it is possible on; 0: any
+	setup    string
+	advanced map[string]any // of the endpoint config
+	steps    string         // one a line
+	refuse   string         // validation fails with an error that matches; nothing else is done
+	say      string         // what must have been logged at the end, regular expressions, one a line
+	silent   string         // what must not have been logged, one a line
+	parked   string         // tables that are not captured in the end
+	ghosts   bool           // documents may remain of rows that vanished unseen
+	short    bool           // also in the short form of the campaign
+	end      string         // the session ends by itself, with an error that matches
+}
+
+// situations are what has gone wrong in the field, and what is like it.
+var situations = []situation{
+	{
+		name: "a table leaves the publication and returns", short: true,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} drop table t
+			update t set v = 'b'
+			alter publication {pub} add table t`,
+		say: `t_?\S* was taken out of publication`,
+	},
+	{
+		name:  "rewritten in place",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `vacuum full t
+			update t set v = 'b' where id = 3
+			@look`,
+		silent: `backfilled`,
+	},
+	{
+		name:  "harmless changes",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `grant select on t to public
+			create index on t (v)
+			analyze t
+			comment on table t is 'a table'
+			create table unbound (id int primary key); alter publication {pub} add table unbound
+			@look
+			update t set v = 'c'
+			@look`,
+		silent: `backfilled|no longer captured`,
+	},
+}
+
+func TestSituations(t *testing.T) {
+	for i := range situations {
+		s := &situations[i]
+		t.Run(strings.ReplaceAll(s.name, " ", "-"), func(t *testing.T) {
+			if !s.short && testing.Short() {
+				t.Skip("in the full form of the campaign only")
+			}
+			t.Parallel()
+			s.run(t)
+		})
+	}
+}
+
+// situationRun is a situation under way.
+type situationRun struct {
+	*testDB
+	of       *situation
+	schema   string
+	role     string
+	capture  *testRuntime
+	bound    []tableName // the healthy one last
+	sessions map[string]*situationSession
+	marks    int // rows of the healthy table
+	said     int // logs that @say has looked at
+	names    *strings.Replacer
+}
+
+// situationSession is a session called by a number.
+type situationSession struct {
+	conn    *pgx.Conn
+	pending chan error // of the statement that N& sent, nil without one
+}
+
+// besideTable is the healthy one.
+const besideTable = "beside"
+
+func (s *situation) run(t *testing.T) {
+	db := newTestDB(t)
+	if major := db.version() / 10000; s.from > major || s.to != 0 && s.to < major {
+		t.Skipf("not on PostgreSQL %d", major)
+	}
+	r := &situationRun{testDB: db, of: s, schema: db.createSchema("s"), role: *testCaptureUser, sessions: make(map[string]*situationSession)}
+	r.prepare()
+	if s.refuse != "" {
+		if err := r.bind(); err == nil || !regexp.MustCompile(s.refuse).MatchString(err.Error()) {
+			t.Fatalf("validation should refuse it with %s: %v", s.refuse, err)
+		}
+		return
+	}
+	if !strings.Contains(s.steps, "@capture") {
+		r.step("@capture")
+		r.step("@streaming")
+	}
+	for line := range strings.Lines(s.steps) {
+		if line = strings.TrimSpace(line); line != "" {
+			r.step(line)
+		}
+	}
+	if s.end != "" {
+		if err := r.capture.wait(); err == nil || !regexp.MustCompile(s.end).MatchString(err.Error()) {
+			t.Fatalf("the session should end with %s: %v", s.end, err)
+		}
+	} else {
+		r.step("@sync")
+	}
+	r.judge()
+	if s.end == "" {
+		r.step("@stop")
+	}
+}
+
+// prepare makes what the situation needs.
+func (r *situationRun) prepare() {
+	named := []string{
+		"{s}", quoteIdent(r.schema), "{pub}", quoteIdent(r.publication), "{slot}", r.slot, "{wm}", quoteTable(r.watermarks),
+		"{app}", r.testDB.name("app"),
+	}
+	script := r.of.setup
+	if strings.Contains(script+r.of.steps, "{app}") {
+		r.makeRole(r.testDB.name("app"), "NOLOGIN")
+	}
+	if strings.Contains(script+r.of.steps, "{role}") {
+		r.role = r.testDB.name("role")
+		r.makeRole(r.role, "LOGIN REPLICATION PASSWORD "+quoteLiteral(*testCapturePassword))
+		if r.version() >= 140000 {
+			r.exec("GRANT pg_read_all_data TO " + quoteIdent(r.role))
+		}
+		r.exec(fmt.Sprintf("GRANT ALL PRIVILEGES ON %s TO %s", quoteTable(r.watermarks), quoteIdent(r.role)))
+		r.exec(fmt.Sprintf("GRANT USAGE ON SCHEMA %s, test TO %s", quoteIdent(r.schema), quoteIdent(r.role)))
+	}
+	r.names = strings.NewReplacer(append(named, "{role}", quoteIdent(r.role))...)
+	path := "SET search_path = " + quoteIdent(r.schema) + ", public"
+	r.exec(path)
+	r.exec(fmt.Sprintf("ALTER DEFAULT PRIVILEGES IN SCHEMA %s GRANT SELECT ON TABLES TO %s", quoteIdent(r.schema), quoteIdent(r.role)))
+	r.exec("CREATE TABLE " + besideTable + " (id int PRIMARY KEY)")
+	own := regexp.MustCompile(`(?i)create publication \{pub\}`).MatchString(script)
+	if own {
+		r.exec("DROP PUBLICATION " + quoteIdent(r.publication))
+	}
+	r.script(r.names.Replace(script))
+	const sqlTables = `SELECT relname FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+		ORDER BY relname = $2, relname`
+	for _, row := range r.query(sqlTables, quoteIdent(r.schema), besideTable) {
+		r.bound = append(r.bound, tableName{r.schema, row[0]})
+	}
+	if !own {
+		r.publish(r.bound...)
+	}
+}
+
+// makeRole makes a role that goes with the test.
+func (r *situationRun) makeRole(name, options string) {
+	r.exec("CREATE ROLE " + quoteIdent(name) + " " + options)
+	r.Cleanup(func() { // ahead of the tables it may own, and of testDB's control session
+		_, _ = r.control.Exec(r.ctx, "DROP OWNED BY "+quoteIdent(name)+" CASCADE")
+		if _, err := r.control.Exec(r.ctx, "DROP ROLE "+quoteIdent(name)); err != nil {
+			r.Logf("cleanup: %v", err)
+		}
+	})
+}
+
+// bind discovers the tables and validates.
+func (r *situationRun) bind() error {
+	config := edit(r, r.config(), map[string]any{"user": r.role})
+	advanced := map[string]any{"backfill_chunk_size": 500}
+	maps.Copy(advanced, r.of.advanced)
+	var whole map[string]any
+	if err := json.Unmarshal(config, &whole); err != nil {
+		r.Fatal(err)
+	}
+	maps.Copy(whole["advanced"].(map[string]any), advanced)
+	r.capture = newTestRuntime(r, runtimeOptions{
+		config: whole, env: []string{testHurryVariable + "=500ms"}, logLevel: "debug", deadline: 2 * time.Minute,
+	})
+	discovered, err := r.capture.driver.discover(r.ctx)
+	if err != nil {
+		return fmt.Errorf("discover: %w", err)
+	}
+	found, err := previewBindings(discovered.Bindings, &previewOptions{})
+	if err != nil {
+		return err
+	}
+	var wanted []runtimeBinding
+	for _, table := range r.bound {
+		i := slices.IndexFunc(found, func(f runtimeBinding) bool {
+			name, _, err := tableOfResource(f.resource)
+			return err == nil && name == table
+		})
+		if i >= 0 {
+			wanted = append(wanted, found[i])
+			continue
+		}
+		// Not proposed; bound all the same, as a task that has it from before does.
+		wanted = append(wanted, runtimeBinding{
+			resource:   fmt.Appendf(nil, `{"namespace":%q,"stream":%q}`, table.schema, table.name),
+			collection: table.name, key: []string{"/id"},
+			schema: json.RawMessage(`{"type":"object","properties":{"id":{"type":"integer"}},"required":["id"]}`),
+		})
+	}
+	capture, err := r.capture.driver.validate(r.ctx, wanted, nil)
+	if err != nil {
+		return err
+	}
+	r.capture.capture = capture
+	for _, table := range r.bound {
+		r.capture.names = append(r.capture.names, table.String())
+	}
+	return nil
+}
+
+// step does one step.
+func (r *situationRun) step(line string) {
+	r.Helper()
+	word, rest, _ := strings.Cut(line, " ")
+	switch word {
+	case "@capture":
+		if err := r.bind(); err != nil {
+			r.Fatalf("validate: %v", err)
+		}
+		r.capture.start()
+	case "@start":
+		r.capture.start()
+	case "@streaming":
+		r.capture.waitStreaming()
+	case "@stop":
+		r.capture.stop()
+		if err := r.capture.wait(); err != nil {
+			r.Fatalf("the session ended: %v", err)
+		}
+		r.eventually("the slot to be free", func() bool {
+			return r.queryValue("SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND active", r.slot) == "0"
+		})
+	case "@look":
+		// The one under way may have begun before.
+		for range 2 {
+			looks := r.capture.countLogs(catalogLooked)
+			r.capture.waitFor("a look into the catalog", func() bool { return r.capture.countLogsLocked(catalogLooked) > looks })
+		}
+	case "@sync":
+		r.marks++
+		r.exec(fmt.Sprintf("INSERT INTO %s.%s VALUES (%d)", quoteIdent(r.schema), besideTable, r.marks))
+		want := fmt.Sprintf(`"id":%d}`, r.marks)
+		beside := r.bound[len(r.bound)-1].String()
+		r.capture.waitFor("the row "+want+" of the healthy table", func() bool {
+			return slices.ContainsFunc(r.capture.committed, func(d testDocument) bool {
+				return d.table == beside && strings.HasSuffix(d.doc, want)
+			})
+		})
+	case "@say":
+		pattern := regexp.MustCompile(r.names.Replace(rest))
+		r.capture.waitFor("a log of "+rest, func() bool {
+			for i := r.said; i < len(r.capture.logs); i++ {
+				if pattern.MatchString(r.capture.logs[i].message) {
+					r.said = i + 1
+					return true
+				}
+			}
+			return false
+		})
+	case "@slot":
+		r.eventually("the slot", func() bool {
+			return r.queryValue("SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1", r.slot) == "1"
+		})
+	case "@rows":
+		var n int
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			r.Fatalf("%s: %v", line, err)
+		}
+		r.capture.waitFor(rest+" documents", func() bool { return len(r.capture.committed) >= n })
+	default:
+		if match := regexp.MustCompile(`^(\d+)([>&]) (.*)$`).FindStringSubmatch(line); match != nil {
+			r.session(match[1]).do(r, match[3], match[2] == ">")
+			return
+		}
+		r.script(r.names.Replace(line))
+	}
+}
+
+func (r *situationRun) session(name string) *situationSession {
+	s := r.sessions[name]
+	if s == nil {
+		s = &situationSession{conn: testConnect(r.TB, *testControlUser, *testControlPassword)}
+		r.sessions[name] = s
+		s.do(r, "SET search_path = {s}, public", true)
+	}
+	return s
+}
+
+// do runs SQL behind what the session was sent before.
+func (s *situationSession) do(r *situationRun, sql string, wait bool) {
+	r.Helper()
+	if s.pending != nil {
+		if err := <-s.pending; err != nil {
+			r.Fatal(err)
+		}
+	}
+	s.pending = make(chan error, 1)
+	sql = r.names.Replace(sql)
+	go func() {
+		_, err := s.conn.PgConn().Exec(r.ctx, sql).ReadAll()
+		if err != nil {
+			err = fmt.Errorf("%s: %w", sql, err)
+		}
+		s.pending <- err
+	}()
+	if wait {
+		if err := <-s.pending; err != nil {
+			r.Fatal(err)
+		}
+		s.pending = nil
+	}
+}
+
+// catalogLooked is logged, at level debug, when the catalog has been read again.
+const catalogLooked = "looked at the captured tables"
+
+func (r *testRuntime) countLogs(text string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.countLogsLocked(text)
+}
+
+func (r *testRuntime) countLogsLocked(text string) (n int) {
+	for _, log := range r.logs {
+		if strings.Contains(log.message, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// judge waits until the collections equal the tables, and looks at what was said.
+func (r *situationRun) judge() {
+	r.Helper()
+	var different string
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if different = r.difference(); different == "" || time.Now().After(deadline) || r.of.end != "" {
+			break
+		}
+	}
+	if different != "" {
+		r.Errorf("the collections are not the tables: %s", different)
+	}
+	logs := r.capture.stderr()
+	for _, list := range []struct {
+		patterns string
+		wanted   bool
+	}{{r.of.say, true}, {r.of.silent, false}} {
+		for pattern := range strings.Lines(list.patterns) {
+			if pattern = strings.TrimSpace(pattern); pattern == "" {
+				continue
+			}
+			if found := regexp.MustCompile(r.names.Replace(pattern)).FindString(logs); (found != "") != list.wanted {
+				r.Errorf("logged %q, which should be logged: %t, by the pattern %s", found, list.wanted, pattern)
+			}
+		}
+	}
+}
+
+// difference tells the first row that a table and the last documents of its keys disagree about, "" when there is none.
+func (r *situationRun) difference() string {
+	r.Helper()
+	parked := strings.Fields(r.of.parked)
+	for _, table := range r.bound {
+		if slices.Contains(parked, table.name) {
+			continue
+		}
+		captured := make(map[string]map[string]any)
+		keyless := false
+		for _, d := range r.capture.documents() {
+			if d.table != table.String() {
+				continue
+			}
+			var doc map[string]any
+			if err := json.Unmarshal([]byte(d.doc), &doc); err != nil {
+				r.Fatalf("%v: %s", err, d.doc)
+			}
+			op := doc["_meta"].(map[string]any)["op"]
+			delete(doc, "_meta")
+			key := fmt.Sprint(doc["id"])
+			if _, ok := doc["id"]; !ok {
+				text, _ := json.Marshal(doc)
+				key, keyless = string(text), true
+			}
+			if op == "d" {
+				delete(captured, key)
+				continue
+			}
+			row := captured[key]
+			if row == nil || op == "c" {
+				row = make(map[string]any)
+			}
+			maps.Copy(row, doc)
+			captured[key] = row
+		}
+		if exists := r.queryValue("SELECT to_regclass($1) IS NULL", quoteTable(table)); exists == "t" {
+			return table.String() + " is gone, and not among those that are not captured in the end"
+		}
+		seen := 0
+		only := ""
+		if r.queryValue("SELECT relkind FROM pg_class WHERE oid = $1::regclass", quoteTable(table)) == "r" {
+			only = "ONLY "
+		}
+		for _, row := range r.query("SELECT row_to_json(t) FROM " + only + quoteTable(table) + " t") {
+			var want map[string]any
+			if err := json.Unmarshal([]byte(row[0]), &want); err != nil {
+				r.Fatal(err)
+			}
+			key := fmt.Sprint(want["id"])
+			if keyless {
+				text, _ := json.Marshal(want)
+				key = string(text)
+			}
+			have, ok := captured[key]
+			if !ok {
+				return fmt.Sprintf("%s lacks %s", table, row[0])
+			}
+			seen++
+			for column, value := range want {
+				if got, ok := have[column]; !ok || fmt.Sprint(got) != fmt.Sprint(value) {
+					return fmt.Sprintf("%s has %v for %s", table, have, row[0])
+				}
+			}
+		}
+		if seen < len(captured) && !r.of.ghosts && !keyless {
+			return fmt.Sprintf("%s has %d rows, the collection %d", table, seen, len(captured))
+		}
+	}
+	return ""
+}
