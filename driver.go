@@ -235,7 +235,8 @@ type session struct {
 	open     bool // something was captured after the last checkpoint
 }
 
-// open starts a process, sends Spec and Open, and reads Opened. The caller goes on with run.
+// open starts a process, sends Spec and Open, and reads Opened. The caller goes on with run. Either the session or the
+// error is nil, never both.
 func (d *runtimeDriver) open(
 	ctx context.Context, capture *pf.CaptureSpec, state json.RawMessage, sink sessionSink,
 ) (*session, error) {
@@ -276,11 +277,17 @@ func (d *runtimeDriver) open(
 		err = fmt.Errorf("open: the connector answered with %s", responseKind(opened))
 	}
 	if err != nil {
-		return nil, s.end(err)
+		if err = s.end(err); err == nil {
+			err = errNotOpened
+		}
+		return nil, err
 	}
 	s.explicit = opened.Opened.ExplicitAcknowledgements
 	return s, nil
 }
+
+// errNotOpened is what open makes of an end with status 0, such as that of a connector that was asked to stop.
+var errNotOpened = errors.New("the connector exited without an answer to Open")
 
 // run hands everything captured to the sink until the connector ends. It returns nil when the connector exited with
 // status 0 at a checkpoint, and a *connectorExit when it failed.

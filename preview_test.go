@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -385,6 +386,73 @@ func TestPreviewStopsOnSignal(t *testing.T) {
 	}
 	if !strings.Contains(stderr.String(), "1 checkpoints, ") {
 		t.Errorf("the connector was not stopped by EOF:\n%s", stderr.String())
+	}
+}
+
+// previewRequests are what a preview sends before the capture begins, each Spec to a new process.
+var previewRequests = []string{"Spec", "Discover", "Spec", "Validate", "Spec", "Apply", "Spec", "Open"}
+
+// Preview stops as asked whatever the connector is at, which ends with status 0 without an answer then, or is killed.
+func TestPreviewStopsBeforeAnAnswer(t *testing.T) {
+	t.Parallel()
+	for i, request := range previewRequests {
+		for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+			t.Run(fmt.Sprintf("%d %s,%s", i+1, request, s), func(t *testing.T) {
+				if testing.Short() && request != "Spec" && request != "Open" {
+					t.Skip("takes the five seconds that a connector has to stop")
+				}
+				t.Parallel()
+				cmd := human(t.Context(), t, script{Documents: 5, Per: 5, HoldAt: i + 1},
+					"preview", "--config", writeConfig(t), "--tables", "t")
+				stderr, err := cmd.StderrPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				var text strings.Builder
+				lines := bufio.NewScanner(stderr)
+				for lines.Scan() {
+					fmt.Fprintln(&text, lines.Text())
+					if strings.Contains(lines.Text(), "the request is not answered") {
+						if err := cmd.Process.Signal(s); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				if err := cmd.Wait(); err != nil {
+					t.Fatalf("%v\n%s", err, &text)
+				}
+			})
+		}
+	}
+}
+
+// A connector that ends with status 0 without an answer, of which nobody asked that, is a failure; --restart begins with the
+// capture, and goes on behind it.
+func TestPreviewConnectorLeaves(t *testing.T) {
+	t.Parallel()
+	for i, request := range previewRequests {
+		for _, restart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d %s,restart=%t", i+1, request, restart), func(t *testing.T) {
+				t.Parallel()
+				out, err := human(t.Context(), t, script{Documents: 5, Per: 5, LeaveAt: i + 1}, "preview", "--config", writeConfig(t),
+					"--tables", "t", "--exit-when-caught-up", fmt.Sprint("--restart=", restart)).CombinedOutput()
+				status, want := 0, 1
+				if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+					status = exit.ExitCode()
+				}
+				lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+				last := "source-postgres preview: the connector exited without an answer"
+				if restart && i >= slices.Index(previewRequests, "Apply")-1 {
+					want, last = 0, ""
+				}
+				if status != want || want != 0 && !strings.HasPrefix(lines[len(lines)-1], last) {
+					t.Errorf("status %d\n%s", status, out)
+				}
+			})
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
@@ -26,6 +27,22 @@ type script struct {
 	DieAt     []int  `json:"dieAt"`     // SIGKILL before these documents, once each
 	Marks     string `json:"marks"`     // directory that remembers the deaths
 	Fault     string `json:"fault"`
+	// Of the requests that reach connectors of this script, counted from 1 over all processes, the one that is not answered:
+	// HoldAt says so in a log and goes on for ever, but for Spec and Open to the end of stdin, then ends with status 0;
+	// LeaveAt ends with status 0 at once.
+	HoldAt  int `json:"holdAt"`
+	LeaveAt int `json:"leaveAt"`
+}
+
+// requests counts a request, and returns how many there have been.
+func (s *script) requests() int {
+	for n := 1; ; n++ {
+		f, err := os.OpenFile(filepath.Join(s.Marks, fmt.Sprint("request", n)), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			f.Close()
+			return n
+		}
+	}
 }
 
 type scripted struct {
@@ -54,6 +71,16 @@ func scriptedConnector() int {
 		}
 		if first != (r.Spec != nil && len(r.Internal) == 0) && r.Spec == nil {
 			panic("the first request is not Spec")
+		}
+		if n := c.requests(); n == c.LeaveAt {
+			return 0
+		} else if n == c.HoldAt {
+			fmt.Fprintln(os.Stderr, `{"level":"info","msg":"the request is not answered"}`)
+			_, _ = io.Copy(io.Discard, c.in)
+			if r.Spec == nil && r.Open == nil { // stdin ends behind the other requests at once
+				time.Sleep(time.Hour)
+			}
+			return 0
 		}
 		switch {
 		case r.Spec != nil:
