@@ -28,6 +28,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,6 +51,7 @@ type situation struct {
 	parked   string         // tables that are not captured in the end
 	ghosts   bool           // documents may remain of rows that vanished unseen
 	short    bool           // also in the short form of the campaign
+	live     bool           // it means something only while the capture runs
 	end      string         // the session ends by itself, with an error that matches
 }
 
@@ -86,17 +88,48 @@ var situations = []situation{
 	},
 }
 
+// TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it
+// runs a few.
 func TestSituations(t *testing.T) {
 	for i := range situations {
 		s := &situations[i]
-		t.Run(strings.ReplaceAll(s.name, " ", "-"), func(t *testing.T) {
+		t.Run(s.title(), func(t *testing.T) {
 			if !s.short && testing.Short() {
 				t.Skip("in the full form of the campaign only")
 			}
 			t.Parallel()
-			s.run(t)
+			s.run(t, nil)
+		})
+		if s.asides() || testing.Short() {
+			continue
+		}
+		stopped := *s
+		stopped.steps = "@stop\n" + s.steps + "\n@start\n@streaming"
+		t.Run(s.title()+",-stopped", func(t *testing.T) {
+			t.Parallel()
+			stopped.run(t, nil)
 		})
 	}
+}
+
+// soakSituations runs some situations, whose captures are killed between the steps.
+func soakSituations(t *testing.T, seed uint64, n int) (kills int) {
+	random := rand.New(rand.NewPCG(seed, 6))
+	for range n {
+		s := &situations[random.IntN(len(situations))]
+		if s.refuse != "" || s.end != "" {
+			continue
+		}
+		t.Run(s.title(), func(t *testing.T) { kills += s.run(t, random) })
+	}
+	return kills
+}
+
+func (s *situation) title() string { return strings.ReplaceAll(s.name, " ", "-") }
+
+// asides reports whether the situation is about more than what happens to the database.
+func (s *situation) asides() bool {
+	return s.live || s.refuse != "" || s.end != "" || regexp.MustCompile(`(?m)^\s*@(?:capture|streaming|look|sync|stop|start|say|slot|rows)\b`).MatchString(s.steps)
 }
 
 // situationRun is a situation under way.
@@ -122,7 +155,9 @@ type situationSession struct {
 // besideTable is the healthy one.
 const besideTable = "beside"
 
-func (s *situation) run(t *testing.T) {
+// run runs the situation. With chaos the capture is killed between the steps now and then, and started again from what it had
+// committed; it returns how often.
+func (s *situation) run(t *testing.T, chaos *rand.Rand) (kills int) {
 	db := newTestDB(t)
 	if major := db.version() / 10000; s.from > major || s.to != 0 && s.to < major {
 		t.Skipf("not on PostgreSQL %d", major)
@@ -133,15 +168,22 @@ func (s *situation) run(t *testing.T) {
 		if err := r.bind(); err == nil || !regexp.MustCompile(s.refuse).MatchString(err.Error()) {
 			t.Fatalf("validation should refuse it with %s: %v", s.refuse, err)
 		}
-		return
+		return 0
 	}
 	if !strings.Contains(s.steps, "@capture") {
 		r.step("@capture")
 		r.step("@streaming")
 	}
 	for line := range strings.Lines(s.steps) {
-		if line = strings.TrimSpace(line); line != "" {
-			r.step(line)
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		r.step(line)
+		if chaos != nil && chaos.IntN(4) == 0 && r.capture != nil && r.capture.current() != nil {
+			r.capture.kill()
+			_ = r.capture.wait()
+			r.capture.start()
+			kills++
 		}
 	}
 	if s.end != "" {
@@ -151,10 +193,11 @@ func (s *situation) run(t *testing.T) {
 	} else {
 		r.step("@sync")
 	}
-	r.judge()
+	r.judge(chaos == nil)
 	if s.end == "" {
 		r.step("@stop")
 	}
+	return kills
 }
 
 // prepare makes what the situation needs.
@@ -377,8 +420,9 @@ func (r *testRuntime) countLogsLocked(text string) (n int) {
 	return n
 }
 
-// judge waits until the collections equal the tables, and looks at what was said.
-func (r *situationRun) judge() {
+// judge waits until the collections equal the tables, and looks at what was said. Which words a capture finds that is killed
+// amid the steps depends on where: said is false for those.
+func (r *situationRun) judge(said bool) {
 	r.Helper()
 	var different string
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
@@ -395,7 +439,7 @@ func (r *situationRun) judge() {
 		wanted   bool
 	}{{r.of.say, true}, {r.of.silent, false}} {
 		for pattern := range strings.Lines(list.patterns) {
-			if pattern = strings.TrimSpace(pattern); pattern == "" {
+			if pattern = strings.TrimSpace(pattern); pattern == "" || list.wanted && !said {
 				continue
 			}
 			if found := regexp.MustCompile(r.names.Replace(pattern)).FindString(logs); (found != "") != list.wanted {

@@ -6,7 +6,7 @@ package main
 // a server of its own, of each version at hand in turn: the oracle's tables and writers, changes of shape beside them,
 // tables that are bound as it goes on, and one fault after the other: kills and cuts and pauses at failpoints, kills at
 // random moments and outputs, deaths within messages, server crashes, slow and blocked sinks, faults of the network. Each
-// run ends with strict history and replay. What was done so far lies in a file, so that a soak that was interrupted goes on
+// run ends with strict history and replay. Every sixth run is of situations (situations_test.go), whose captures are killed. What was done so far lies in a file, so that a soak that was interrupted goes on
 // where it was; the report counts it.
 
 import (
@@ -513,6 +513,8 @@ func TestSoak(t *testing.T) {
 		switch seed / uint64(len(majors)) % 6 {
 		case 2:
 			kind = "random changes of schema"
+		case 4:
+			kind = "situations"
 		case 5:
 			kind = "bindings added, removed and backfilled again"
 		}
@@ -527,6 +529,11 @@ func TestSoak(t *testing.T) {
 			server := startServer(t, settings...)
 			var o *oracle
 			switch kind {
+			case "situations":
+				const many = 20
+				totals.Checked["situations"] += many
+				totals.Faults["kills amid situations"] += soakSituations(t, seed, many)
+				return
 			case "random faults":
 				o = soakRandom(t, seed, server, totals)
 			case "random changes of schema":
