@@ -287,9 +287,9 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 	b.key = newScanKey(keys)
 	sorted := func(names []string) []string { return slices.Sorted(slices.Values(names)) }
 	scan := sorted(b.scanColumns())
-	b.immediate = slices.Equal(sorted(t.primaryKey), scan) || slices.Equal(sorted(t.uniqueKey), scan)
-	b.unique = b.immediate && !t.keyTies
 	b.deferrable = slices.ContainsFunc(t.deferrableKeys, func(key []string) bool { return slices.Equal(sorted(key), scan) })
+	b.immediate = !b.deferrable && (slices.Equal(sorted(t.primaryKey), scan) || slices.Equal(sorted(t.uniqueKey), scan))
+	b.unique = b.immediate && !t.keyTies
 	b.filters = b.resource.mode != modeNormal && b.resource.mode != modeOnlyChanges && b.resource.filter == ""
 	return nil
 }

@@ -505,13 +505,23 @@ type index struct {
 	notNull   bool
 }
 
-// loadKeys reads the unique indexes and decides on keys and replica identity. An index is finer than ORDER BY where it has
+// loadKeys reads the unique indexes and decides on keys and replica identity. That of a partitioned table is valid only once each
+// of its partitions has its own, so it is judged by the same rules; but one that is checked at commit in some partition, which
+// the server lets an immediate one have below it, is a key that rows of that partition may share for a moment. An index is finer than ORDER BY where it has
 // another collation than a column whose own is not deterministic, or an operator class with an equality of its own, such as
 // record_image_ops; 403 is the access method btree, 3 its strategy of equality.
 func (c *catalog) loadKeys(byOID map[uint32]*table, oids []uint32) error {
 	sqlIndexes := `
 SELECT i.indrelid, ic.relname, i.indisprimary, i.indisreplident,
        i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL, i.indimmediate,
+       CASE WHEN ic.relkind = 'I' THEN EXISTS (
+           WITH RECURSIVE below(oid) AS (
+             SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = i.indexrelid
+             UNION ALL
+             SELECT h.inhrelid FROM below JOIN pg_inherits h ON h.inhparent = below.oid
+           )
+           SELECT FROM below JOIN pg_index b ON b.indexrelid = below.oid WHERE NOT b.indimmediate)
+         ELSE false END,
        i.indkey::text, ` + c.since(11, `i.indnkeyatts`, `i.indnatts`) + `,
        EXISTS (SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[]) AS k (attnum, collated, class)
                  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -530,20 +540,18 @@ SELECT i.indrelid, ic.relname, i.indisprimary, i.indisreplident,
 	var in index
 	var attnums string
 	var keyColumns int
-	var immediate bool
+	var immediate, deferredBelow bool
 	err := c.each(sqlIndexes, []any{oidArray(oids)}, []any{
-		&oid, &in.name, &in.primary, &in.identity, &in.usable, &immediate, &attnums, &keyColumns, &in.finer,
+		&oid, &in.name, &in.primary, &in.identity, &in.usable, &immediate, &deferredBelow, &attnums, &keyColumns, &in.finer,
 	}, func() error {
 		t, found := byOID[oid], in
 		if err := found.resolve(t, attnums, keyColumns); err != nil {
 			return err
 		}
-		if !immediate {
-			if found.usable {
-				t.deferrableKeys = append(t.deferrableKeys, found.columns)
-			}
-			found.usable = false
+		if found.usable && (!immediate || deferredBelow) {
+			t.deferrableKeys = append(t.deferrableKeys, found.columns)
 		}
+		found.usable = found.usable && immediate
 		indexes[t] = append(indexes[t], found)
 		return nil
 	})
@@ -596,7 +604,7 @@ func (t *table) chooseKeys(indexes []index) {
 		}
 		withoutKey = in.usable && !in.isCapture
 	}
-	if t.primaryKey != nil || withoutKey || t.kind != 'r' {
+	if t.primaryKey != nil || withoutKey || t.kind != 'r' && t.kind != 'p' {
 		return
 	}
 	for _, in := range indexes {

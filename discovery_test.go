@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -86,7 +87,48 @@ func TestDiscoverKeys(t *testing.T) {
 		{0, "dropped_before", "CREATE TABLE T (x int, a int PRIMARY KEY); ALTER TABLE T DROP COLUMN x", "a", "", "a"},
 		{0, "none", "CREATE TABLE T ()", "", "", ""},
 		{110000, "root", "CREATE TABLE T (a int PRIMARY KEY, b int NOT NULL) PARTITION BY RANGE (a)", "a", "", "a"},
-		{110000, "root_unique", "CREATE TABLE T (a int NOT NULL UNIQUE) PARTITION BY RANGE (a)", "", "", ""},
+		{110000, "root_unique", "CREATE TABLE T (a int NOT NULL UNIQUE) PARTITION BY RANGE (a)", "", "a", ""},
+		{
+			110000, "root_unique_include", "CREATE TABLE T (b int, a int NOT NULL) PARTITION BY RANGE (a);" +
+				"CREATE TABLE T_1 PARTITION OF T FOR VALUES FROM (0) TO (9); CREATE UNIQUE INDEX ON T (a) INCLUDE (b)", "", "a", "",
+		},
+		{
+			110000, "root_identity", "CREATE TABLE T (a int, b int NOT NULL, c int NOT NULL, PRIMARY KEY (a, b)) PARTITION BY LIST (b);" +
+				"CREATE UNIQUE INDEX T_i ON T (c, b); ALTER TABLE T REPLICA IDENTITY USING INDEX T_i", "a b", "", "c b",
+		},
+		{
+			110000, "root_unique_identity", "CREATE TABLE T (a int, b int NOT NULL) PARTITION BY LIST (b);" +
+				"CREATE UNIQUE INDEX T_i ON T (b); ALTER TABLE T REPLICA IDENTITY USING INDEX T_i", "", "b", "b",
+		},
+		{110000, "root_nullable", "CREATE TABLE T (a int UNIQUE) PARTITION BY RANGE (a)", "", "", ""},
+		{150000, "root_nulls_not_distinct", "CREATE TABLE T (a int UNIQUE NULLS NOT DISTINCT) PARTITION BY RANGE (a)", "", "", ""},
+		{110000, "root_deferrable", "CREATE TABLE T (a int NOT NULL UNIQUE DEFERRABLE) PARTITION BY RANGE (a)", "", "", ""},
+		{
+			110000, "root_invalid", "CREATE TABLE T (a int NOT NULL) PARTITION BY RANGE (a);" +
+				"CREATE TABLE T_1 PARTITION OF T FOR VALUES FROM (0) TO (9);" +
+				"CREATE TABLE T_2 PARTITION OF T FOR VALUES FROM (9) TO (19);" +
+				"CREATE UNIQUE INDEX T_i ON ONLY T (a); CREATE UNIQUE INDEX T_i1 ON T_1 (a); ALTER INDEX T_i ATTACH PARTITION T_i1",
+			"", "", "",
+		},
+		{
+			110000, "root_valid_at_last", "CREATE TABLE T (a int NOT NULL) PARTITION BY RANGE (a);" +
+				"CREATE TABLE T_1 PARTITION OF T FOR VALUES FROM (0) TO (9);" +
+				"CREATE UNIQUE INDEX T_i ON ONLY T (a); CREATE UNIQUE INDEX T_i1 ON T_1 (a); ALTER INDEX T_i ATTACH PARTITION T_i1",
+			"", "a", "",
+		},
+		{
+			110000, "leaf_deferrable", "CREATE TABLE T (a int PRIMARY KEY) PARTITION BY RANGE (a);" +
+				"CREATE TABLE T_1 (a int PRIMARY KEY DEFERRABLE); ALTER TABLE T ATTACH PARTITION T_1 FOR VALUES FROM (0) TO (9)", "a", "", "a",
+		},
+		{
+			110000, "root_of_roots", "CREATE TABLE T (a int NOT NULL, b int NOT NULL) PARTITION BY RANGE (a);" +
+				"CREATE TABLE T_1 PARTITION OF T FOR VALUES FROM (0) TO (9) PARTITION BY LIST (b);" +
+				"CREATE TABLE T_2 PARTITION OF T_1 DEFAULT; CREATE UNIQUE INDEX ON T (b, a)", "", "b a", "",
+		},
+	}
+	deferred := map[string]string{
+		"deferred_pk": "[[a]]", "deferrable_other": "[[a]]", "constraint_deferrable": "[[a]]", "root_deferrable": "[[a]]",
+		"leaf_deferrable": "[[a]]",
 	}
 	s.discoverUnpublished = true
 	for _, c := range cases {
@@ -112,6 +154,9 @@ func TestDiscoverKeys(t *testing.T) {
 		}
 		if key := strings.Join(got.identityColumns, " "); key != c.identity {
 			t.Errorf("%s: identity columns %q, want %q", c.name, key, c.identity)
+		}
+		if deferrable := fmt.Sprint(got.deferrableKeys); deferrable != cmp.Or(deferred[c.name], "[]") {
+			t.Errorf("%s: deferrable keys %s", c.name, deferrable)
 		}
 		if got.schema != schema || got.published || got.rowFilter != "" {
 			t.Errorf("%s: %+v", c.name, got)

@@ -86,6 +86,23 @@ var situations = []situation{
 			@look`,
 		silent: `backfilled|no longer captured`,
 	},
+	{
+		name: "partitions with a unique index for a key", from: 11,
+		setup: `create table p (id int not null, v text) partition by range (id)
+			; create table p1 partition of p for values from (0) to (100); create table p2 partition of p for values from (100) to (200)
+			; create unique index p_id on p (id)
+			; alter table p1 replica identity using index p1_id_idx; alter table p2 replica identity full
+			; insert into p select g, 'a' from generate_series(1, 150) g`,
+		steps: `update p set v = 'b' where id % 7 = 0
+			delete from p where id % 10 = 3
+			update p set id = id + 65, v = 'moved' where id between 90 and 99
+			insert into p values (3, 'again'), (103, 'again')
+			create table p3 (id int not null, v text); create unique index on p3 (id); alter table p3 replica identity full; insert into p3 values (201, 'x')
+			alter table p attach partition p3 for values from (200) to (300)
+			@look
+			update p set v = 'c' where id = 201`,
+		silent: `without a key|keyless`,
+	},
 }
 
 // TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it
