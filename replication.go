@@ -19,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/sirupsen/logrus"
 )
 
 const (
@@ -34,12 +35,12 @@ const (
 // the server's shortens it.
 var statusInterval = 10 * time.Second
 
-// walMessage is one message of the stream: XLogData ('w'), a primary keepalive ('k'), or word ('?') that a change follows
-// which is too large to be held, and is read when answer has told how.
+// walMessage is one message of the stream: XLogData ('w'), a primary keepalive ('k'), a notice ('N'), or word ('?') that a change
+// follows which is too large to be held, and is read when answer has told how.
 type walMessage struct {
 	kind  byte
 	start lsn    // 'w', '?': WAL start of the message; 'k': how far the server has sent
-	data  []byte // 'w': the pgoutput message; valid until the batch it came in is released. '?': its first five bytes
+	data  []byte // 'w', 'N': the message's body; valid until the batch it came in is released. '?': its first five bytes
 
 	// The rows of the change were cut for their own sake, further than documents cut values.
 	oldCut, newCut bool
@@ -162,7 +163,9 @@ func (s *replication) begin(command string) error {
 			return nil
 		case 'E':
 			return serverError(body)
-		case 'N', 'S': // NoticeResponse, ParameterStatus
+		case 'N':
+			logNotice(body)
+		case 'S': // ParameterStatus
 		default:
 			return fmt.Errorf("unexpected message %q in answer to START_REPLICATION", header[0])
 		}
@@ -175,6 +178,23 @@ func serverError(body []byte) error {
 		return fmt.Errorf("malformed error response: %w", err)
 	}
 	return pgconn.ErrorResponseToPgError(&response)
+}
+
+// logNotice logs what the server has to say on the replication connection: the decoding of the stream has met something odd.
+func logNotice(body []byte) {
+	var n pgproto3.NoticeResponse
+	if err := n.Decode(body); err != nil {
+		logrus.Warnf("malformed notice on the replication connection: %v", err)
+		return
+	}
+	text := n.Message
+	if n.Detail != "" {
+		text += ". DETAIL: " + n.Detail
+	}
+	if n.Hint != "" {
+		text += ". HINT: " + n.Hint
+	}
+	logrus.WithFields(logrus.Fields{"severity": n.Severity, "code": n.Code}).Warn("notice on the replication connection: " + text)
 }
 
 // errStreamEnded is the server ending the copy by itself, as it does when it shuts down.
@@ -424,7 +444,9 @@ func (s *replication) frame(kind byte, body []byte) (m walMessage, ok bool, err 
 		return m, false, fmt.Errorf("receive the replication stream: %w", serverError(body))
 	case 'c', 'C': // CopyDone, CommandComplete
 		return m, false, errStreamEnded
-	case 'N', 'S':
+	case 'N':
+		return walMessage{kind: 'N', data: body}, true, nil
+	case 'S':
 		return m, false, nil
 	default:
 		return m, false, fmt.Errorf("receive the replication stream: unexpected message %q", kind)

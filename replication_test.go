@@ -235,8 +235,9 @@ func TestReceiveFragments(t *testing.T) {
 		case 3:
 			stream = append(stream, keepaliveFrame(at, false)...)
 			want = append(want, fmt.Sprintf("k %s ", at))
-		case 6: // of a kind that is passed over
-			stream = append(stream, "N\x00\x00\x00\x05\x00"...)
+		case 6: // of a kind that is passed over, and a notice
+			stream = append(stream, "S\x00\x00\x00\x06\x00\x00N\x00\x00\x00\x05\x00"...)
+			want = append(want, "N 0/0 00")
 		case 7: // a message without contents, which the session hands on
 			stream = append(stream, xlogData(at, "")...)
 			want = append(want, fmt.Sprintf("w %s ", at))
@@ -265,7 +266,7 @@ func TestReceiveFragments(t *testing.T) {
 				for rest := stream; n < len(want); {
 					size := 1 + int(binary.BigEndian.Uint32(rest[1:]))
 					sent = append(sent, rest[:size]...)
-					if rest[0] == 'd' {
+					if rest[0] != 'S' {
 						n++
 					}
 					rest = rest[size:]
@@ -336,7 +337,7 @@ func TestReceiveErrors(t *testing.T) {
 		{"server's error", good + string(response), 1, receive + "FATAL: terminating connection (SQLSTATE 57P01)"},
 		{"copy done", good + "c\x00\x00\x00\x04", 1, "the server ended the replication stream"},
 		{"command complete", good + "C\x00\x00\x00\x05\x00", 1, "the server ended the replication stream"},
-		{"notices and settings", "N\x00\x00\x00\x05\x00S\x00\x00\x00\x06\x00\x00" + good, 1, receive + "EOF"},
+		{"notices and settings", "N\x00\x00\x00\x05\x00S\x00\x00\x00\x06\x00\x00" + good, 2, receive + "EOF"},
 		{"unknown frame", good + "!\x00\x00\x00\x04", 1, receive + "unexpected message '!'"},
 		{"unknown data", "d\x00\x00\x00\x05q", 0, receive + "unexpected CopyData 'q'"},
 		{"empty data", "d\x00\x00\x00\x04", 0, receive + "empty CopyData"},

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
@@ -55,6 +56,9 @@ func (c *capture) handle(m *walMessage) error {
 	case 'k':
 		c.keepalive(m.start)
 		return nil
+	case 'N':
+		c.noticed(m.data)
+		return nil
 	case '?':
 		e := c.relations[binary.BigEndian.Uint32(m.data[1:])]
 		if e == nil {
@@ -96,6 +100,13 @@ func (c *capture) handle(m *walMessage) error {
 		return fmt.Errorf("stream at %s: %w", m.start, err)
 	}
 	return nil
+}
+
+// noticed is told of a notice in the stream. It is evidence like an error: from version 18 on, the server goes on with a
+// WARNING and without rows where the publication is away (pgoutput.c, LoadPublications).
+func (c *capture) noticed(body []byte) {
+	logNotice(body)
+	c.rediscoverAt = time.Now()
 }
 
 // letGo forgets what aliases the messages and chunks of before, which may be large too, ahead of a large one.
