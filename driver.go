@@ -40,6 +40,8 @@ type runtimeDriver struct {
 	logLevel string                 // empty: info
 	onLog    func(log connectorLog) // called in order by one goroutine per process; may be nil
 	onStart  func(pid int)          // called for the process that captures; may be nil
+	// encode frames the requests; nil is appendRequest.
+	encode func(dst []byte, request *pc.Request, c codec) ([]byte, error)
 	// wrap comes between the output of the process that captures and us; may be nil.
 	wrap func(io.Reader) io.Reader
 }

@@ -37,6 +37,7 @@ const (
 type connectorProcess struct {
 	cmd       *exec.Cmd
 	codec     codec
+	encode    func(dst []byte, request *pc.Request, c codec) ([]byte, error)
 	stdin     io.WriteCloser
 	writing   sync.Mutex // held while a request is written
 	responses *responseReader
@@ -57,7 +58,12 @@ func (d *runtimeDriver) start(ctx context.Context, wrap func(io.Reader) io.Reade
 		}
 		command = []string{self}
 	}
-	p := &connectorProcess{cmd: exec.Command(command[0], command[1:]...), codec: d.codec, logs: make(chan struct{})}
+	p := &connectorProcess{
+		cmd: exec.Command(command[0], command[1:]...), codec: d.codec, encode: d.encode, logs: make(chan struct{}),
+	}
+	if p.encode == nil {
+		p.encode = appendRequest
+	}
 	level := d.logLevel
 	if level == "" {
 		level = "info"
@@ -109,7 +115,7 @@ func (p *connectorProcess) handshake() error {
 
 // send writes one request.
 func (p *connectorProcess) send(request *pc.Request) error {
-	frame, err := appendRequest(nil, request, p.codec)
+	frame, err := p.encode(nil, request, p.codec)
 	if err != nil {
 		return err
 	}

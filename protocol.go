@@ -22,6 +22,7 @@ import (
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 	"github.com/gogo/protobuf/jsonpb"
+	"github.com/sirupsen/logrus"
 )
 
 // codec is how messages are framed on stdin and stdout.
@@ -175,7 +176,7 @@ func decodeProto(frame []byte) (*pc.Request, error) {
 	if err := request.Unmarshal(frame); err != nil {
 		return nil, fmt.Errorf("not a protobuf request: %w", err)
 	}
-	return request, nil
+	return request, linkProto(request)
 }
 
 func decodeJSON(line []byte) (*pc.Request, error) {
@@ -190,7 +191,7 @@ func decodeJSON(line []byte) (*pc.Request, error) {
 	if rest := line[decoder.InputOffset():]; len(rest) > 0 {
 		return nil, fmt.Errorf("not a JSON request: %d bytes follow it on its line", len(rest))
 	}
-	return request, nil
+	return request, linkJSON(request, line)
 }
 
 // checkRequest checks that a request is one and has what the connector reads of it. The library's own Validate_ asks
@@ -235,8 +236,12 @@ func checkValidate(v *pc.Request_Validate) error {
 		if b == nil {
 			return fmt.Errorf("bindings[%d] is null", i)
 		}
-		if err := checkPresent(bindingFields(b.ResourceConfigJson, &b.Collection)...); err != nil {
+		if err := checkPresent(requestField{"resourceConfig", len(b.ResourceConfigJson)}); err != nil {
 			return fmt.Errorf("bindings[%d]: %w", i, err)
+		}
+		// A form of linked collections that we do not know leaves a binding without one: its key is then not checked.
+		if len(b.Collection.Name) == 0 || len(b.Collection.Key) == 0 {
+			logrus.Debugf("bindings[%d] of the validation has no collection: its key is not checked", i)
 		}
 	}
 	return nil
@@ -253,20 +258,17 @@ func checkCapture(c *pf.CaptureSpec) error {
 		if b == nil {
 			return fmt.Errorf("capture.bindings[%d] is null", i)
 		}
-		fields := append(bindingFields(b.ResourceConfigJson, &b.Collection), requestField{"stateKey", len(b.StateKey)})
-		if err := checkPresent(fields...); err != nil {
+		err := checkPresent(
+			requestField{"resourceConfig", len(b.ResourceConfigJson)},
+			requestField{"collection.name", len(b.Collection.Name)},
+			requestField{"collection.key", len(b.Collection.Key)},
+			requestField{"stateKey", len(b.StateKey)},
+		)
+		if err != nil {
 			return fmt.Errorf("capture.bindings[%d]: %w", i, err)
 		}
 	}
 	return nil
-}
-
-func bindingFields(resourceConfig json.RawMessage, c *pf.CollectionSpec) []requestField {
-	return []requestField{
-		{"resourceConfig", len(resourceConfig)},
-		{"collection.name", len(c.Name)},
-		{"collection.key", len(c.Key)},
-	}
 }
 
 // requestField is a name of the protocol's and the length of what it holds.

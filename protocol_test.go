@@ -212,7 +212,7 @@ func TestRequestReaderErrors(t *testing.T) {
 		{"two kinds", codecJSON, `{"spec":{},"acknowledge":{}}`, "request 1: spec and acknowledge are both set: only one may be"},
 		{"discover", codecJSON, `{"discover":{}}`, "request 1: discover: missing: config"},
 		{"validate", codecJSON, `{"validate":{}}`, "request 1: validate: missing: name, config"},
-		{"validate binding", codecJSON, `{"validate":{"name":"a","config":{},"bindings":[{}]}}`, "request 1: validate: bindings[0]: missing: resourceConfig, collection.name, collection.key"},
+		{"validate binding", codecJSON, `{"validate":{"name":"a","config":{},"bindings":[{}]}}`, "request 1: validate: bindings[0]: missing: resourceConfig"},
 		{"validate null binding", codecJSON, `{"validate":{"name":"a","config":{},"bindings":[null]}}`, "request 1: validate: bindings[0] is null"},
 		{"apply", codecJSON, `{"apply":{}}`, "request 1: apply: capture is missing"},
 		{"open", codecJSON, `{"open":{"capture":{}}}`, "request 1: open: capture: missing: name, config"},

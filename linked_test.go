@@ -1,0 +1,345 @@
+package main
+
+// linked_test.go: a request in the indirect form means what the same request means in the inline one.
+//
+// Goal: whichever form a runtime sends, in either codec, active and inactive bindings and those of lastCapture get the
+// collection that was meant; an index that leads nowhere is an error that names the binding. Method: inline requests are
+// turned into indirect ones by field number and JSON name, without our code, and read by it.
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	pc "github.com/estuary/flow/go/protocols/capture"
+	pf "github.com/estuary/flow/go/protocols/flow"
+	"github.com/gogo/protobuf/jsonpb"
+	"github.com/gogo/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// indirection is the table being made of the collections that bindings have inline.
+type indirection struct {
+	names []string
+	raw   [][]byte          // protobuf
+	json  []json.RawMessage // the same
+}
+
+// index has the table hold the collection, and returns its place.
+func (in *indirection) index(t testing.TB, c *pf.CollectionSpec) uint32 {
+	t.Helper()
+	if i := slices.Index(in.names, c.Name.String()); i >= 0 {
+		return uint32(i)
+	}
+	raw, err := c.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := (&jsonpb.Marshaler{}).MarshalToString(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.names, in.raw, in.json = append(in.names, c.Name.String()), append(in.raw, raw), append(in.json, json.RawMessage(text))
+	return uint32(len(in.names) - 1)
+}
+
+// fields are the table's entries as protobuf fields.
+func (in *indirection) fields(number protowire.Number) (out []byte) {
+	for _, raw := range in.raw {
+		out = protowire.AppendBytes(protowire.AppendTag(out, number, protowire.BytesType), raw)
+	}
+	return out
+}
+
+func indexField(number protowire.Number, index uint32) []byte {
+	if index == 0 {
+		return nil // as proto3 leaves it out
+	}
+	return protowire.AppendVarint(protowire.AppendTag(nil, number, protowire.VarintType), uint64(index))
+}
+
+// indirectProto turns a request into the indirect form. It changes r.
+func indirectProto(t testing.TB, r *pc.Request) {
+	spec := func(s *pf.CaptureSpec) {
+		if s == nil {
+			return
+		}
+		in := &indirection{}
+		for _, b := range slices.Concat(s.Bindings, s.InactiveBindings) {
+			b.XXX_unrecognized = indexField(6, in.index(t, &b.Collection))
+			b.Collection = pf.CollectionSpec{}
+		}
+		s.XXX_unrecognized = in.fields(12)
+	}
+	switch {
+	case r.Validate != nil:
+		in := &indirection{}
+		for _, b := range r.Validate.Bindings {
+			b.XXX_unrecognized = indexField(4, in.index(t, &b.Collection))
+			b.Collection = pf.CollectionSpec{}
+		}
+		r.Validate.XXX_unrecognized = in.fields(7)
+		spec(r.Validate.LastCapture)
+	case r.Apply != nil:
+		spec(r.Apply.Capture)
+		spec(r.Apply.LastCapture)
+	case r.Open != nil:
+		spec(r.Open.Capture)
+	}
+}
+
+// indirectJSON turns the JSON of a request into the indirect form.
+func indirectJSON(t testing.TB, text string) string {
+	t.Helper()
+	var request map[string]any
+	if err := json.Unmarshal([]byte(text), &request); err != nil {
+		t.Fatal(err)
+	}
+	var walk func(spec map[string]any)
+	walk = func(spec map[string]any) {
+		var table []any
+		var names []string
+		for _, list := range []string{"bindings", "inactiveBindings"} {
+			bindings, _ := spec[list].([]any)
+			for _, b := range bindings {
+				binding := b.(map[string]any)
+				collection := binding["collection"].(map[string]any)
+				name, _ := collection["name"].(string)
+				i := slices.Index(names, name)
+				if i < 0 {
+					i = len(names)
+					names, table = append(names, name), append(table, collection)
+				}
+				delete(binding, "collection")
+				if i > 0 {
+					binding["collectionIndex"] = i
+				}
+			}
+		}
+		if table != nil {
+			spec["linkedCollections"] = table
+		}
+		for _, below := range []string{"capture", "lastCapture"} {
+			if s, ok := spec[below].(map[string]any); ok {
+				walk(s)
+			}
+		}
+	}
+	for _, kind := range []string{"validate", "apply", "open"} {
+		if spec, ok := request[kind].(map[string]any); ok {
+			walk(spec)
+		}
+	}
+	out, err := json.Marshal(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// indirectFrame is a request in the indirect form as a peer sends it; nil for one without specs.
+func indirectFrame(t testing.TB, r *pc.Request, c codec) []byte {
+	t.Helper()
+	if r.Validate == nil && r.Apply == nil && r.Open == nil {
+		return nil
+	}
+	if c == codecJSON {
+		text, err := (&jsonpb.Marshaler{}).MarshalToString(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []byte(indirectJSON(t, text) + "\n")
+	}
+	copied := proto.Clone(r).(*pc.Request)
+	indirectProto(t, copied)
+	return peerFrame(t, c, copied)
+}
+
+// linkedRequests are requests of many bindings over few collections.
+func linkedRequests() []*pc.Request {
+	spec := func() *pf.CaptureSpec {
+		s := openRequest().Open.Capture
+		one := *s.Bindings[0]
+		s.Bindings = nil
+		for i := range 5 {
+			b := one
+			b.StateKey = fmt.Sprint("s", i)
+			b.Collection = pf.CollectionSpec{
+				Name: pf.Collection(fmt.Sprint("acmeCo/c", i%3)), Key: []string{fmt.Sprint("/k", i%3)},
+				Projections: []pf.Projection{{Ptr: fmt.Sprint("/k", i%3), Field: fmt.Sprint("k", i%3), IsPrimaryKey: true}},
+			}
+			if i < 4 {
+				s.Bindings = append(s.Bindings, &b)
+			} else {
+				s.InactiveBindings = append(s.InactiveBindings, &b)
+			}
+		}
+		return s
+	}
+	validate := &pc.Request_Validate{Name: "acmeCo/capture", ConfigJson: json.RawMessage(`{}`), LastVersion: "1", LastCapture: spec()}
+	for _, b := range spec().Bindings {
+		validate.Bindings = append(validate.Bindings, &pc.Request_Validate_Binding{ResourceConfigJson: b.ResourceConfigJson, Collection: b.Collection})
+	}
+	open := openRequest()
+	open.Open.Capture = spec()
+	return []*pc.Request{{Validate: validate}, {Apply: &pc.Request_Apply{Capture: spec(), LastCapture: spec()}}, open}
+}
+
+func TestLinkedCollections(t *testing.T) {
+	marshal := func(r *pc.Request) string {
+		t.Helper()
+		text, err := (&jsonpb.Marshaler{}).MarshalToString(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	for i, inline := range linkedRequests() {
+		want := marshal(inline)
+		for _, c := range codecs {
+			frame := indirectFrame(t, inline, c)
+			if strings.Contains(string(frame), `"collection":`) {
+				t.Fatalf("a collection is still inline: %s", frame)
+			}
+			got, err := newRequestReader(strings.NewReader(string(frame)), c).next()
+			if err != nil {
+				t.Errorf("%s, request %d: %v", c, i, err)
+				continue
+			}
+			if text := marshal(got); text != want {
+				t.Errorf("%s, request %d:\n got %s\nwant %s", c, i, text, want)
+			}
+		}
+	}
+}
+
+func TestLinkedCollectionsAmiss(t *testing.T) {
+	const (
+		head    = `{"open":{"capture":{"name":"a/b","config":{},`
+		binding = `"resourceConfig":{"stream":"t"},"stateKey":"s"`
+		entry   = `{"name":"a/c","key":["/id"]}`
+		inline  = `"collection":{"name":"a/inline","key":["/x"]}`
+	)
+	for _, test := range []struct{ name, in, collection, wantErr string }{
+		{"no index is 0", head + `"linkedCollections":[` + entry + `],"bindings":[{` + binding + `}]}}}`, "a/c", ""},
+		{"the table wins", head + `"linkedCollections":[` + entry + `],"bindings":[{` + binding + `,` + inline + `}]}}}`, "a/c", ""},
+		{"a stray index", head + `"bindings":[{` + binding + `,` + inline + `,"collectionIndex":7}]}}}`, "a/inline", ""},
+		{"an empty table", head + `"linkedCollections":[],"bindings":[{` + binding + `,` + inline + `}]}}}`, "a/inline", ""},
+		{
+			"two of one name", head + `"linkedCollections":[` + entry + `,` + entry + `],"bindings":[{` + binding + `,"collectionIndex":1}]}}}`,
+			"a/c", "",
+		},
+		{
+			"out of range", head + `"linkedCollections":[` + entry + `],"bindings":[{` + binding + `},{` + binding + `,"collectionIndex":1}]}}}`,
+			"", "open: capture: bindings[1]: collectionIndex is 1, and linkedCollections has 1 entries",
+		},
+		{
+			"out of range, inactive", head + `"linkedCollections":[` + entry + `],"bindings":[],"inactiveBindings":[{"collectionIndex":9}]}}}`,
+			"", "open: capture: inactiveBindings[0]: collectionIndex is 9",
+		},
+		{"no collection at all", head + `"bindings":[{` + binding + `}]}}}`, "", "missing: collection.name, collection.key"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r, err := newRequestReader(strings.NewReader(test.in+"\n"), codecJSON).next()
+			if test.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), test.wantErr) {
+					t.Fatalf("got %v, want %s", err, test.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Open.Capture.Bindings[0].Collection.Name.String(); got != test.collection {
+				t.Errorf("got collection %q, want %q", got, test.collection)
+			}
+		})
+	}
+	// A validation in a form that nobody has seen yet goes on without the checks of keys.
+	in := `{"validate":{"name":"a/b","config":{},"someTable":[` + entry + `],"bindings":[{"resourceConfig":{"stream":"t"}}]}}` + "\n"
+	r, err := newRequestReader(strings.NewReader(in), codecJSON).next()
+	if err != nil || len(r.Validate.Bindings) != 1 {
+		t.Errorf("a validation without collections: %v", err)
+	}
+}
+
+// TestLinkedCollectionsCaptured: discover, validate, apply and open in the indirect form, in both codecs.
+func TestLinkedCollectionsCaptured(t *testing.T) {
+	for _, c := range codecs {
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			db := newTestDB(t)
+			table := db.createTable("t", "(id int PRIMARY KEY, v text)")
+			db.exec("INSERT INTO " + quoteTable(table) + " VALUES (1, 'one')")
+			r := newTestRuntime(t, runtimeOptions{config: db.config(), codec: c})
+			discovered, err := r.driver.discover(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			bindings, err := previewBindings(discovered.Bindings, &previewOptions{tables: table.String()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.driver.encode = func(dst []byte, request *pc.Request, c codec) ([]byte, error) {
+				if frame := indirectFrame(t, request, c); frame != nil {
+					return append(dst, frame...), nil
+				}
+				return appendRequest(dst, request, c)
+			}
+			r.bind(bindings)
+			r.start()
+			r.waitDocuments(1)
+			r.stop()
+			if err := r.wait(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// FuzzLinkedProto: whatever stands in fields that the library does not know, it is an error or a request, in bounded memory.
+func FuzzLinkedProto(f *testing.F) {
+	for _, r := range linkedRequests() {
+		indirectProto(f, r)
+		body, err := r.Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		frame := append(binary.LittleEndian.AppendUint32(nil, uint32(len(body))), body...)
+		if _, err := newRequestReader(strings.NewReader(string(frame)), codecProto).next(); err == io.EOF {
+			t.Error("a request is no end")
+		}
+	})
+}
+
+// BenchmarkLinkedCollections reads the Open of 10,000 bindings over three collections, inline and indirect.
+func BenchmarkLinkedCollections(b *testing.B) {
+	one := openRequest()
+	binding := one.Open.Capture.Bindings[0]
+	one.Open.Capture.Bindings = nil
+	for i := range 10000 {
+		copied := *binding
+		copied.StateKey = fmt.Sprint("s", i)
+		copied.Collection.Name = pf.Collection(fmt.Sprint("acmeCo/c", i%3))
+		copied.Collection.WriteSchemaJson = json.RawMessage(`{"type":"object","description":"` + strings.Repeat("x", 3000) + `"}`)
+		one.Open.Capture.Bindings = append(one.Open.Capture.Bindings, &copied)
+	}
+	for _, c := range codecs {
+		for name, frame := range map[string][]byte{"inline": peerFrame(b, c, one), "indirect": indirectFrame(b, one, c)} {
+			b.Run(c.String()+"/"+name, func(b *testing.B) {
+				for b.Loop() {
+					if _, err := newRequestReader(strings.NewReader(string(frame)), c).next(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
