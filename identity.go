@@ -23,7 +23,7 @@ type replicaIdentity struct {
 	identity    byte // relreplident: d primary key, i index, f full, n nothing
 	readable    bool // our role may read it directly
 	indexes     []uniqueIndex
-	generated   map[string]string // generated columns of an identity FULL, by name (18): s stored, v virtual
+	generated   map[string]string // generated columns, by name (18 and newer): s stored, v virtual
 }
 
 // uniqueIndex is an index that can be a replica identity if its columns are NOT NULL: valid, immediate, not partial,
@@ -35,6 +35,10 @@ type uniqueIndex struct {
 	Identity bool     `json:"identity"` // chosen by REPLICA IDENTITY USING INDEX
 	NotNull  bool     `json:"notnull"`
 }
+
+// hasIdentity reports whether the relation can have one. A foreign partition has none to be set, and needs none: its changes are
+// not in the WAL, and the server refuses none of them.
+func (r *replicaIdentity) hasIdentity() bool { return r.kind != 'f' }
 
 // covers reports whether the index holds all the columns.
 func (x *uniqueIndex) covers(columns []string) bool {
@@ -80,7 +84,7 @@ func keyFault(t tableName, held []replicaIdentity, key []string) (fault, warning
 	var uncovered, rejecting []*replicaIdentity
 	for i := range held {
 		r := &held[i]
-		if r.identity == 'f' {
+		if r.identity == 'f' || !r.hasIdentity() {
 			continue
 		}
 		switch x := r.index(); {
@@ -108,30 +112,46 @@ func keyFault(t tableName, held []replicaIdentity, key []string) (fault, warning
 	return fault, warning
 }
 
-// unpublishedWarning tells of an identity FULL that has generated columns which the publication does not send: from version 18
-// on the server rejects the updates and deletes of such a table (GetRelationIdentityKeyBitmap, relcache.c).
-func (r *replicaIdentity) unpublishedWarning(publication string, published, key []string) string {
+// unpublished lists the generated columns of the identity that the publication does not send: from version 18 on the server
+// rejects the updates and deletes of such a relation (GetRelationIdentityKeyBitmap, relcache.c).
+func (r *replicaIdentity) unpublished(sends func(column string) bool) []string {
+	x := r.index()
 	var missing []string
-	ways := "ALTER PUBLICATION " + quoteIdent(publication) + " SET (publish_generated_columns = stored);"
 	for _, name := range slices.Sorted(maps.Keys(r.generated)) {
-		if slices.Contains(published, name) {
+		if (r.identity == 'f' || x != nil && slices.Contains(x.Columns, name)) && !sends(name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// unpublishedRemedy has the server take updates and deletes though the publication lacks those generated columns of the identity.
+func (r *replicaIdentity) unpublishedRemedy(publication string, missing, key []string) string {
+	if !slices.ContainsFunc(missing, func(name string) bool { return r.generated[name] == "v" }) { // no publication sends virtual ones
+		return "ALTER PUBLICATION " + quoteIdent(publication) + " SET (publish_generated_columns = stored);"
+	}
+	for i := range r.indexes {
+		x := &r.indexes[i]
+		if !x.NotNull || !x.covers(key) || slices.ContainsFunc(x.Columns, func(c string) bool { return r.generated[c] != "" }) {
 			continue
 		}
-		missing = append(missing, name)
-		if r.generated[name] == "v" { // no publication sends it
-			ways = r.remedy(key)
+		if x.Primary {
+			return "ALTER TABLE " + quoteTable(r.tableName) + " REPLICA IDENTITY DEFAULT;"
 		}
+		return "ALTER TABLE " + quoteTable(r.tableName) + " REPLICA IDENTITY USING INDEX " + quoteIdent(x.Name) + ";"
 	}
-	switch {
-	case len(missing) == 0:
+	return "(create a unique index over columns of " + r.tableName.String() + " that are NOT NULL, and make it the replica identity)"
+}
+
+// unpublishedWarning tells of them for a table that the publication has.
+func (r *replicaIdentity) unpublishedWarning(publication string, sends func(column string) bool, key []string) string {
+	missing := r.unpublished(sends)
+	if len(missing) == 0 {
 		return ""
-	case strings.HasSuffix(ways, " FULL;"):
-		ways = "CREATE UNIQUE INDEX over columns that are NOT NULL, then ALTER TABLE " + quoteTable(r.tableName) +
-			" REPLICA IDENTITY USING INDEX with it"
 	}
 	return fmt.Sprintf("table %s: the server rejects every UPDATE and DELETE of it while it is in the publication, since its replica "+
-		"identity (FULL) has generated columns that are not published: %s. To allow them, run: %s", r.tableName,
-		strings.Join(missing, ", "), ways)
+		"identity has generated columns that are not published: %s. To allow them, run: %s", r.tableName,
+		strings.Join(missing, ", "), r.unpublishedRemedy(publication, missing, key))
 }
 
 // partitions names the relations in question unless it is the table itself.
@@ -158,7 +178,7 @@ func remedies(relations []*replicaIdentity, key []string) string {
 }
 
 // A partitioned table stands for its leaves. Before version 11 all columns of an index are key columns. The %s is the generated
-// columns of an identity FULL.
+// columns.
 const sqlIdentities = `
 WITH RECURSIVE tree (root, oid) AS (
 	SELECT r.oid, r.oid FROM unnest($1::oid[]) AS r (oid)
@@ -194,8 +214,8 @@ func loadIdentities(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uin
 	identities := make(map[uint32][]replicaIdentity, len(oids))
 	generated := `'{}'`
 	if majorVersion(conn) >= 18 {
-		generated = `CASE WHEN c.relreplident = 'f' THEN coalesce((SELECT jsonb_object_agg(a.attname, a.attgenerated) FROM pg_attribute a
-		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''), '{}')::text ELSE '{}' END`
+		generated = `coalesce((SELECT jsonb_object_agg(a.attname, a.attgenerated) FROM pg_attribute a
+		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''), '{}')::text`
 	}
 	rows, err := conn.Query(ctx, fmt.Sprintf(sqlIdentities, generated), oidArray(oids))
 	if err != nil {

@@ -88,6 +88,7 @@ type checker struct {
 	server      serverFacts
 	publication *publicationFacts // nil: there is none
 	found       map[tableName]*tableFacts
+	held        map[uint32][]replicaIdentity // by OID of a bound table, the relations that hold its rows; nil until they were read
 
 	faults   []fault
 	warnings []string
@@ -397,7 +398,7 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 	err := c.probeWatermarks(ctx)
 	if code := sqlState(err); code == "42P01" || code == "3F000" { // undefined_table, invalid_schema_name
 		failpoint("watermarks.before")
-		if _, err = c.conn.Exec(ctx, create); err != nil {
+		if err = c.write(ctx, create, lockWait); err != nil {
 			schema := ""
 			if code := sqlState(err); code == "3F000" {
 				schema = fmt.Sprintf("CREATE SCHEMA %s; ", quoteIdent(c.s.watermarks.schema))
@@ -445,9 +446,9 @@ func (c *checker) user() string {
 
 // --- the replica identities
 
-// checkIdentities judges the relations that hold the rows of the bound tables.
-func (c *checker) checkIdentities(ctx context.Context) error {
-	if c.s.flags.skipTablePrerequisites || c.found == nil {
+// loadHeld reads the relations that hold the rows of the bound tables.
+func (c *checker) loadHeld(ctx context.Context) error {
+	if c.held != nil {
 		return nil
 	}
 	var oids []uint32
@@ -456,25 +457,52 @@ func (c *checker) checkIdentities(ctx context.Context) error {
 			oids = append(oids, f.OID)
 		}
 	}
-	if len(oids) == 0 {
+	held := map[uint32][]replicaIdentity{}
+	if len(oids) > 0 {
+		var err error
+		if held, err = loadIdentities(ctx, c.conn, oids); err != nil {
+			return err
+		}
+	}
+	c.held = held
+	return nil
+}
+
+// checkIdentities judges the relations that hold the rows of the bound tables.
+func (c *checker) checkIdentities(ctx context.Context) error {
+	if c.found == nil {
 		return nil
 	}
-	identities, err := loadIdentities(ctx, c.conn, oids)
-	if err != nil {
+	if err := c.loadHeld(ctx); err != nil {
 		return err
 	}
 	for _, r := range c.tables {
-		c.judgeIdentities(r, identities[c.found[r.table].OID])
+		if f := c.found[r.table]; f.OID == 0 || f.notTable() != "" {
+			continue
+		}
+		why := c.harm(r.table)
+		switch {
+		case c.s.flags.skipTablePrerequisites:
+			if why != "" {
+				c.warn("%s", c.harmFault(r, why))
+			}
+		default:
+			c.judgeIdentities(r, c.held[c.found[r.table].OID], why)
+		}
 	}
 	return nil
 }
 
-func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
+// judgeIdentities judges the relations that hold a table's rows. harm is why the table was not added to the publication.
+func (c *checker) judgeIdentities(r requirement, held []replicaIdentity, harm string) {
 	lost, warning := keyFault(r.table, held, r.key)
 	if lost != "" {
 		c.tableFault(r.table, "%s", lost)
 	}
-	if warning != "" {
+	switch {
+	case harm != "":
+		c.tableFault(r.table, "%s", c.harmFault(r, harm))
+	case warning != "":
 		c.warn("%s", warning)
 	}
 	user := quoteIdent(c.user())
@@ -491,15 +519,17 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity) {
 	}
 	for i := range held {
 		leaf := &held[i]
-		if len(leaf.generated) > 0 {
-			if warning := leaf.unpublishedWarning(c.s.publication, c.found[r.table].Columns, r.key); warning != "" {
+		if f := c.found[r.table]; len(leaf.generated) > 0 && harm == "" {
+			sends := func(column string) bool { return slices.Contains(f.Columns, column) }
+			if warning := leaf.unpublishedWarning(c.s.publication, sends, r.key); warning != "" {
 				c.warn("%s", warning)
 			}
 		}
 		switch {
 		case leaf.tableName == r.table:
 		case leaf.kind == 'f':
-			c.warn("table %s: its partition %s is a foreign table, whose changes are not captured", r.table, leaf.tableName)
+			c.warn("table %s: its partition %s is a foreign table, whose changes are not captured (a backfill by key reads its rows once, one in "+
+				"the mode %q does not): capture it where it lives", r.table, leaf.tableName, modeKeyless)
 		case leaf.persistence == 'u':
 			c.tableFault(r.table, "table %s: its partition %s is unlogged: its changes are not written to the WAL. Run: ALTER TABLE %s SET LOGGED;",
 				r.table, leaf.tableName, quoteTable(leaf.tableName))

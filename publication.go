@@ -1,6 +1,7 @@
 // publication.go owns what is published: the publication, the tables that must be in it, and whether what it publishes of
-// them is what a capture needs. Invariant: only the publication itself and its members are ever changed, and never is one
-// made FOR ALL TABLES, which would forbid the updates of every table without a key.
+// them is what a capture needs. Invariants: only the publication itself and its members are ever changed; nothing that is done
+// here makes a statement of an application fail, so no table is added, nor a publication made FOR ALL TABLES, where the server
+// would then reject updates and deletes; and none is made to wait for longer than lockWait.
 package main
 
 import (
@@ -10,23 +11,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // publicationFacts is a row of pg_publication. What a version does not have is nil.
 type publicationFacts struct {
-	AllTables bool  `json:"puballtables"`
-	Insert    bool  `json:"pubinsert"`
-	Update    bool  `json:"pubupdate"`
-	Delete    bool  `json:"pubdelete"`
-	Truncate  *bool `json:"pubtruncate"`
-	ViaRoot   *bool `json:"pubviaroot"`
+	AllTables bool   `json:"puballtables"`
+	Insert    bool   `json:"pubinsert"`
+	Update    bool   `json:"pubupdate"`
+	Delete    bool   `json:"pubdelete"`
+	Truncate  *bool  `json:"pubtruncate"`
+	ViaRoot   *bool  `json:"pubviaroot"`
+	Generated string `json:"pubgencols"` // s: stored generated columns are sent
+	Owned     bool   `json:"owned"`      // our role may alter it
 }
 
 func (p *publicationFacts) viaRoot() bool { return p != nil && p.ViaRoot != nil && *p.ViaRoot }
 
-const sqlPublication = `SELECT to_jsonb(p)::text FROM pg_publication p WHERE pubname = $1`
+const sqlPublication = `SELECT (to_jsonb(p) || jsonb_build_object('owned', pg_has_role(p.pubowner, 'USAGE')))::text FROM pg_publication p WHERE pubname = $1`
 
 func (c *checker) checkPublication(ctx context.Context) error {
 	if err := c.readPublication(ctx); err != nil {
@@ -81,32 +85,42 @@ func (c *checker) judgePublication() {
 	}
 }
 
-// createPublication creates the publication for the watermarks table and the bound tables that exist.
+// createPublication creates the publication for the watermarks table and the bound tables that exist and that come to no harm.
 func (c *checker) createPublication(ctx context.Context) error {
+	if err := c.loadHeld(ctx); err != nil {
+		return err
+	}
 	var members []tableName
 	for _, t := range c.wanted() {
-		if f := c.found[t]; f.OID != 0 && f.notTable() == "" {
+		if f := c.found[t]; f.OID != 0 && f.notTable() == "" && c.harm(t) == "" {
 			members = append(members, t)
 		}
 	}
-	statement := "CREATE PUBLICATION " + quoteIdent(c.s.publication)
-	if len(members) > 0 {
-		statement += " FOR TABLE " + onlyTables(members)
-	}
-	if c.db.version >= 130000 {
-		statement += " WITH (publish_via_partition_root = true)"
+	statement := func(members []tableName) string {
+		text := "CREATE PUBLICATION " + quoteIdent(c.s.publication)
+		if len(members) > 0 {
+			text += " FOR TABLE " + onlyTables(members)
+		}
+		if c.db.version >= 130000 {
+			text += " WITH (publish_via_partition_root = true)"
+		}
+		return text
 	}
 	if c.db.standby {
-		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement)
+		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement(members))
 		return nil
 	}
 	failpoint("publication.before")
-	if _, err := c.conn.Exec(ctx, statement); err != nil {
+	err := c.write(ctx, statement(members[:min(len(members), memberBatch)]), lockAtOnce) // checkMembers adds the rest
+	if sqlState(err) == "55P03" {
+		err = c.write(ctx, statement(nil), lockWait)
+	}
+	if err != nil {
 		if sqlState(err) == "" {
 			return err
 		}
 		c.fault("the publication %q does not exist and could not be created: %s. Run as the owner of the tables, or as a "+
-			"superuser: %s;", c.s.publication, serverReason(err), statement)
+			"superuser: %s;", c.s.publication, serverReason(err), statement(members))
 		return nil
 	}
 	failpoint("publication.after")
@@ -114,6 +128,34 @@ func (c *checker) createPublication(ctx context.Context) error {
 		return err
 	}
 	return c.findTables(ctx)
+}
+
+const (
+	// lockWait is how long a statement of ours waits for a lock. Whoever wants one that conflicts waits behind it meanwhile: of a
+	// member that is made, DDL, VACUUM and CREATE INDEX, but no query and no change of rows. It is more than the second of
+	// deadlock_timeout, after which an autovacuum gives way.
+	lockWait = 3 * time.Second
+	// lockAtOnce is for statements that hold many locks: what waits with locks in its hands may end in a deadlock, and the server
+	// may choose the application's statement to be the one that fails.
+	lockAtOnce = 10 * time.Millisecond
+	// membersWait bounds the waits of one check.
+	membersWait = 10 * time.Second
+	// memberBatch is how many tables are added by one statement: no more than the locks that every transaction has room for
+	// (max_locks_per_transaction, 64 by default), since others need that memory, too.
+	memberBatch = 64
+)
+
+// write runs a statement that changes the database. It waits for a lock no longer than told, and for no synchronous standby.
+func (c *checker) write(ctx context.Context, statement string, wait time.Duration) error {
+	return pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', $1, true)",
+			strconv.FormatInt(wait.Milliseconds(), 10))
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, statement)
+		return err
+	})
 }
 
 // onlyTables lists tables for a publication. Without ONLY the children of an inheritance parent would become members, and
@@ -161,6 +203,8 @@ type tableFacts struct {
 	Usage       bool     `json:"usage"`        // of the schema
 	Select      bool     `json:"select"`       // of the table or some columns
 	RowSecurity bool     `json:"row_security"` // hides rows from our role
+	Owned       bool     `json:"owned"`        // our role may alter it
+	PrimaryKey  bool     `json:"primary_key"`  // it has one that is checked at once
 	Unreadable  []string `json:"unreadable"`   // columns that the publication sends and our role may not read, though others
 	Published   bool     `json:"published"`
 	Columns     []string `json:"columns"`  // that the publication sends, nil before version 15
@@ -256,6 +300,8 @@ SELECT (jsonb_build_object('schema', w.name ->> 0, 'name', w.name ->> 1, 'schema
 	'oid', coalesce(c.oid::int8, 0), 'kind', c.relkind, 'persistence', c.relpersistence,
 	'usage', has_schema_privilege(n.oid, 'USAGE'), 'select', has_any_column_privilege(c.oid, 'SELECT'),
 	'row_security', CASE WHEN c.relrowsecurity THEN row_security_active(c.oid) END,
+	'owned', pg_has_role(c.relowner, 'USAGE'),
+	'primary_key', EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate),
 	'published', p.tablename IS NOT NULL OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
 		WHERE b.pubname = $2::text::name AND r.prrelid = c.oid),
 	'unreadable', CASE WHEN NOT has_table_privilege(c.oid, 'SELECT') THEN (
@@ -408,10 +454,91 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 	}
 }
 
-// checkMembers adds the tables that are not in the publication yet.
+// harm tells why the server would reject updates and deletes of a table's rows if the publication got it as we would add it,
+// whole: "" when it would not.
+func (c *checker) harm(t tableName) string {
+	f := c.found[t]
+	if f.Published || c.publication != nil && (c.publication.AllTables || f.Ancestor != "" && c.publication.viaRoot()) {
+		return "" // it does so already
+	}
+	held := c.held[f.OID]
+	for i := range held {
+		r := &held[i]
+		if !r.hasIdentity() {
+			continue
+		}
+		if r.identity != 'f' && r.index() == nil {
+			return partitions(t, []*replicaIdentity{r}) + " has no replica identity"
+		}
+		if missing := r.unpublished(c.sendsGenerated(r)); len(missing) > 0 {
+			return fmt.Sprintf("%s has generated columns in its replica identity that are not published (%s)",
+				partitions(t, []*replicaIdentity{r}), strings.Join(missing, ", "))
+		}
+	}
+	if f.Kind == "p" && !f.PrimaryKey {
+		return " is partitioned and has no primary key, so that partitions made later have no replica identity until they are given one"
+	}
+	return ""
+}
+
+// sendsGenerated tells which generated columns the publication will send of a relation that it has whole.
+func (c *checker) sendsGenerated(r *replicaIdentity) func(column string) bool {
+	return func(column string) bool {
+		return c.publication != nil && c.publication.Generated == "s" && r.generated[column] == "s"
+	}
+}
+
+// harmFault says that a table was not added to the publication and why, and what may be run instead: what makes it harmless, upon
+// which it is added by us where we may; or what adds it as it is.
+func (c *checker) harmFault(r requirement, why string) string {
+	t, held := r.table, c.held[c.found[r.table].OID]
+	var first, alter []string
+	for i := range held {
+		x := &held[i]
+		switch missing := x.unpublished(c.sendsGenerated(x)); {
+		case !x.hasIdentity():
+		case x.identity != 'f' && x.index() == nil:
+			alter = append(alter, x.remedy(r.key))
+		case len(missing) > 0:
+			if remedy := x.unpublishedRemedy(c.s.publication, missing, r.key); !slices.Contains(first, remedy) {
+				first = append(first, remedy)
+			}
+		}
+	}
+	alter = append(first, alter...)
+	if more := len(alter) - maxRemedies; more > 0 {
+		alter = append(alter[:maxRemedies], fmt.Sprintf("(and so for %d more partitions)", more))
+	}
+	text := fmt.Sprintf("table %s%s: once it is in the publication %q the server rejects every UPDATE and DELETE of its rows, so "+
+		"the capture does not add it as it is. ", t, why, c.s.publication)
+	add, run := addStatement(c.s.publication, t)+";", "Run"
+	f, p := c.found[t], c.publication
+	ours := p != nil && p.Owned && f.Owned && !c.db.standby
+	switch {
+	case c.db.standby:
+		run = "Run on the primary"
+	case !ours:
+		run = "Run as the owner of both, or as a superuser"
+	}
+	remedies := strings.Join(alter, " ")
+	later := f.Kind == "p" && !f.PrimaryKey
+	switch {
+	case later:
+		return text + strings.TrimSuffix(fmt.Sprintf("%s: %s", run, remedies), " ") + " " + add + " And give REPLICA IDENTITY FULL to each partition " +
+			"that is made later. (If its rows are never updated or deleted, the last statement is enough.)"
+	case !ours:
+		return text + fmt.Sprintf("%s: %s %s (If its rows are never updated or deleted, the last statement is enough.)", run, remedies, add)
+	}
+	return text + fmt.Sprintf("Run: %s It is added then. Or, if its rows are never updated or deleted, add it as it is: %s", remedies, add)
+}
+
+// checkMembers adds the tables that are not in the publication yet, but for those that would come to harm (judgeIdentities).
 func (c *checker) checkMembers(ctx context.Context) error {
 	if c.publication == nil || c.found == nil {
 		return nil
+	}
+	if err := c.loadHeld(ctx); err != nil {
+		return err
 	}
 	var missing []tableName
 	for _, t := range c.wanted() {
@@ -423,67 +550,107 @@ func (c *checker) checkMembers(ctx context.Context) error {
 			c.tableFault(t, "table %s is a partition of %s, and the publication %q publishes its changes as those of %s. Capture that "+
 				"table instead, or run: ALTER PUBLICATION %s SET (publish_via_partition_root = false);", t, f.Ancestor,
 				c.s.publication, f.Ancestor, quoteIdent(c.s.publication))
+		case c.harm(t) != "":
 		default:
 			missing = append(missing, t)
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	err := c.addMembers(ctx, missing)
-	if err == nil {
-		return nil
-	}
-	if sqlState(err) == "" {
+	refused, reason, locked, err := c.addMembers(ctx, missing)
+	if err != nil {
 		return err
 	}
-	// One that cannot be added keeps all others out: find those that can.
-	var rest []tableName
-	var reason string
-	for _, t := range missing {
-		if len(missing) > 1 && !c.db.standby {
-			if err = c.addMembers(ctx, []tableName{t}); err == nil {
-				continue
-			}
-			if sqlState(err) == "" {
-				return err
-			}
-		}
-		rest = append(rest, t)
-		if reason == "" {
-			reason = serverReason(err)
+	if len(locked) > 0 {
+		if err := c.judgeLocked(ctx, locked); err != nil {
+			return err
 		}
 	}
-	if len(rest) == 0 {
+	if len(refused)+len(locked) < len(missing) { // what is sent of those that were added
+		if err := c.findTables(ctx); err != nil {
+			return err
+		}
+	}
+	if len(refused) == 0 {
 		return nil
 	}
 	names := make([]string, 0, maxFaults)
-	for i, t := range rest {
+	for i, t := range refused {
 		if i == maxFaults {
-			names = append(names, fmt.Sprintf("and %d more", len(rest)-i))
+			names = append(names, fmt.Sprintf("and %d more", len(refused)-i))
 			break
 		}
 		names = append(names, t.String())
 	}
 	subject, be := "table ", "is"
-	if len(rest) > 1 {
-		subject, be = strconv.Itoa(len(rest))+" tables (", "are"
+	if len(refused) > 1 {
+		subject, be = strconv.Itoa(len(refused))+" tables (", "are"
 		names[len(names)-1] += ")"
 	}
 	where := "as the owner of both, or as a superuser"
 	if c.db.standby {
 		where = "on the primary"
 	}
-	c.faults = append(c.faults, fault{rest, fmt.Sprintf("%s%s %s not in the publication %q and could not be added: %s. Run %s: %s;",
-		subject, strings.Join(names, ", "), be, c.s.publication, reason, where, addStatement(c.s.publication, rest...))})
+	c.faults = append(c.faults, fault{refused, fmt.Sprintf("%s%s %s not in the publication %q and could not be added: %s. Run %s: %s;",
+		subject, strings.Join(names, ", "), be, c.s.publication, reason, where, addStatement(c.s.publication, refused...))})
 	return nil
 }
 
-func (c *checker) addMembers(ctx context.Context, tables []tableName) error {
+// addMembers adds tables to the publication. It returns those that the server refuses to add, with its first reason, and those
+// that others have locked; its error is one of the connection.
+func (c *checker) addMembers(ctx context.Context, tables []tableName) (refused []tableName, reason string, locked []tableName, err error) {
+	began := time.Now()
+	for batch := range slices.Chunk(tables, memberBatch) {
+		together := c.addTables(ctx, lockAtOnce, batch...)
+		for _, t := range batch {
+			err := together // one that cannot be added keeps all others out: find those that can
+			if code := sqlState(err); code != "" && !c.db.standby && (len(batch) > 1 || code == "55P03") {
+				wait := lockWait
+				if time.Since(began) > membersWait {
+					wait = lockAtOnce
+				}
+				err = c.addTables(ctx, wait, t)
+			}
+			switch code := sqlState(err); {
+			case err == nil:
+			case code == "":
+				return nil, "", nil, err
+			case code == "55P03": // lock_not_available
+				locked = append(locked, t)
+			default:
+				if refused = append(refused, t); reason == "" {
+					reason = serverReason(err)
+				}
+			}
+		}
+	}
+	return refused, reason, locked, nil
+}
+
+func (c *checker) addTables(ctx context.Context, wait time.Duration, tables ...tableName) error {
 	failpoint("member.before")
-	_, err := c.conn.Exec(ctx, addStatement(c.s.publication, tables...))
+	err := c.write(ctx, addStatement(c.s.publication, tables...), wait)
 	failpoint("member.after")
 	return err
+}
+
+// judgeLocked tells of tables that could not be added for the locks that others hold on them.
+func (c *checker) judgeLocked(ctx context.Context, tables []tableName) error {
+	var oids []uint32
+	for _, t := range tables {
+		oids = append(oids, c.found[t].OID)
+	}
+	holders, err := lockHolders(ctx, c.conn, oids, memberLocks)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		who := "another session"
+		if held := holders[c.found[t].OID]; len(held) > 0 {
+			who = held[0].String()
+		}
+		c.tableFault(t, "table %s is not in the publication %q and could not be added within %s, for a lock on it that is held by %s. "+
+			"Let that end and try again", t, c.s.publication, lockWait, who)
+	}
+	return nil
 }
 
 func addStatement(publication string, tables ...tableName) string {

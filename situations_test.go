@@ -103,6 +103,12 @@ var situations = []situation{
 			update p set v = 'c' where id = 201`,
 		silent: `without a key|keyless`,
 	},
+	{
+		name: "a keyless table is not published by the capture", short: true,
+		setup: `create publication {pub} for table beside, {wm}; alter publication {pub} owner to {role}
+			; create table t (id int, v text); alter table t owner to {role}`,
+		refuse: `\.t has no replica identity: once it is in the publication`,
+	},
 }
 
 // TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it

@@ -600,6 +600,9 @@ func (w writer) String() string {
 // writeLocks are the modes that a writing transaction holds on a table until its changes are visible to all.
 const writeLocks = `('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
 
+// memberLocks are the modes that keep a table from being made a member of a publication.
+const memberLocks = `('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
+
 const sqlLockHolders = `
 SELECT DISTINCT ON (l.relation, l.virtualtransaction, p.gid)
 	l.relation::text, l.virtualtransaction, coalesce(l.pid, 0)::text, coalesce(p.gid, ''),
@@ -610,19 +613,19 @@ LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
 	AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
 LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
-WHERE NOT pg_is_in_recovery() AND l.locktype = 'relation' AND l.granted AND l.mode IN ` + writeLocks + `
+WHERE NOT pg_is_in_recovery() AND l.locktype = 'relation' AND l.granted AND l.mode IN %s
 	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 	AND l.relation = ANY ($1::oid[]) AND l.pid IS DISTINCT FROM pg_backend_pid()
 ORDER BY l.relation, l.virtualtransaction, p.gid`
 
-// lockHolders returns, by relation, the open transactions that may have written to the relations: those that hold a
-// write lock, prepared ones included. A transaction keeps its locks until its changes are visible to every new snapshot.
-// On a standby, which shows no locks of the primary's transactions, there are none.
-func lockHolders(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32][]writer, error) {
+// lockHolders returns, by relation, the open transactions that hold a lock of one of the modes on the relations, prepared
+// ones included. Those with one of writeLocks may have written to them: a transaction keeps its locks until its changes are
+// visible to every new snapshot. On a standby, which shows no locks of the primary's transactions, there are none.
+func lockHolders(ctx context.Context, conn *pgx.Conn, oids []uint32, modes string) (map[uint32][]writer, error) {
 	holders := make(map[uint32][]writer)
-	rows, err := conn.Query(ctx, sqlLockHolders, oidArray(oids))
+	rows, err := conn.Query(ctx, fmt.Sprintf(sqlLockHolders, modes), oidArray(oids))
 	if err != nil {
-		return nil, fmt.Errorf("list the transactions that write to the tables: %w", err)
+		return nil, fmt.Errorf("list the transactions that hold locks on the tables: %w", err)
 	}
 	var relation, pid, age string
 	var w writer
@@ -641,7 +644,7 @@ func lockHolders(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint32
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list the transactions that write to the tables: %w", err)
+		return nil, fmt.Errorf("list the transactions that hold locks on the tables: %w", err)
 	}
 	return holders, nil
 }

@@ -555,7 +555,7 @@ func TestWriters(t *testing.T) {
 		t.Helper()
 		var found map[uint32][]writer
 		err := d.with(db.ctx, func(conn *pgx.Conn) (err error) {
-			found, err = lockHolders(db.ctx, conn, oids)
+			found, err = lockHolders(db.ctx, conn, oids, writeLocks)
 			return err
 		})
 		if err != nil {

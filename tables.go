@@ -145,7 +145,7 @@ func (c *capture) awaitWriters(bindings []*binding) error {
 	}
 	var holders map[uint32][]writer
 	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		holders, err = lockHolders(c.ctx, conn, oids)
+		holders, err = lockHolders(c.ctx, conn, oids, writeLocks)
 		return err
 	})
 	if err != nil {

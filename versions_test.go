@@ -109,7 +109,7 @@ func TestUnpublishedGenerated(t *testing.T) {
 	for _, c := range []struct{ name, definition, want string }{
 		{"stored", "(id int PRIMARY KEY, g int GENERATED ALWAYS AS (id) STORED)", "publish_generated_columns = stored"},
 		{"virtual", "(id int PRIMARY KEY, g int GENERATED ALWAYS AS (id) VIRTUAL)", "REPLICA IDENTITY DEFAULT;"},
-		{"keyless", "(id int, g int GENERATED ALWAYS AS (id) VIRTUAL)", "CREATE UNIQUE INDEX"},
+		{"keyless", "(id int, g int GENERATED ALWAYS AS (id) VIRTUAL)", "create a unique index"},
 		{"plain", "(id int PRIMARY KEY)", ""},
 	} {
 		db.exec("ALTER PUBLICATION " + quoteIdent(db.publication) + " SET (publish_generated_columns = none)")
