@@ -14,11 +14,9 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -355,26 +353,18 @@ func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func()
 // TestStoppedSender: a walsender that neither sends nor answers is told from one that is at work, and given up; the capture
 // goes on with another as soon as the slot is free.
 func TestStoppedSender(t *testing.T) {
-	startServer(t)
+	server := startServer(t)
 	db := newTestDB(t)
 	table := db.edgeTable("t", "int PRIMARY KEY", 10)
 	r := edgeStart(db, runtimeOptions{
 		config: db.config(), env: []string{testPatienceVariable + "=2s"},
 	}, map[tableName]backfillMode{table: modeAutomatic})
 	r.waitEnd(db, table)
-	sender, err := strconv.Atoi(db.queryValue("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", db.slot))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(sender, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	wake := func() { _ = syscall.Kill(sender, syscall.SIGCONT) }
-	t.Cleanup(wake)
+	thaw := server.freeze(db)
 	db.exec(fmt.Sprintf("INSERT INTO %s VALUES (100, 'while it was stopped')", quoteTable(table)))
 	r.waitLog("The replication connection has been silent for")
 	r.waitLog("which another session still holds")
-	wake()
+	thaw()
 	r.waitEnd(db, table)
 	r.strict(table)
 	r.checkRows(db, table)

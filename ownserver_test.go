@@ -1,7 +1,7 @@
 package main
 
-// ownserver_test.go gives tests that change settings, crash the server or hang its commits a server of their own, made by
-// tests/postgres.sh and removed at the end of the test.
+// ownserver_test.go gives tests that change settings, crash the server, hang its commits or stop its processes a server of
+// their own, made by tests/postgres.sh without Docker and removed at the end of the test.
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -111,6 +112,9 @@ func launchServer(t *testing.T, how, settings []string) *ownServer {
 	_, port, _ := net.SplitHostPort(s.address)
 	listener.Close()
 	args := append(slices.Clone(how), "--name", s.name, "--port", port)
+	if how[0] == "start" {
+		args = append(args, "--backend", "local") // what it is for cannot be done to a container
+	}
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
@@ -132,6 +136,45 @@ func (s *ownServer) script(command string) {
 	if out, err := exec.Command("tests/postgres.sh", command, "--name", s.name).CombinedOutput(); err != nil {
 		s.t.Fatalf("%s the server: %v: %s", command, err, out)
 	}
+}
+
+// freeze stops the walsender of the test's slot with SIGSTOP; thaw lets it go on, at the end of the test at the latest. It
+// signals nothing but a child of this server's postmaster: where that cannot be told, the test is skipped.
+func (s *ownServer) freeze(db *testDB) (thaw func()) {
+	s.t.Helper()
+	sender, err := strconv.Atoi(db.queryValue("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", db.slot))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	directory := db.queryValue("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+	ours := func() error {
+		pidFile, err := os.ReadFile(filepath.Join(directory, "postmaster.pid"))
+		if err != nil {
+			return err
+		}
+		postmaster, _, _ := strings.Cut(string(pidFile), "\n")
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", sender))
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(status), "\nPPid:\t"+postmaster+"\n") {
+			return fmt.Errorf("process %d is no child of the server's, %s", sender, postmaster)
+		}
+		return nil
+	}
+	if err := ours(); err != nil {
+		s.t.Skipf("stops a process of a server on this machine, and cannot tell that it is one: %v", err)
+	}
+	if err := syscall.Kill(sender, syscall.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+	thaw = func() {
+		if ours() == nil {
+			_ = syscall.Kill(sender, syscall.SIGCONT)
+		}
+	}
+	s.t.Cleanup(thaw)
+	return thaw
 }
 
 // standby starts a streaming standby of the server.

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -62,7 +61,7 @@ func freeAddress(t *testing.T) string {
 // Goal: bytes and seconds behind, retained WAL, headroom, rows and estimates are within a tenth of what the server says.
 // Method: a backfill is held up by a table lock, then the stream by a stopped walsender, while others write.
 func TestStatusTellsTheTruth(t *testing.T) {
-	startServer(t, "max_slot_wal_keep_size=64MB", "autovacuum=off")
+	server := startServer(t, "max_slot_wal_keep_size=64MB", "autovacuum=off")
 	db := newTestDB(t)
 	const rows = 5000
 	small, big := db.createTable("a_small", "(id int PRIMARY KEY)"), db.createTable("big", "(id int PRIMARY KEY, pad text)")
@@ -108,14 +107,7 @@ func TestStatusTellsTheTruth(t *testing.T) {
 	r.waitDocuments(rows)
 
 	slot := db.slot
-	sender, err := strconv.Atoi(db.queryValue("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", slot))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(sender, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Kill(sender, syscall.SIGCONT) })
+	thaw := server.freeze(db)
 	started := time.Now()
 	db.exec("INSERT INTO " + quoteTable(small) + " VALUES (1)")
 	db.exec("CREATE TABLE unpublished AS SELECT i, repeat('y', 1000) FROM generate_series(1, 10000) i")
@@ -137,9 +129,7 @@ func TestStatusTellsTheTruth(t *testing.T) {
 	if values["behind_bytes"] < 5<<20 {
 		t.Errorf("behind by %.0f bytes: the test wrote more than that", values["behind_bytes"])
 	}
-	if err := syscall.Kill(sender, syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	thaw()
 	r.waitDocuments(rows + 1)
 	db.eventually("the capture not to be behind", func() bool {
 		values = scrape(t, address)
