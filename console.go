@@ -3,6 +3,7 @@ package main
 // console.go owns what preview shows on stderr: the connector's logs and, on a terminal, a progress line below them.
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -16,7 +17,9 @@ import (
 type console struct {
 	mu        sync.Mutex // everything below
 	w         *os.File
-	terminal  bool
+	json      bool // logs as the connector wrote them
+	colours   bool
+	terminal  bool   // has a progress line
 	line      string // the progress line as shown
 	phase     string
 	caughtUp  bool
@@ -26,8 +29,13 @@ type console struct {
 	lastDoc   time.Time
 }
 
-func newConsole(w *os.File) *console {
-	return &console{w: w, terminal: terminalWidth(w) > 0, lastDoc: time.Now()}
+// newConsole makes one whose logs have the form that LOG_FORMAT names.
+func newConsole(w *os.File, format string) *console {
+	terminal := terminalWidth(w) > 0
+	return &console{
+		w: w, json: format == "json", colours: format == "color" || format == "" && terminal,
+		terminal: terminal && format != "json", lastDoc: time.Now(),
+	}
 }
 
 // terminalWidth is 0 when f is no terminal.
@@ -50,11 +58,41 @@ func (c *console) log(log connectorLog) {
 		c.phase = log.message
 		c.caughtUp = isStreaming(log.message)
 	}
+	c.show(log)
+}
+
+// show writes a log. REQUIRES: c.mu is held.
+func (c *console) show(log connectorLog) {
 	text := log.message
-	if log.level != "" {
-		text = fmt.Sprintf("%-7s %s%s", log.level, log.message, log.fields)
+	switch {
+	case c.json && log.line != "":
+		text = log.line
+	case c.json:
+		record, _ := json.Marshal(map[string]string{
+			"time": time.Now().Format(time.RFC3339), "level": log.level, "msg": log.message,
+		})
+		text = string(record)
+	case log.level != "":
+		level := fmt.Sprintf("%-7s", log.level)
+		if c.colours {
+			level = fmt.Sprintf("\x1b[%dm%s\x1b[0m", colourOf(log.level), level)
+		}
+		text = level + " " + log.message + log.fields
 	}
-	c.showAbove(c.w, []byte(text+"\n"))
+	_ = c.showAbove(c.w, []byte(text+"\n"))
+}
+
+// colourOf returns the terminal's code for the colour of a level, as the connector itself has them.
+func colourOf(level string) int {
+	switch level {
+	case "panic", "fatal", "error":
+		return 31
+	case "warning", "warn":
+		return 33
+	case "info":
+		return 36
+	}
+	return 37
 }
 
 // isStreaming tells whether a status says that every backfill is done and the stream caught up.
@@ -67,7 +105,12 @@ func (c *console) note(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.caughtUp = false
-	c.showAbove(c.w, []byte("preview "+text+"\n"))
+	if c.json {
+		text = "preview: " + text
+		c.show(connectorLog{level: "info", message: text})
+		return
+	}
+	_ = c.showAbove(c.w, []byte("preview "+text+"\n"))
 }
 
 // print writes documents.

@@ -494,14 +494,10 @@ func TestQueriesWithoutCaches(t *testing.T) {
 	}); err == nil {
 		t.Error("the query was not cancelled")
 	}
-	for range 100 {
+	db.eventually("the cancelled query to end on the server", func() bool {
 		const sqlSleepers = `SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND state = 'active' AND query ~ 'sleep.60'`
-		if db.queryValue(sqlSleepers, *testCaptureUser) == "0" {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Error("the cancelled query still runs on the server")
+		return db.queryValue(sqlSleepers, *testCaptureUser) == "0"
+	})
 }
 
 // What testDB gives tests as a config and as settings is the same.

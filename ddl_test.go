@@ -1376,11 +1376,11 @@ func walkDDL(t *testing.T, seed uint64, rounds int) *ddlWalk {
 	w.chunk = []int{1, 3, 10}[w.rand.IntN(3)]
 	w.readOnly = w.rand.IntN(3) == 0
 	w.runtime = newTestRuntime(t, runtimeOptions{
-		config: w.walkConfig(), codec: codec(w.rand.IntN(2)), logLevel: "warn", deadline: time.Minute,
+		config: w.walkConfig(), codec: codec(w.rand.IntN(2)), logLevel: "warn",
 	})
 	w.runtime.bind(w.bound())
 	w.begin()
-	w.await(time.Now().Add(time.Minute)) // every marker is streamed
+	w.await(time.Now().Add(waitLimit)) // every marker is streamed
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 3)
 	for i := range uint64(2) {
@@ -1413,7 +1413,7 @@ func walkDDL(t *testing.T, seed uint64, rounds int) *ddlWalk {
 	}
 	w.calm()
 	w.touch()
-	w.await(time.Now().Add(time.Minute))
+	w.await(time.Now().Add(waitLimit))
 	w.judgeShapes()
 	w.judgeRows()
 	w.judgeValues(0, w.changed, false)
@@ -1423,7 +1423,7 @@ func walkDDL(t *testing.T, seed uint64, rounds int) *ddlWalk {
 		w.fatalf("validation in the end: %v", err)
 	}
 	w.begin()
-	w.await(time.Now().Add(time.Minute))
+	w.await(time.Now().Add(waitLimit))
 	w.judgeShapes()
 	w.judgeRows()
 	w.judgeValues(from, nil, true)
@@ -1444,7 +1444,7 @@ func TestDeleteWithoutKey(t *testing.T) {
 			w.runtime = newTestRuntime(t, runtimeOptions{config: w.config(), logLevel: "info"})
 			w.runtime.bind(w.bound())
 			w.begin()
-			w.await(time.Now().Add(time.Minute))
+			w.await(time.Now().Add(waitLimit))
 			table := w.walked[0]
 			if backlog {
 				w.end(true)
@@ -1461,7 +1461,7 @@ func TestDeleteWithoutKey(t *testing.T) {
 			}
 			from := len(w.runtime.documents())
 			w.touch()
-			w.await(time.Now().Add(time.Minute))
+			w.await(time.Now().Add(waitLimit))
 			w.walked = w.walked[:1] // the others have not been backfilled again
 			w.judgeValues(from, nil, true)
 			if w.ends > 0 {

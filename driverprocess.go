@@ -159,6 +159,7 @@ type connectorLog struct {
 	message string
 	status  bool   // a connectorStatus event
 	fields  string // the other fields, as " name=value", sorted
+	line    string // as it was written
 }
 
 // readLogs reads stderr to its end. Lines that are no records and follow each other make one message, as a stack trace.
@@ -206,7 +207,7 @@ func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 func parseLog(line []byte) connectorLog {
 	var record map[string]json.RawMessage
 	if len(line) == 0 || line[0] != '{' || json.Unmarshal(line, &record) != nil {
-		return connectorLog{message: string(line)}
+		return connectorLog{message: string(line), line: string(line)}
 	}
 	text := func(names ...string) string {
 		for _, name := range names {
@@ -218,7 +219,7 @@ func parseLog(line []byte) connectorLog {
 		}
 		return ""
 	}
-	log := connectorLog{level: text("level", "lvl"), message: text("message", "msg")}
+	log := connectorLog{level: text("level", "lvl"), message: text("message", "msg"), line: string(line)}
 	if log.level == "" {
 		log.level = "warning"
 	}

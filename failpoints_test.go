@@ -212,9 +212,9 @@ func (o *crashes) session(c codec) {
 // waitKilled waits for a session's end. It is false when the backfills ended first, with which the session is over too.
 func (o *crashes) waitKilled(name string) bool {
 	o.t.Helper()
-	for deadline := time.Now().Add(40 * time.Second); !o.hasEnded(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); !o.hasEnded(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			o.fatalf("%s: a session did not come to failpoint %s (%s) within 40 s", o.phase, name, o.runtime.armed)
+			o.fatalf("%s: a session did not come to failpoint %s (%s) within %s", o.phase, name, o.runtime.armed, waitLimit)
 		}
 		if o.phase == phaseScanning && !o.backfilling() {
 			o.runtime.kill()

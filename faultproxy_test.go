@@ -292,7 +292,7 @@ func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func()
 	}
 	r := newTestRuntime(t, runtimeOptions{
 		config: db.proxied(p, map[string]any{"backfill_chunk_size": 20, "read_only_capture": kind == linkQuery && streaming}),
-		env:    env, deadline: 3 * time.Minute,
+		env:    env,
 		onCheckpoint: func(r *testRuntime, _ json.RawMessage) {
 			if !streaming && len(r.uncommitted)+len(r.committed) >= 100 {
 				strike()
@@ -319,7 +319,7 @@ func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func()
 	change(0)
 	if told != "" {
 		r.waitLog(told)
-		if took := time.Since(struck); patience == 0 && took > time.Minute {
+		if took := time.Since(struck); patience == 0 && took > allow(time.Minute) {
 			t.Errorf("the fault was noticed after %s", took)
 		}
 	}
@@ -374,10 +374,10 @@ func TestStoppedSender(t *testing.T) {
 func TestQuietQuery(t *testing.T) {
 	db := newTestDB(t)
 	limit := answerLimit
-	answerLimit = 300 * time.Millisecond
+	answerLimit = time.Second // in which a busy machine can connect
 	t.Cleanup(func() { answerLimit = limit })
 	err := db.connect(nil).with(db.ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(db.ctx, "SELECT pg_sleep(1.5)")
+		_, err := conn.Exec(db.ctx, "SELECT pg_sleep(2.5)")
 		return err
 	})
 	if err != nil {

@@ -67,7 +67,6 @@ func testCorruptedServer(t *testing.T, db *testDB, table tableName, seed uint64)
 	}
 	r := newTestRuntime(t, runtimeOptions{
 		config: db.proxied(p, map[string]any{"backfill_chunk_size": 50}), env: []string{testPatienceVariable + "=2s"},
-		deadline: 2 * time.Minute,
 	})
 	r.bind(r.edgeBindings(map[tableName]backfillMode{table: modeAutomatic}))
 	p.corrupt.Store(&corrupt)

@@ -486,7 +486,7 @@ func TestScanKeysCaptured(t *testing.T) {
 	}
 	sentinel := db.edgeTable("sentinel", "int PRIMARY KEY", 0)
 	r := newTestRuntime(t, runtimeOptions{
-		config: edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 1 + seed/2%2}), deadline: 3 * time.Minute,
+		config:       edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 1 + seed/2%2}),
 		onCheckpoint: w.checkpoint,
 	})
 	bindings := []runtimeBinding{faultBinding(sentinel)}

@@ -101,7 +101,7 @@ func (x *leafTree) nudge() {
 // waitRows waits until every row of the table is in the documents, as it is now.
 func (r *testRuntime) waitRows(x *leafTree) {
 	r.t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(waitLimit)
 	for {
 		missing := r.missing(x)
 		if len(missing) == 0 {
@@ -812,7 +812,7 @@ func testLeavesKeylessScan(t *testing.T, partitions bool) {
 	var mu sync.Mutex
 	chunks, happened := 0, 0
 	r := newTestRuntime(t, runtimeOptions{
-		config: db.edgeConfig(map[string]any{"backfill_chunk_size": 10}), deadline: 3 * time.Minute,
+		config: db.edgeConfig(map[string]any{"backfill_chunk_size": 10}),
 		onCheckpoint: func(r *testRuntime, patch json.RawMessage) {
 			b, _ := onlyBinding(t, patch)
 			if b == nil || b.Mode != storedKeyless || b.Scanned == nil {

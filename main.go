@@ -137,13 +137,22 @@ func setUpLogging(format, level string) error {
 	default:
 		return fmt.Errorf("LOG_FORMAT %q is not one of json, text, color", format)
 	}
-	if level == "" {
-		level = "info"
-	}
-	parsed, err := logrus.ParseLevel(level)
+	parsed, err := parseLogLevel("LOG_LEVEL", level)
 	if err != nil {
-		return fmt.Errorf("LOG_LEVEL %q is not one of trace, debug, info, warn, error", level)
+		return err
 	}
 	logrus.SetLevel(parsed)
 	return nil
+}
+
+// parseLogLevel parses what the variable or flag name says; nothing is info.
+func parseLogLevel(name, level string) (logrus.Level, error) {
+	if level == "" {
+		return logrus.InfoLevel, nil
+	}
+	parsed, err := logrus.ParseLevel(level)
+	if err != nil {
+		return 0, fmt.Errorf("%s %q is not one of trace, debug, info, warn, error", name, level)
+	}
+	return parsed, nil
 }

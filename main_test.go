@@ -4,6 +4,8 @@ package main
 // tests: what runs as a child process is then built as the tests are, with -race and -tags invariants.
 
 import (
+	"flag"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -16,6 +18,21 @@ const testPatienceVariable = "SOURCE_POSTGRES_TEST_PATIENCE"
 
 // testHurryVariable holds how long a connector waits at most for what it does now and then, such as a look into the catalog.
 const testHurryVariable = "SOURCE_POSTGRES_TEST_HURRY"
+
+// suiteTime is how long all tests with a server may take without -long: twice as long as on two idle cores.
+const suiteTime = 15 * time.Minute
+
+// warnOfDeadline says so in one line if go test may end all tests with a server before they are done.
+func warnOfDeadline() {
+	given := func(name string) string { return flag.Lookup("test." + name).Value.String() }
+	if os.Getenv("TEST_DATABASE") != "yes" || testing.Short() || given("run")+given("skip")+given("list")+given("bench")+given("fuzz") != "" {
+		return
+	}
+	if limit, err := time.ParseDuration(given("timeout")); err == nil && limit > 0 && limit < suiteTime {
+		fmt.Fprintf(os.Stderr, "These tests take up to %s with a server, and go test ends them after %s: "+
+			"give it -timeout 60m, as make test does.\n", suiteTime, limit)
+	}
+}
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(testMainVariable) {
@@ -42,6 +59,8 @@ func TestMain(m *testing.M) {
 	case "scripted":
 		os.Exit(scriptedConnector())
 	}
+	flag.Parse()
+	warnOfDeadline()
 	status := m.Run()
 	if failpointFolder != "" {
 		os.RemoveAll(failpointFolder)

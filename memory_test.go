@@ -625,7 +625,7 @@ func TestStalledLargeChange(t *testing.T) {
 	db.exec("ALTER TABLE " + quoteTable(table) + " ALTER a SET STORAGE EXTERNAL")
 	armed, once := make(chan struct{}), sync.Once{}
 	r := edgeStart(db, runtimeOptions{
-		config: db.config(), deadline: 2 * time.Minute, env: []string{testPatienceVariable + "=2s"},
+		config: db.config(), env: []string{testPatienceVariable + "=2s"},
 		onDocument: func(*testRuntime, string, []byte) {
 			select {
 			case <-armed:

@@ -305,7 +305,7 @@ func (o *oracle) start() {
 func (o *oracle) prepare() {
 	o.t.Helper()
 	o.runtime = newTestRuntime(o.t, runtimeOptions{
-		config: o.config(), codec: codec(o.rand.IntN(2)), logLevel: "warn", deadline: 2 * time.Minute,
+		config: o.config(), codec: codec(o.rand.IntN(2)), logLevel: "warn",
 		onDocument: func(_ *testRuntime, table string, doc []byte) {
 			o.watch(table, doc)
 			time.Sleep(time.Duration(o.slow.Load()))
@@ -593,7 +593,7 @@ func (o *oracle) writers(n int, pause time.Duration) (stop func()) {
 
 // reconnect opens a connection of a writer to a server that is starting again.
 func (o *oracle) reconnect(ctx context.Context) (conn *pgx.Conn, err error) {
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if conn, err = pgx.ConnectConfig(ctx, o.connConfig); err == nil {
 			_, err = conn.Exec(ctx, "SET deadlock_timeout = '20ms'")
 			return conn, err
@@ -671,7 +671,7 @@ func (o *oracle) quiesceBackfills() {
 // waitState waits for a state of the capture that is committed.
 func (o *oracle) waitState(what string, holds func(*captureState) bool) {
 	o.t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(waitLimit)
 	for {
 		state, err := parseState(o.runtime.committedState())
 		if err != nil {

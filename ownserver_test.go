@@ -229,12 +229,12 @@ func (s *ownServer) set(db *testDB, name, value string) {
 	})
 }
 
-// eventually waits until a condition holds, a minute at most.
+// eventually waits until a condition holds.
 func (db *testDB) eventually(what string, condition func() bool) {
 	db.Helper()
-	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			db.Fatalf("waited a minute for %s", what)
+			db.Fatalf("waited %s for %s", waitLimit, what)
 		}
 	}
 }

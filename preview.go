@@ -87,7 +87,12 @@ func runHuman(args []string) int {
 		fmt.Fprintln(os.Stderr, "source-postgres: "+err.Error())
 		return 2
 	}
-	fmt.Fprintln(os.Stderr, "source-postgres "+command+": "+err.Error())
+	text := "source-postgres " + command + ": " + err.Error()
+	if os.Getenv("LOG_FORMAT") == "json" {
+		newConsole(os.Stderr, "json").log(connectorLog{level: "error", message: text})
+	} else {
+		fmt.Fprintln(os.Stderr, text)
+	}
 	return 1
 }
 
@@ -113,8 +118,9 @@ func newCommandFlags(name, help string) *commandFlags {
 		f.SetOutput(os.Stdout)
 		f.PrintDefaults()
 	}
-	f.StringVar(&f.codec, "codec", "proto", "the protocol's `codec`: proto or json")
-	f.StringVar(&f.logLevel, "log-level", "info", "the connector's log `level`: error, warn, info, debug or trace")
+	f.StringVar(&f.codec, "codec", "", "the protocol's `codec`: proto or json (default what FLOW_RUNTIME_CODEC says, else proto)")
+	f.StringVar(&f.logLevel, "log-level", "", "the connector's log `level`: error, warn, info, debug or trace "+
+		"(default what LOG_LEVEL says, else info)")
 	f.StringVar(&f.connector, "connector", "", "run this `executable` instead of this one")
 	return f
 }
@@ -130,16 +136,12 @@ func (f *commandFlags) parse(args []string, needConfig bool) (*runtimeDriver, er
 	if f.NArg() > 0 {
 		return nil, usageError(f.Name() + ": unexpected argument " + f.Arg(0))
 	}
-	d := &runtimeDriver{task: "preview/source-postgres", config: json.RawMessage("{}"), logLevel: f.logLevel}
+	d := &runtimeDriver{task: "preview/source-postgres", config: json.RawMessage("{}")}
 	if f.connector != "" {
 		d.command = []string{f.connector}
 	}
-	switch f.codec {
-	case "proto":
-	case "json":
-		d.codec = codecJSON
-	default:
-		return nil, usageError(f.Name() + ": --codec is proto or json, not " + f.codec)
+	if err := f.apply(d); err != nil {
+		return nil, usageError(f.Name() + ": " + err.Error())
 	}
 	if !needConfig {
 		return d, nil
@@ -150,6 +152,31 @@ func (f *commandFlags) parse(args []string, needConfig bool) (*runtimeDriver, er
 	var err error
 	d.config, err = readConfig(f.config)
 	return d, err
+}
+
+// apply has the driver do what the flags say of codec and logs, and without them the variables that the connector goes by.
+func (f *commandFlags) apply(d *runtimeDriver) (err error) {
+	level, name := f.logLevel, "--log-level"
+	if level == "" {
+		level, name = os.Getenv("LOG_LEVEL"), "LOG_LEVEL"
+	}
+	if _, err := parseLogLevel(name, level); err != nil {
+		return err
+	}
+	if err := setUpLogging(os.Getenv("LOG_FORMAT"), level); err != nil {
+		return err
+	}
+	d.logLevel = level
+	switch f.codec {
+	case "":
+		d.codec, err = parseCodec(os.Getenv("FLOW_RUNTIME_CODEC"))
+	case "proto":
+	case "json":
+		d.codec = codecJSON
+	default:
+		err = errors.New("--codec is proto or json, not " + f.codec)
+	}
+	return err
 }
 
 func (f *commandFlags) addConfig() {
@@ -182,7 +209,7 @@ func specCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	d.onLog = newConsole(os.Stderr).log
+	d.onLog = newConsole(os.Stderr, os.Getenv("LOG_FORMAT")).log
 	spec, err := d.spec(ctx)
 	if err != nil {
 		return err
@@ -213,7 +240,7 @@ func discoverCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	d.onLog = newConsole(os.Stderr).log
+	d.onLog = newConsole(os.Stderr, os.Getenv("LOG_FORMAT")).log
 	discovered, err := d.discover(ctx)
 	if err != nil {
 		return err
@@ -321,7 +348,7 @@ func previewCommand(ctx context.Context, args []string) error {
 	if _, err := tablePatterns(o.tables); err != nil {
 		return err
 	}
-	console := newConsole(os.Stderr)
+	console := newConsole(os.Stderr, os.Getenv("LOG_FORMAT"))
 	d.onLog = console.log
 	d.onStart = func(pid int) { console.note(fmt.Sprintf("connector started, pid %d", pid)) }
 	if o.exitWhenCaughtUp {

@@ -624,7 +624,7 @@ func TestStartReplicationAfterSlowWrite(t *testing.T) {
 		c, err := dial(ctx, network, address)
 		return slowConn{c, &slow}, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {

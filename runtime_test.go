@@ -30,7 +30,7 @@ type runtimeOptions struct {
 	env       []string
 	logLevel  string
 	connector string        // value of testMainVariable in the child; empty: connector
-	deadline  time.Duration // of each wait; 0: a minute
+	deadline  time.Duration // of each wait; at least waitLimit
 	forget    bool          // documents are shown to onDocument and not kept
 
 	// Hooks, called by the goroutine that reads the connector's output. They may call kill and stop.
@@ -110,9 +110,7 @@ func newTestRuntime(t testing.TB, o runtimeOptions) *testRuntime {
 	if o.connector == "" {
 		o.connector = "connector"
 	}
-	if o.deadline == 0 {
-		o.deadline = time.Minute
-	}
+	o.deadline = max(o.deadline, waitLimit)
 	if o.state == nil {
 		o.state = json.RawMessage("{}")
 	}

@@ -208,6 +208,9 @@ func (c *scripted) capture(open *pc.Request_Open) int {
 			checkpoints++
 		}
 	}
+	if level := os.Getenv("LOG_LEVEL"); level != "info" {
+		fmt.Fprintf(os.Stderr, `{"level":%[1]q,"msg":"at level %[1]s"}`+"\n", level)
+	}
 	fmt.Fprintln(os.Stderr, `{"level":"info","msg":"Streaming CDC Events","eventType":"connectorStatus"}`)
 	if os.Getenv("SHUTDOWN_AFTER_POLLING") == "yes" {
 		return 0

@@ -284,7 +284,7 @@ func (r *situationRun) bind() error {
 	}
 	maps.Copy(whole["advanced"].(map[string]any), advanced)
 	r.capture = newTestRuntime(r, runtimeOptions{
-		config: whole, env: []string{testHurryVariable + "=500ms"}, logLevel: "debug", deadline: 2 * time.Minute,
+		config: whole, env: []string{testHurryVariable + "=500ms"}, logLevel: "debug",
 	})
 	discovered, err := r.capture.driver.discover(r.ctx)
 	if err != nil {
@@ -448,7 +448,7 @@ func (r *testRuntime) countLogsLocked(text string) (n int) {
 func (r *situationRun) judge(said bool) {
 	r.Helper()
 	var different string
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); ; time.Sleep(50 * time.Millisecond) {
 		if different = r.difference(); different == "" || time.Now().After(deadline) || r.of.end != "" {
 			break
 		}

@@ -274,10 +274,10 @@ func (db *testDB) replication(d *database) *pgconn.PgConn {
 	return conn
 }
 
-// waitFor fails the test if the condition does not come true in ten seconds.
+// waitFor fails the test if the condition does not come true.
 func (db *testDB) waitFor(what string, condition func() bool) {
 	db.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			db.Fatalf("still waiting for: %s", what)
 		}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,18 @@ var (
 
 	longTests = flag.Bool("long", false, "run the long form of tests that have one")
 )
+
+// waitLimit ends a wait for what comes within seconds on an idle machine, and is not to come late on any.
+const waitLimit = 3 * time.Minute
+
+// allow returns how long something may take on this machine now that takes less than the limit on an idle one.
+func allow(limit time.Duration) time.Duration {
+	load := float64(runtime.NumCPU()) // of a machine that does not tell
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(text), &load)
+	}
+	return limit + time.Duration(float64(limit)*load/float64(runtime.NumCPU()))
+}
 
 func envOr(name, otherwise string) string {
 	if v := os.Getenv(name); v != "" {

@@ -305,7 +305,7 @@ func (tr *transcript) run(enough int) error {
 	case err := <-tr.ended:
 		tr.close()
 		return err
-	case <-time.After(90 * time.Second):
+	case <-time.After(waitLimit):
 		tr.Fatal("the session does not end")
 		return nil
 	}
@@ -432,9 +432,9 @@ func (tr *transcript) backfilling() bool {
 
 func (tr *transcript) waitFor(what string, holds func() bool) {
 	tr.Helper()
-	timer := time.AfterFunc(60*time.Second, func() { tr.cond.Broadcast() })
+	timer := time.AfterFunc(waitLimit, func() { tr.cond.Broadcast() })
 	defer timer.Stop()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(waitLimit)
 	tr.mu.Lock()
 	for !holds() && !tr.over && time.Now().Before(deadline) {
 		tr.cond.Wait()
@@ -446,7 +446,7 @@ func (tr *transcript) waitFor(what string, holds func() bool) {
 	case over:
 		tr.Fatalf("waited for %s, but the session ended: %v", what, <-tr.ended)
 	default:
-		tr.Fatalf("waited a minute for %s; modes %v; so far:\n%s", what, tr.modes, strings.Join(tr.events, "\n"))
+		tr.Fatalf("waited %s for %s; modes %v; so far:\n%s", waitLimit, what, tr.modes, strings.Join(tr.events, "\n"))
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"source-postgres/tests/history"
 )
@@ -37,7 +36,7 @@ func TestNewerServers(t *testing.T) {
 	changes := 0
 	var enough atomic.Bool
 	r := startRuntime(t, runtimeOptions{
-		config: edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 3}), deadline: 2 * time.Minute,
+		config: edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 3}),
 		onCheckpoint: func(*testRuntime, json.RawMessage) {
 			if changes == 25 || enough.Load() {
 				return
