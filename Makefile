@@ -19,12 +19,7 @@ demo: ## backfill, live changes, kill -9 and resume on a throwaway PostgreSQL, c
 
 # With TEST_DATABASE_ADDRESS set the tests use that server, else a throwaway one.
 test: ## every test, those against a real PostgreSQL included
-	@set -- go test -tags "$(TAGS)" -timeout 20m -count=1 $(GO_TEST_FLAGS) ./...; \
-	if [ -n "$$TEST_DATABASE_ADDRESS" ]; then \
-		TEST_DATABASE=yes "$$@"; \
-	else \
-		tests/postgres.sh run --name "test-$$$$" -- "$$@"; \
-	fi
+	@TAGS="$(TAGS)" GO_TEST_FLAGS="$(GO_TEST_FLAGS)" tests/test.sh
 
 test-matrix: ## the same on PostgreSQL 14 to 18, from npm (MAJORS="14 18": on these only)
 	@TAGS="$(TAGS)" GO_TEST_FLAGS="$(GO_TEST_FLAGS)" tests/matrix.sh $(MAJORS)

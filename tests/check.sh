@@ -15,6 +15,8 @@ staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 passed=()
 failed=()
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 trap 'say interrupted; exit 130' INT TERM
 
 # step NAME COMMAND... runs one check and remembers how it went.
@@ -49,32 +51,41 @@ race() {
 	CGO_ENABLED=1 make --no-print-directory test TAGS="$tags invariants" GO_TEST_FLAGS="-race -short -skip 'Transcripts|Fault|TypesGolden|TypesOfEncodings|Values|Preview|Schedules|TOASTOracle|ScanKeysCaptured|DDLWalk|DiscoveryRules|ArraysReturn|TypesLive|Stops|Amiss|ScanKeysResume'"
 }
 
-# fuzz_one runs one target. Go's fuzzer now and then reports its own deadline as a failure of the
-# target; without a failing input that is no finding, and a second run tells.
+# fuzz_one BINARY PACKAGE TARGET runs one target, in the package's folder, whose testdata has its corpus. Go's fuzzer now
+# and then reports its own deadline as a failure of the target; without a failing input that is no finding, and a second run
+# tells.
 fuzz_one() {
-	local log status=0
-	log=$(mktemp)
-	go test -tags "$tags" -run '^$' -fuzz "^$2\$" -fuzztime "$fuzztime" "$1" 2>&1 | tee "$log" || status=1
-	if [ $status != 0 ] && grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input' "$log"; then
-		say "$2: the fuzzer met its own deadline, running it again"
-		status=0
-		go test -tags "$tags" -run '^$' -fuzz "^$2\$" -fuzztime "$fuzztime" "$1" || status=1
-	fi
-	rm -f "$log"
-	return $status
+	local log=$work/fuzz.log
+	run_target "$@" 2>&1 | tee "$log" && return
+	grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input' "$log" || return 1
+	say "$3: the fuzzer met its own deadline, running it again"
+	run_target "$@"
 }
 
+# What the fuzzer finds new goes to where go test puts it, and is begun from the next time.
+run_target() {
+	printf '%s: ' "$3"
+	(cd "$(go list -f '{{.Dir}}' "$2")" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "$fuzztime" \
+		-test.fuzzcachedir "$(go env GOCACHE)/fuzz/$2")
+}
+
+# fuzz builds the test binary of each package once, with the fuzzer's instrumentation, and runs its targets from it.
 fuzz() {
-	local package target targets found=0
-	for package in $(go list -tags "$tags" ./...); do
-		targets=$(go test -tags "$tags" -list '^Fuzz' "$package") || return 1
-		for target in $targets; do
-			case $target in Fuzz*) ;; *) continue ;; esac # -list closes with a line of its own
+	local package target found=0 failed=()
+	for package in $(go list -tags "$tags" -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do
+		grep -qs '^func Fuzz' "$(go list -f '{{.Dir}}' "$package")"/*_test.go || continue
+		say "building the fuzz targets of $package"
+		go test -tags "$tags" -c -fuzz . -o "$work/test" "$package" || return 1
+		for target in $("$work/test" -test.list '^Fuzz'); do
 			found=$((found + 1))
-			fuzz_one "$package" "$target" || return 1
+			fuzz_one "$work/test" "$package" "$target" || failed+=("$target")
 		done
 	done
 	printf '%d fuzz targets ran for %s each\n' "$found" "$fuzztime"
+	[ ${#failed[@]} = 0 ] || {
+		say "failed: ${failed[*]}"
+		return 1
+	}
 }
 
 # pooler gets what one test puts in front of the server; without it that test is skipped.

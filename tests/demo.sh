@@ -179,6 +179,9 @@ many_kills() {
 }
 
 title "Build, and a throwaway PostgreSQL with pgbench's tables at scale $scale"
+need_go
+tests/postgres.sh check
+say "building the connector, which takes minutes the first time"
 CGO_ENABLED=0 go build -tags nozstd -buildvcs=false -o "$work/source-postgres" .
 CGO_ENABLED=0 go build -tags nozstd -buildvcs=false -o "$work/replay" ./tests/replay
 tests/postgres.sh start --name "$server" >"$work/env"

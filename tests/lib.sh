@@ -9,6 +9,9 @@ die() {
 	exit 1
 }
 
+# need_go ends the script where there is no Go.
+need_go() { command -v go >/dev/null || die "Go is missing: install Go 1.26 and put it on the PATH"; }
+
 # limit SECONDS COMMAND... runs the command, for at most that long where the machine can tell.
 limit() {
 	if command -v timeout >/dev/null; then
@@ -19,12 +22,19 @@ limit() {
 	fi
 }
 
-# apt_install WHY PACKAGE... installs Debian packages, or says who should.
-apt_install() {
+# apt_can WHY PACKAGE... ends the script where apt_install could not do its part, and says who should.
+apt_can() {
 	local why=$1
 	shift
 	command -v apt-get >/dev/null || die "$why: please install the equivalent of Debian's $*"
 	[ "$(id -u)" = 0 ] || die "$why: run 'sudo apt-get install $*', or run this as root"
+}
+
+# apt_install WHY PACKAGE... installs Debian packages, or says who should.
+apt_install() {
+	apt_can "$@"
+	local why=$1
+	shift
 	say "$why: installing $*"
 	local log
 	log=$(mktemp)

@@ -83,9 +83,7 @@ for version in "${versions[@]}"; do
 		echo "$store/$version/bin"
 		exit 0
 	fi
-	# shellcheck disable=SC2086 # the flags are meant to be split
-	PGBIN=$store/$version/bin tests/postgres.sh run --backend local --name "matrix-$major-$$" -- \
-		go test -tags "${TAGS:-nozstd}" -timeout 30m -count=1 ${GO_TEST_FLAGS:-} ./... || failed+=("$major")
+	PGBIN=$store/$version/bin tests/postgres.sh run --backend local --name "matrix-$major-$$" -- tests/test.sh || failed+=("$major")
 done
 [ ${#failed[@]} = 0 ] || die "failed on PostgreSQL ${failed[*]}"
 say "passed"

@@ -16,6 +16,7 @@ states=$root/.test-postgres
 usage() {
 	cat <<'USAGE'
 usage: tests/postgres.sh start [OPTION]...            start a server, print shell exports that lead to it
+       tests/postgres.sh check [OPTION]...            say whether start could do its part on this machine
        tests/postgres.sh run [OPTION]... -- COMMAND   start one, run COMMAND with the exports, stop it
        tests/postgres.sh env|url|status [--name NAME] print exports, superuser URL, what runs
        tests/postgres.sh psql [--name NAME] [ARG]...  psql as superuser
@@ -29,7 +30,7 @@ usage: tests/postgres.sh start [OPTION]...            start a server, print shel
        tests/postgres.sh promote [--name NAME]        make a primary of a standby
        tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
 
-options of start and run:
+options of start, check and run:
   --name NAME      name of the server, to have several at once (default: default)
   --port PORT      port on 127.0.0.1 (default: a free one)
   --backend WHICH  docker, local (the server packages of this machine) or auto (default: docker if an
@@ -176,19 +177,7 @@ start() {
 	trap 'stop' EXIT
 	trap 'exit 130' INT TERM HUP
 	at_backend='' at_port='' at_dir='' at_bin='' at_user='' at_container=''
-	if [ -n "$of" ]; then backend=copy; fi
-	[ -n "$of" ] || [ -z "${PGBIN:-}" ] || backend=local
-	image=postgres:${major:-16}
-	if [ "$backend" = auto ]; then
-		backend=local
-		if docker_answers; then
-			if have_image; then
-				backend=docker
-			else
-				say "the Docker engine has no image $image and cannot pull it: using this machine's PostgreSQL"
-			fi
-		fi
-	fi
+	if [ -n "$of" ]; then backend=copy; else choose_backend; fi
 	case $backend in
 	docker) start_docker ;;
 	copy) start_copy ;;
@@ -199,13 +188,43 @@ start() {
 		"superuser postgres/postgres, capture user flow_capture/secret1234"
 }
 
+# choose_backend settles what auto means here: docker or local.
+choose_backend() {
+	image=postgres:${major:-16}
+	[ -z "${PGBIN:-}" ] || backend=local
+	[ "$backend" = auto ] || return 0
+	backend=local
+	docker_answers || return 0
+	if have_image; then
+		backend=docker
+	else
+		say "the Docker engine has no image $image and cannot pull it: using this machine's PostgreSQL"
+	fi
+}
+
 have_image() {
-	docker image inspect "$image" >/dev/null 2>&1 || limit 300 docker pull -q "$image" >/dev/null 2>&1
+	docker image inspect "$image" >/dev/null 2>&1 && return
+	say "pulling the image $image"
+	limit 300 docker pull -q "$image" >/dev/null 2>&1
+}
+
+# check fails, and says why, where a start would fail for what this machine lacks. It leaves nothing behind but an image.
+check() {
+	choose_backend
+	if [ "$backend" = docker ]; then
+		need_image
+	else
+		find_bin || apt_can "$(no_server)" "$(server_package)"
+	fi
+}
+
+need_image() {
+	docker_answers || die "no Docker engine answers: start one, or use --backend local"
+	have_image || die "the Docker engine has no image $image and cannot pull it"
 }
 
 start_docker() {
-	docker_answers || die "no Docker engine answers: start one, or use --backend local"
-	have_image || die "the Docker engine has no image $image and cannot pull it"
+	need_image
 	at_backend=docker
 	at_container=source-postgres-test-$name-$$
 	save
@@ -375,16 +394,19 @@ find_bin() {
 	return 1
 }
 
+no_server() { printf '%s' "no PostgreSQL server${major:+ $major} is installed and no Docker engine is used"; }
+
+server_package() { printf '%s' "postgresql${major:+-$major}"; }
+
 # install_server gets the distribution's server, without the cluster that its package would make
 # and run on port 5432.
 install_server() {
-	local why="no PostgreSQL server${major:+ $major} is installed and no Docker engine is used"
 	local conf=/etc/postgresql-common/createcluster.d/source-postgres-tests.conf
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		mkdir -p "${conf%/*}"
 		printf 'create_main_cluster = false\n' >"$conf"
 	fi
-	apt_install "$why" "postgresql${major:+-$major}"
+	apt_install "$(no_server)" "$(server_package)"
 	rm -f "$conf"
 	find_bin || die "the distribution's postgresql package has no server where it is looked for"
 }
@@ -488,6 +510,10 @@ start | standby | copy)
 	[ "$command" = start ] || [ -n "$of" ] || die "$command wants --of"
 	start
 	exports
+	;;
+check)
+	parse "$@"
+	check
 	;;
 halt)
 	parse "$@"
