@@ -115,6 +115,7 @@ type binding struct {
 	generation  int             // a chunk of an older one counts no more
 	truncations int
 	stoodIn     map[string]bool // columns that warnStandIn has spoken of
+	children    map[uint32]bool // tables that inherit from it and are not bound, which has been said; nil before the first look
 }
 
 // name is the table's name as the resource has it.
@@ -250,8 +251,8 @@ func streamed(t *table) []relationColumn {
 // prepare makes plan and scan key from what the catalog says of the table.
 func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[uint32]comparison) error {
 	columns := streamed(t)
-	if t.column(metaColumn) != nil && b.table == nil {
-		logrus.Warnf("column %q of %s is left out: documents have a property of that name", metaColumn, t.tableName)
+	if warning := t.columnsWarning(); warning != "" && (b.table == nil || b.table.columnsWarning() != warning) {
+		logrus.Warn(warning)
 	}
 	b.table = t
 	b.plan = newPlan(columns, b.planOptions(types, s))

@@ -106,6 +106,7 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.R
 		return nil, fmt.Errorf("discover tables: %w", err)
 	}
 	logLeftOut(leftOut)
+	warnOfTables(tables)
 	collections, err := proposeCollections(tables, types, s)
 	if err != nil {
 		return nil, err
@@ -147,7 +148,7 @@ func logLeftOut(leftOut map[string][]tableName) {
 		}
 		var list []string
 		for _, name := range names[:min(len(names), mostLeftOut)] {
-			list = append(list, name.String())
+			list = append(list, name.show())
 		}
 		if more := len(names) - len(list); more > 0 {
 			list = append(list, fmt.Sprintf("and %d more", more))
@@ -157,6 +158,25 @@ func logLeftOut(leftOut map[string][]tableName) {
 	if len(parts) > 0 {
 		slices.Sort(parts)
 		logrus.Info("left out of discovery: " + strings.Join(parts, "; "))
+	}
+}
+
+// warnOfTables tells what of the discovered tables is not captured with them.
+func warnOfTables(tables []*table) {
+	none := func(tableName) bool { return false }
+	told := 0
+	for _, t := range tables {
+		for _, warning := range [...]string{t.columnsWarning(), t.childrenWarning(none)} {
+			if warning == "" {
+				continue
+			}
+			if told++; told <= mostLeftOut {
+				logrus.Warn(warning)
+			}
+		}
+	}
+	if more := told - mostLeftOut; more > 0 {
+		logrus.Warnf("and %d more tables of which columns are left out, or from which others inherit", more)
 	}
 }
 
@@ -234,9 +254,19 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.R
 	if err != nil {
 		return nil, err
 	}
+	isBound := make(map[tableName]bool, len(names))
+	for _, name := range names {
+		isBound[name] = true
+	}
+	bound := func(name tableName) bool { return isBound[name] }
 	for i, w := range wanted {
 		if t := read.tables[w.table]; t != nil {
 			faults = append(faults, keyColumnsFault(t, w.key), filterFault(ctx, db, resources[i]))
+			for _, warning := range [...]string{t.columnsWarning(), t.childrenWarning(bound)} {
+				if warning != "" {
+					logrus.Warn(warning)
+				}
+			}
 		}
 	}
 	warnings, err := checkPrerequisites(ctx, db, wanted)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -45,6 +46,7 @@ const (
 	leftOutByRoot       = "partition published as its root (publish_via_partition_root is on)"
 	leftOutWatermarks   = "watermarks table of this capture"
 	leftOutReserved     = "name reserved by the platform"
+	leftOutName         = "table whose name is no text in the database's encoding (rename it to capture it)"
 	leftOutPublishedAt  = "written by a materialization (has a column " + publishedAtColumn + ")"
 )
 
@@ -52,6 +54,18 @@ const (
 type tableName struct{ schema, name string }
 
 func (t tableName) String() string { return t.schema + "." + t.name }
+
+// isText reports whether the name is text. Neither JSON nor the platform has a name for another, and one that is spelled
+// otherwise is another table's, or nobody's.
+func (t tableName) isText() bool { return utf8.ValidString(t.schema) && utf8.ValidString(t.name) }
+
+// show is the name for people, its bytes that are no text in hex.
+func (t tableName) show() string {
+	if t.isText() {
+		return t.String()
+	}
+	return strconv.Quote(t.String())
+}
 
 func (t tableName) compare(o tableName) int {
 	return cmp.Or(strings.Compare(t.schema, o.schema), strings.Compare(t.name, o.name))
@@ -80,6 +94,14 @@ type table struct {
 	partialOld      bool        // some leaf's replica identity is not FULL
 	leaves          []leaf      // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
 	partitions      []partition // of a partitioned table: all that are below it, parents first
+	children        []child     // by inheritance, at any depth, in byte order of their names
+}
+
+// child is a table that inherits from another and is no partition of it: a SELECT of that one shows its rows, which are not its.
+type child struct {
+	tableName
+	oid  uint32
+	kind byte // relkind
 }
 
 type leaf struct {
@@ -137,9 +159,28 @@ func (t *table) sends(c *column) bool {
 	return slices.Contains(t.publishedCols, c.name)
 }
 
-// captures tells whether c appears in documents: what the publication sends, but for a column called _meta, whose place
-// in the document is taken.
-func (t *table) captures(c *column) bool { return c.name != "_meta" && t.sends(c) }
+// captures tells whether c appears in documents: what the publication sends and a property can be named after.
+func (t *table) captures(c *column) bool { return namesProperty(c.name) && t.sends(c) }
+
+// namesProperty reports whether documents can have a property of a column's name. That of _meta is taken, and of names that
+// are no text in the database's encoding two could give one property.
+func namesProperty(column string) bool { return column != metaColumn && utf8.ValidString(column) }
+
+// columnsWarning tells of the columns that no property can be named after, "" when there is none.
+func (t *table) columnsWarning() string {
+	var reasons []string
+	for i := range t.columns {
+		switch name := t.columns[i].name; {
+		case !t.sends(&t.columns[i]) || namesProperty(name):
+		case name == metaColumn:
+			reasons = append(reasons, fmt.Sprintf("column %q of %s is left out: documents have a property of that name", name, t.tableName))
+		default:
+			reasons = append(reasons, fmt.Sprintf("column %q of %s is left out: its name is no text in the database's encoding. Rename it "+
+				"to capture it", name, t.tableName))
+		}
+	}
+	return strings.Join(reasons, "; ")
+}
 
 // listTables returns the tables that discovery offers, in byte order of (schema, name), and why others were left out.
 // Without the publication it offers what could be added to one. REQUIRES: conn is in no transaction.
@@ -201,6 +242,8 @@ func whyLeftOut(t *table, s *settings, publication *publication) string {
 		return leftOutUnlogged
 	case len(s.tablePatterns) > 0 && !slices.ContainsFunc(s.tablePatterns, matches):
 		return leftOutPattern
+	case !t.isText():
+		return leftOutName
 	case t.tableName == s.watermarks:
 		return leftOutWatermarks
 	case slices.Contains(reservedNames, t.name):
@@ -373,13 +416,12 @@ type member struct {
 // loadPublication returns the publication's members, or nil if there is no such publication.
 func (c *catalog) loadPublication(name string) (*publication, error) {
 	sqlPublication := `
-SELECT t.schemaname, t.tablename, t.attnames::text[], coalesce(t.rowfilter, ''), ` + c.since(13, `p.pubviaroot`, `false`) + `
+SELECT t.schemaname, t.tablename, t.attnames::text, coalesce(t.rowfilter, ''), ` + c.since(13, `p.pubviaroot`, `false`) + `
   FROM pg_publication p
   LEFT JOIN (` + publishedTables(c.major, "$1") + `) t ON true
  WHERE p.pubname = $1`
 	var result *publication
-	var schema, table *string
-	var columns []string
+	var schema, table, columns *string
 	var rowFilter string
 	var viaRoot bool
 	err := c.each(sqlPublication, []any{name}, []any{&schema, &table, &columns, &rowFilter, &viaRoot}, func() error {
@@ -387,11 +429,41 @@ SELECT t.schemaname, t.tablename, t.attnames::text[], coalesce(t.rowfilter, ''),
 			result = &publication{viaRoot: viaRoot, members: map[tableName]*member{}}
 		}
 		if schema != nil && table != nil {
-			result.members[tableName{*schema, *table}] = &member{columns: columns, rowFilter: rowFilter}
+			result.members[tableName{*schema, *table}] = &member{columns: arrayOfNames(columns), rowFilter: rowFilter}
 		}
 		return nil
 	})
 	return result, err
+}
+
+// arrayOfNames reads the text of an array of names, nil for NULL. The driver would change what is no UTF-8 in them.
+func arrayOfNames(text *string) []string {
+	if text == nil {
+		return nil
+	}
+	names := []string{}
+	rest := strings.TrimSuffix(strings.TrimPrefix(*text, "{"), "}")
+	for rest != "" {
+		var name []byte
+		quoted := rest[0] == '"'
+		at := 0
+		if quoted {
+			at = 1
+		}
+		for at < len(rest) && rest[at] != '"' && (quoted || rest[at] != ',') {
+			if rest[at] == '\\' && at+1 < len(rest) {
+				at++
+			}
+			name = append(name, rest[at])
+			at++
+		}
+		if quoted {
+			at++
+		}
+		names = append(names, string(name))
+		rest = rest[min(at+1, len(rest)):] // behind the comma
+	}
+	return names
 }
 
 // loadDetails fills in columns, keys, replica identity, membership and leaves.
@@ -415,6 +487,9 @@ func (c *catalog) loadDetails(tables []*table, publication *publication) error {
 	}
 	if err := c.loadLeaves(byOID, tables); err != nil {
 		return fmt.Errorf("partitions: %w", err)
+	}
+	if err := c.loadChildren(byOID, oids); err != nil {
+		return fmt.Errorf("inheritance: %w", err)
 	}
 	return nil
 }
@@ -668,6 +743,68 @@ SELECT tree.root, tree.parent, n.nspname, c.relname, c.oid, c.relkind::text, c.r
 		slices.SortFunc(byOID[oid].leaves, func(a, b leaf) int { return a.compare(b.tableName) })
 	}
 	return err
+}
+
+// loadChildren fills in the children by inheritance. Temporary ones are their own session's affair.
+func (c *catalog) loadChildren(byOID map[uint32]*table, oids []uint32) error {
+	const sqlChildren = `
+WITH RECURSIVE tree(root, oid) AS (
+  SELECT p.oid, i.inhrelid
+    FROM unnest($1::oid[]) AS wanted(oid)
+    JOIN pg_class p ON p.oid = wanted.oid AND p.relkind = 'r' AND p.relhassubclass
+    JOIN pg_inherits i ON i.inhparent = p.oid
+  UNION
+  SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+)
+SELECT tree.root, n.nspname, c.relname, c.oid, c.relkind::text
+  FROM tree
+  JOIN pg_class c ON c.oid = tree.oid AND c.relpersistence <> 't'
+  JOIN pg_namespace n ON n.oid = c.relnamespace`
+	var root uint32
+	var found child
+	var kind string
+	err := c.each(sqlChildren, []any{oidArray(oids)}, []any{&root, &found.schema, &found.name, &found.oid, &kind}, func() error {
+		found.kind = kind[0]
+		byOID[root].children = append(byOID[root].children, found)
+		return nil
+	})
+	for _, t := range byOID {
+		slices.SortFunc(t.children, func(a, b child) int { return a.compare(b.tableName) })
+	}
+	return err
+}
+
+// mostChildren bounds the children named in a warning.
+const mostChildren = 3
+
+// childrenWarning says that a table has rows below it that a capture of it does not have, unless each child is bound; "" for
+// none.
+func (t *table) childrenWarning(bound func(tableName) bool) string {
+	var names []string
+	count, foreign := 0, ""
+	for _, child := range t.children {
+		if bound(child.tableName) {
+			continue
+		}
+		if count++; count <= mostChildren {
+			names = append(names, child.show())
+		}
+		if child.kind == 'f' {
+			foreign = "; those of foreign tables cannot be captured"
+		}
+	}
+	if count == 0 {
+		return ""
+	}
+	if more := count - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	tables := "tables inherit"
+	if count == 1 {
+		tables = "table inherits"
+	}
+	return fmt.Sprintf("%d %s from %s (%s) without being a partition of it: a query of %s shows their rows too, but they are captured "+
+		"only by bindings of their own%s", count, tables, t.tableName, strings.Join(names, ", "), t.tableName, foreign)
 }
 
 // loadTypes adds to the catalog every type that the OIDs need and it does not know yet, in one query. A type that no

@@ -664,3 +664,19 @@ func oidOf(db *testDB, sql string) uint32 {
 	}
 	return oid
 }
+
+// What the server writes as an array of names is read as those, byte by byte.
+func TestArrayOfNames(t *testing.T) {
+	for text, want := range map[string][]string{
+		`{}`: {}, `{a}`: {"a"}, `{a,b}`: {"a", "b"}, `{"a b",c}`: {"a b", "c"},
+		`{"a\"b","\\","{}","a,b"}`:  {`a"b`, `\`, "{}", "a,b"},
+		"{x\xe9,\"y \xe9\",\u00e9}": {"x\xe9", "y \xe9", "\u00e9"}, `{"NULL",""}`: {"NULL", ""},
+	} {
+		if got := arrayOfNames(&text); !slices.Equal(got, want) {
+			t.Errorf("%q is read as %q, want %q", text, got, want)
+		}
+	}
+	if got := arrayOfNames(nil); got != nil {
+		t.Errorf("NULL is read as %q", got)
+	}
+}

@@ -60,7 +60,7 @@ type planOptions struct {
 	standIn func(column, kind, standIn string)
 }
 
-// metaColumn is the name our own field has in every document; a column of that name is left out.
+// metaColumn is the name our own field has in every document.
 const metaColumn = "_meta"
 
 func newPlan(columns []relationColumn, o planOptions) *plan {
@@ -68,7 +68,7 @@ func newPlan(columns []relationColumn, o planOptions) *plan {
 	for i, c := range columns {
 		sent, _ := o.types.base(c.typeOID, c.typmod)
 		p.sent = append(p.sent, sent)
-		if c.name == metaColumn {
+		if !namesProperty(c.name) {
 			continue
 		}
 		opts := o.settings.encodeOptions()

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -411,10 +412,10 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 	t, user := r.table, quoteIdent(c.user())
 	switch {
 	case f.SchemaOID == 0:
-		c.tableFault(t, "table %s: there is no schema %q. If it was dropped or renamed, remove the binding", t, t.schema)
+		c.tableFault(t, "table %s: there is no schema %q. If it was dropped or renamed, remove the binding%s", t, t.schema, nameRemedy(t))
 		return
 	case f.OID == 0:
-		c.tableFault(t, "table %s does not exist. If it was dropped or renamed, remove the binding", t)
+		c.tableFault(t, "table %s does not exist. If it was dropped or renamed, remove the binding%s", t, nameRemedy(t))
 		return
 	case f.notTable() != "":
 		c.tableFault(t, "%s %s", t, f.notTable())
@@ -533,6 +534,16 @@ func (c *checker) harmFault(r requirement, why string) string {
 }
 
 // checkMembers adds the tables that are not in the publication yet, but for those that would come to harm (judgeIdentities).
+// nameRemedy is what else may be wrong with a name that no table has.
+func nameRemedy(t tableName) string {
+	if !strings.ContainsRune(t.schema+t.name, utf8.RuneError) {
+		return ""
+	}
+	return ". U+FFFD in it stands for bytes that are no text in the database's encoding: such a table cannot be captured unless it is " +
+		"renamed"
+}
+
+// checkMembers adds the tables that are not in the publication yet.
 func (c *checker) checkMembers(ctx context.Context) error {
 	if c.publication == nil || c.found == nil {
 		return nil

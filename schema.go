@@ -177,7 +177,7 @@ func tableColumns(t *table) []column {
 func shapeColumns(t *table, shape *relation) []column {
 	columns := make([]column, 0, len(shape.columns))
 	for _, r := range shape.columns {
-		if r.name == "_meta" {
+		if !namesProperty(r.name) {
 			continue
 		}
 		c := column{name: r.name}

@@ -87,6 +87,24 @@ var situations = []situation{
 		silent: `backfilled|no longer captured`,
 	},
 	{
+		name: "tables that inherit",
+		setup: `create table metrics (id int primary key, v text)
+			; create table bound_1 (primary key (id)) inherits (metrics); insert into bound_1 values (7, 'seven')
+			; insert into metrics values (5, 'own')
+			; create publication {pub} for table only metrics, only bound_1, only beside, only {wm}`,
+		steps: `create table chunk_1 (primary key (id)) inherits (metrics); insert into chunk_1 values (1, 'one')
+			@capture
+			@say ^1 table inherits from \S*metrics \(\S*chunk_1\)
+			@streaming
+			insert into metrics values (6, 'own')
+			@look
+			create table chunk_2 (primary key (id)) inherits (chunk_1)
+			@look
+			@say ^2 tables inherit from \S*metrics \(\S*chunk_1, \S*chunk_2\)
+			@look`,
+		say: `inherits from`,
+	},
+	{
 		name: "partitions with a unique index for a key", from: 11,
 		setup: `create table p (id int not null, v text) partition by range (id)
 			; create table p1 partition of p for values from (0) to (100); create table p2 partition of p for values from (100) to (200)
@@ -362,8 +380,9 @@ func (r *situationRun) step(line string) {
 		})
 	case "@say":
 		pattern := regexp.MustCompile(r.names.Replace(rest))
+		said := r.said // the condition may be asked again once it holds
 		r.capture.waitFor("a log of "+rest, func() bool {
-			for i := r.said; i < len(r.capture.logs); i++ {
+			for i := said; i < len(r.capture.logs); i++ {
 				if pattern.MatchString(r.capture.logs[i].message) {
 					r.said = i + 1
 					return true

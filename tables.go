@@ -504,6 +504,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	if b.phase == phaseMissing && !fit {
 		return nil
 	}
+	c.tellChildren(b, t)
 	if b.phase == phaseMissing || b.meta.OID != 0 && b.meta.OID != t.oid {
 		c.status("%s is there anew: it is backfilled. Documents of rows that vanished stay in the collection.", b.name())
 		c.rewind(b)
@@ -534,6 +535,28 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	}
 	c.announceShape(b, before)
 	return c.judgePartitions(b)
+}
+
+// tellChildren says once of each table that inherits from a binding's that its rows are not captured with it.
+func (c *capture) tellChildren(b *binding, t *table) {
+	first := b.children == nil
+	if first {
+		b.children = make(map[uint32]bool)
+	}
+	came := false
+	bound := func(name tableName) bool { return c.byName[name] != nil }
+	for _, child := range t.children {
+		if !b.children[child.oid] && !bound(child.tableName) {
+			b.children[child.oid], came = true, true
+		}
+	}
+	switch {
+	case !came:
+	case first:
+		logrus.Warn(t.childrenWarning(bound))
+	default:
+		c.status("%s", t.childrenWarning(bound))
+	}
 }
 
 // announceShape says what the stream does not of a table's change: columns that others have taken the place of, rows that
