@@ -35,6 +35,8 @@ type settings struct {
 	password string
 	database string
 
+	plainPassword bool // the server takes the password as it is, without SCRAM; found out by the first login
+
 	historyMode bool
 
 	includeSchemas      []string // empty: all
@@ -50,6 +52,7 @@ type settings struct {
 	skipBackfills  map[string]bool // lower-cased schema.table
 	chunkRows      int
 	sslmode        string // as libpq's, never empty; with sslRootCert it is verify-ca or verify-full
+	channelBinding string // as libpq's, never empty
 	sslRootCert    string // PEM
 	sslClientCert  string // PEM, set when and only when sslClientKey is
 	sslClientKey   string // PEM
@@ -364,9 +367,13 @@ func (s *settings) parseBackfill(advanced *object) {
 func (s *settings) parseTLS(advanced *object) {
 	found := advanced.found
 	s.sslmode = advanced.choice("sslmode", "prefer", "disable", "allow", "require", "verify-ca", "verify-full")
+	s.channelBinding = advanced.choice("channel_binding", "prefer", "disable", "require")
 	s.sslRootCert = advanced.text("ssl_root_cert")
 	s.sslClientCert = advanced.text("ssl_client_cert")
 	s.sslClientKey = advanced.text("ssl_client_key")
+	if s.channelBinding == "require" && s.sslmode == "disable" {
+		found.add("advanced.channel_binding require needs TLS: set advanced.sslmode to require or verify-full")
+	}
 	if s.sslRootCert != "" {
 		if !x509.NewCertPool().AppendCertsFromPEM([]byte(s.sslRootCert)) {
 			found.add("advanced.ssl_root_cert holds no certificate: paste the PEM text, from BEGIN CERTIFICATE to " +

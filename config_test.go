@@ -57,7 +57,7 @@ func defaultSettings() settings {
 	return settings{
 		host: "db.example.com", port: 5432, user: "capture", password: "s3cr3t", database: "shop",
 		publication: "flow_publication", slot: "flow_slot", watermarks: tableName{"public", "flow_watermarks"},
-		skipBackfills: map[string]bool{}, chunkRows: 50_000, sslmode: "prefer",
+		skipBackfills: map[string]bool{}, chunkRows: 50_000, sslmode: "prefer", channelBinding: "prefer",
 		rediscoveryInterval: 15 * time.Minute, statementTimeout: 2 * time.Minute,
 		onSlotLoss: "fail", onTruncate: "ignore",
 		flags: featureFlags{
@@ -604,6 +604,7 @@ func TestSchemaAnnotations(t *testing.T) {
 advanced {"additionalProperties":false,"advanced":true,"type":"object"}
 advanced.backfill_chunk_size {"default":50000,"nonsensitive":true,"type":"integer"}
 advanced.capture_as_partitions {"nonsensitive":true,"type":"boolean"}
+advanced.channel_binding {"enum":["prefer","disable","require"],"type":"string"}
 advanced.discover_only_published {"nonsensitive":true,"type":"boolean","x-hidden-field":true}
 advanced.discover_schemas {"nonsensitive":true,"type":"array"}
 advanced.discover_unpublished_tables {"nonsensitive":true,"type":"boolean"}

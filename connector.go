@@ -82,12 +82,13 @@ func (k *connector) spec() *pc.Response {
 }
 
 // discover lists what could be captured.
-func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (*pc.Response, error) {
+func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (response *pc.Response, err error) {
 	logStatus("Initializing connector", nil)
 	s, err := parseConfig(r.ConfigJson)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = advise(err, s) }()
 	db, err := connectDatabase(ctx, s)
 	if err != nil {
 		return nil, err
@@ -218,12 +219,13 @@ func readCatalog(ctx context.Context, db *database, names []tableName) (*tableCa
 }
 
 // validate checks that the server and every table can be captured as asked.
-func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (*pc.Response, error) {
+func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (response *pc.Response, err error) {
 	logStatus("Validating capture configuration", nil)
 	s, err := parseConfig(r.ConfigJson)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = advise(err, s) }()
 	db, err := connectDatabase(ctx, s)
 	if err != nil {
 		return nil, err
@@ -353,8 +355,8 @@ func requirementOf(r resource, key []string) requirement {
 
 // apply checks that the bound tables are there. It changes nothing, and a missing table does not stop the others: Open
 // parks its binding.
-func (k *connector) apply(ctx context.Context, r *pc.Request_Apply) (*pc.Response, error) {
-	response := &pc.Response{Applied: &pc.Response_Applied{}}
+func (k *connector) apply(ctx context.Context, r *pc.Request_Apply) (response *pc.Response, err error) {
+	response = &pc.Response{Applied: &pc.Response_Applied{}}
 	if r.Capture == nil || len(r.Capture.Bindings) == 0 {
 		return response, nil
 	}
@@ -363,6 +365,7 @@ func (k *connector) apply(ctx context.Context, r *pc.Request_Apply) (*pc.Respons
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = advise(err, s) }()
 	db, err := connectDatabase(ctx, s)
 	if err != nil {
 		return nil, err
@@ -428,7 +431,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	c.catalog, c.standing = c.loadTables, c.readStanding
 	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
-		return stopCause(ctx, advise(err))
+		return stopCause(ctx, advise(err, s))
 	}
 	watching, stop := context.WithCancel(ctx)
 	w := newWatcher(c)
@@ -441,7 +444,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	err = c.run(ctx)
 	stop()
 	<-watched
-	return stopCause(ctx, advise(err))
+	return stopCause(ctx, advise(err, s))
 }
 
 // stopCause prefers the reason of the stop over what it broke.
@@ -624,10 +627,10 @@ func (c *capture) run(ctx context.Context) error {
 		began, worked := time.Now(), c.transactions+int(c.progress.chunks.Load())
 		err := c.replicate(ctx)
 		again := transient(err)
-		if class, _ := classify(err); class == classSlot { // though position found nothing amiss
-			err = &slotLossError{userError{fmt.Sprintf("%v. %s", err, adviceSlot)}}
-			c.lost = err
-			again = c.settings.onSlotLoss == "backfill" && c.settings.flags.createReplicationSlot && c.settings.flags.forceResetCursor == 0
+		if loss := c.lossOf(ctx, err); loss != nil { // though position found nothing amiss
+			err = loss
+			_, gap := errors.AsType[*slotLossError](err)
+			again = gap && c.settings.onSlotLoss == "backfill" && c.settings.flags.createReplicationSlot && c.settings.flags.forceResetCursor == 0
 		}
 		if err == nil || ctx.Err() != nil || !again || !c.out.settled() {
 			return err
@@ -652,7 +655,7 @@ func (c *capture) run(ctx context.Context) error {
 		}
 		pause := min(time.Second<<attempt, 15*time.Second)
 		c.progress.reconnects.Add(1)
-		c.diag.status(fmt.Sprintf("Reconnecting in %s: %v", pause, err))
+		c.diag.status(fmt.Sprintf("Reconnecting in %s: %s", pause, explain(err)))
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -798,7 +801,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 			fault = slotFault(status, c.cursor)
 		}
 		if fault == nil {
-			if fault, err = c.timelineFault(ctx, conn, identity); err != nil {
+			if fault, err = c.timelineFault(ctx, conn, identity, status); err != nil {
 				return 0, err
 			}
 			otherPast = fault != nil
@@ -892,8 +895,9 @@ func (c *capture) serverFault(identity pglogrepl.IdentifySystemResult) error {
 	return nil
 }
 
-// timelineFault looks whether the server's past is the one that the cursor belongs to. REQUIRES: no serverFault.
-func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identity pglogrepl.IdentifySystemResult) (fault, err error) {
+// timelineFault looks whether the server's past is the one that the cursor belongs to. REQUIRES: no serverFault, no slotFault.
+func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identity pglogrepl.IdentifySystemResult, slot *slotStatus,
+) (fault, err error) {
 	current, stored := int(identity.Timeline), 0
 	for _, b := range c.bindings {
 		stored = max(stored, b.meta.Timeline)
@@ -905,7 +909,13 @@ func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identi
 	if err != nil {
 		return nil, fmt.Errorf("read the history of timeline %d: %w", current, err)
 	}
-	return timelineFault(history.Content, stored, current, c.cursor), nil
+	fault = timelineFault(history.Content, stored, current, c.cursor)
+	if fault != nil && readOnCurrent(history.Content, slot) {
+		c.status("The server left timeline %d for timeline %d while another connector had the slot %q, which it has confirmed up to %s "+
+			"on the new one: the capture goes on from %s", stored, current, slot.name, slot.confirmed, c.cursor)
+		fault = nil
+	}
+	return fault, nil
 }
 
 // noteServer keeps which server wrote the WAL behind the cursor.

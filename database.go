@@ -8,6 +8,7 @@ package main
 // path it comes by. Nothing is taken from PG* environment variables, password files or service files.
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -119,7 +120,7 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 	config.RuntimeParams["statement_timeout"] = "0"
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, connectError(ctx, db.settings, err)
+		return nil, connectErrorOf(ctx, db.settings, err, true)
 	}
 	return conn, nil
 }
@@ -224,8 +225,12 @@ func (db *database) probe(ctx context.Context) error {
 	}
 	config.RuntimeParams = map[string]string{"application_name": "estuary_flow"}
 	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil && config.RequireAuth != "" && strings.Contains(err.Error(), "authentication method requirement") { // the driver's words
+		db.settings.plainPassword = true
+		return db.probe(ctx)
+	}
 	if err != nil {
-		return connectError(ctx, db.settings, err)
+		return connectError(ctx, db.settings, withGreeting(ctx, db.settings, err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 
@@ -278,6 +283,7 @@ func (db *database) sessionParams() map[string]string {
 		"synchronize_seqscans":                "off", // a scan by ctid relies on physical order
 		"idle_in_transaction_session_timeout": "0",
 		"default_transaction_isolation":       "read committed",
+		"default_transaction_read_only":       "off", // some providers turn it on when the disk is nearly full
 		"tcp_keepalives_idle":                 "120",
 		"tcp_keepalives_interval":             "30",
 		"tcp_keepalives_count":                "6",
@@ -351,6 +357,11 @@ func fillConfig(config *pgconn.Config, s *settings) error {
 	}
 	config.Host, config.Port = s.host, s.port
 	config.User, config.Password, config.Database = s.user, s.password, s.database
+	if prepared := saslprep(s.password); prepared != s.password && !s.plainPassword {
+		// Other ways to log in take the password as it is: this one is for SCRAM only.
+		config.Password, config.RequireAuth = prepared, "scram-sha-256"
+	}
+	config.ChannelBinding = cmp.Or(s.channelBinding, "prefer")
 	config.ConnectTimeout = connectTimeout
 	config.DialFunc = dialer.DialContext
 	config.TLSConfig = tlsConfigs[0]
@@ -422,6 +433,11 @@ func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
 // connectError turns the driver's error into one userError: what was tried and where, the server's reason, the remedy.
 // It holds no password. When ctx has ended, the error is its cause.
 func connectError(ctx context.Context, s *settings, err error) error {
+	return connectErrorOf(ctx, s, err, false)
+}
+
+// connectErrorOf is connectError, which tells also whether the connection was one for replication.
+func connectErrorOf(ctx context.Context, s *settings, err error, replication bool) error {
 	where := fmt.Sprintf("database %q at %s as user %q",
 		s.database, net.JoinHostPort(s.host, strconv.Itoa(int(s.port))), s.user)
 	if ctx.Err() != nil {
@@ -430,6 +446,9 @@ func connectError(ctx context.Context, s *settings, err error) error {
 	var reasons []string
 	tried := attempts(err, nil)
 	for i, attempt := range tried {
+		if _, ok := errors.AsType[*otherServerError](err); ok && i+1 < len(tried) {
+			continue // what answers there is the reason for all else
+		}
 		if i+1 < len(tried) && strings.Contains(attempt.Error(), "server refused TLS connection") {
 			continue // what came of it without TLS is the reason
 		}
@@ -438,16 +457,19 @@ func connectError(ctx context.Context, s *settings, err error) error {
 		}
 	}
 	msg := fmt.Sprintf("cannot connect to %s: %s", where, strings.Join(reasons, "; tried again in another way: "))
-	if remedy := connectRemedy(s, err); remedy != "" {
+	failure := &connectFailure{cause: err, replication: replication}
+	if remedy := connectRemedy(s, failure); remedy != "" {
 		msg += ". " + remedy
 	}
-	return &connectFailure{userError{msg}, err}
+	failure.userError = userError{msg}
+	return failure
 }
 
 // connectFailure is a connection that could not be made. It unwraps to what the operator is told and to the cause.
 type connectFailure struct {
 	userError
-	cause error
+	cause       error
+	replication bool // it was to be one for replication
 }
 
 func (e *connectFailure) Unwrap() []error { return []error{&e.userError, e.cause} }
@@ -466,12 +488,8 @@ func attempts(err error, dst []error) []error {
 }
 
 func connectReason(err error) string {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		reason := fmt.Sprintf("%s (SQLSTATE %s)", pgErr.Message, pgErr.Code)
-		if pgErr.Detail != "" {
-			reason += ", " + pgErr.Detail
-		}
-		return reason
+	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return serverReason(err)
 	}
 	if opErr, ok := errors.AsType[*net.OpError](err); ok && !opErr.Timeout() {
 		return opErr.Error()
@@ -487,40 +505,25 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded)
 }
 
-// connectRemedy says what can be done about a failed connection, or nothing where the reason says it all.
-func connectRemedy(s *settings, err error) string {
-	user, database := quoteIdent(s.user), quoteIdent(s.database)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case pgErr.Code == "28P01":
-			return "Check `user` and `credentials.password`."
-		case pgErr.Code == "28000":
-			return fmt.Sprintf("Check `user` (it must be a role that may log in: ALTER ROLE %s LOGIN), and that the server's "+
-				"pg_hba.conf lets it connect from here, with the encryption that `advanced.sslmode` asks for, "+
-				"both to the database and for replication.", user)
-		case pgErr.Code == "3D000":
-			return "Check `database`: it is the name of a database on this server, in exact case."
-		case pgErr.Code == "42501" && strings.Contains(pgErr.Message, "replication"),
-			pgErr.Code == "42501" && strings.Contains(pgErr.Message, "walsender"):
-			return fmt.Sprintf("Allow it as an administrator: ALTER ROLE %s REPLICATION (on Amazon RDS: GRANT rds_replication "+
-				"TO %s).", user, user)
-		case pgErr.Code == "42501":
-			return fmt.Sprintf("Allow it as an administrator: GRANT CONNECT ON DATABASE %s TO %s.", database, user)
-		case pgErr.Code == "53300" && strings.Contains(pgErr.Message, "standby"),
-			pgErr.Code == "53300" && strings.Contains(pgErr.Message, "max_wal_senders"):
-			return "Raise `max_wal_senders` on the server, or end another replication connection."
-		case pgErr.Code == "53300":
-			return "Raise `max_connections` on the server (or the role's CONNECTION LIMIT), or end other connections."
-		case pgErr.Code == "57P03":
-			return "The server does not take connections yet: try again when it has started."
-		case strings.Contains(pgErr.Message, "unsupported startup parameter"), pgErr.Code == "08P01":
-			return "This looks like a connection pooler (PgBouncer, or a provider's pooled endpoint): logical replication " +
-				"needs the address of the database server itself."
+// connectRemedy says what can be done about a failed connection, or nothing where the reason says it all. The texts that it
+// looks for are the driver's and the operating system's.
+func connectRemedy(s *settings, failure *connectFailure) string {
+	err := failure.cause
+	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
+		_, advice := classify(failure)
+		if advice == advicePassword && !sendable(saslprep(s.password)) {
+			advice += " " + advicePreparation
 		}
-		return ""
+		return advised(advice, s)
 	}
 	text := err.Error()
+	if other, ok := errors.AsType[*otherServerError](err); ok {
+		return other.remedy()
+	}
 	switch {
+	case strings.Contains(text, "channel binding required"):
+		return "The server cannot bind the login to the TLS connection: set `advanced.channel_binding` to prefer, or use a server whose " +
+			"certificate and password allow it (SCRAM, and no Ed25519)."
 	case strings.Contains(text, "server refused TLS connection"):
 		return "The server offers no TLS: enable it there (ssl = on), or set `advanced.sslmode` to disable."
 	case strings.Contains(text, "tls error"), strings.Contains(text, "x509: "):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -12,8 +13,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +214,64 @@ func TestConfigIgnoresEnvironment(t *testing.T) {
 	}
 }
 
+// TestOtherServers: what answers at the address is named where it is no PostgreSQL server, and what it would take is not.
+func TestOtherServers(t *testing.T) {
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS() // for its key
+	defer certificate.Close()
+	mysql := append([]byte{0x4a, 0, 0, 0, 10}, "8.0.36\x00"...)
+	for _, c := range []struct {
+		name, mode string
+		serve      func(net.Conn)
+		want       string
+	}{
+		{"SSH", "prefer", func(c net.Conn) { c.Write([]byte("SSH-2.0-OpenSSH_9.6\r\n")); io.Copy(io.Discard, c) }, "an SSH server"},
+		{"MySQL", "prefer", func(c net.Conn) { c.Write(mysql); io.Copy(io.Discard, c) }, "a MySQL or MariaDB server"},
+		{"MySQL", "require", func(c net.Conn) { c.Write(mysql); io.Copy(io.Discard, c) }, "a MySQL or MariaDB server"},
+		{"HTTP", "require", func(c net.Conn) {
+			bufio.NewReader(c).ReadBytes('\n')
+			c.Write([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
+		}, "an HTTP server"},
+		{"hasty HTTP", "prefer", func(c net.Conn) {
+			c.Read(make([]byte, 8))
+			c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+		}, "an HTTP server"},
+		{"mail", "prefer", func(c net.Conn) { c.Write([]byte("220 mail.example.com ESMTP\r\n")); io.Copy(io.Discard, c) }, `"220 mail.example.com ESMTP"`},
+		{"TLS", "require", func(c net.Conn) { tls.Server(c, certificate.TLS).Handshake() }, "speaks TLS from the first byte on"},
+		{"silent", "disable", func(c net.Conn) { io.Copy(io.Discard, c) }, "takes connections and never answers"},
+	} {
+		t.Run(c.name+" "+c.mode, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					go func() { c.serve(conn); conn.Close() }()
+				}
+			}()
+			port := listener.Addr().(*net.TCPAddr).Port
+			s := &settings{host: "127.0.0.1", port: uint16(port), user: "u", password: "hush-hush", database: "d", sslmode: c.mode}
+			err = withGreeting(t.Context(), s, errors.New("tls error: something"))
+			if c.name != "HTTP" && c.name != "silent" { // the driver waits for twenty seconds
+				_, err = connectDatabase(t.Context(), s)
+			} else {
+				err = connectError(t.Context(), s, err)
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "Check host and port") ||
+				strings.Contains(err.Error(), "sslmode") {
+				t.Errorf("it says %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
 // Every way in which a connection fails gives one userError with place, reason and remedy, and no password.
 func TestConnectErrors(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -220,9 +281,9 @@ func TestConnectErrors(t *testing.T) {
 	refused := closed.Addr().(*net.TCPAddr).Port
 	closed.Close()
 
-	fails := func(code, message string) func(*pgproto3.Backend, net.Conn) {
+	fails := func(code, message, routine string) func(*pgproto3.Backend, net.Conn) {
 		return func(b *pgproto3.Backend, _ net.Conn) {
-			b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: code, Message: message})
+			b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: code, Message: message, Routine: routine, Detail: "Just so.", Hint: "Try on."})
 			b.Flush()
 		}
 	}
@@ -235,31 +296,39 @@ func TestConnectErrors(t *testing.T) {
 		{"refused", nil, "prefer", "dial tcp 127.0.0.1:PORT: connect: connection refused. No server listens there: check host " +
 			"and port in `address`, and the server's `listen_addresses`."},
 		{
-			"password", fails("28P01", `password authentication failed for user "u"`), "disable",
-			`password authentication failed for user "u" (SQLSTATE 28P01). Check ` + "`user` and `credentials.password`.",
+			"password", fails("28P01", `password authentication failed for user "u"`, "auth_failed"), "disable",
+			`password authentication failed for user "u" (SQLSTATE 28P01); DETAIL: Just so; HINT: Try on. Check ` +
+				"`user` and `credentials.password`.",
 		},
 		{
-			"pg_hba", fails("28000", `no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption`), "disable",
-			`no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption (SQLSTATE 28000). Check ` +
-				"`user` (it must be a role that may log in: ALTER ROLE \"u\" LOGIN), and that the server's pg_hba.conf lets it " +
-				"connect from here, with the encryption that `advanced.sslmode` asks for, both to the database and for replication.",
+			"pg_hba", fails("28000", `no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption`, "ClientAuthentication"), "disable",
+			`no pg_hba.conf entry for host "10.0.0.1", user "u", database "d", no encryption (SQLSTATE 28000); DETAIL: Just so; HINT: Try on. ` +
+				adviceLogin,
 		},
-		{"database", fails("3D000", `database "d" does not exist`), "disable", `database "d" does not exist (SQLSTATE 3D000). ` +
-			"Check `database`: it is the name of a database on this server, in exact case."},
-		{"privilege", fails("42501", `permission denied for database "d"`), "disable", `permission denied for database "d" ` +
-			`(SQLSTATE 42501). Allow it as an administrator: GRANT CONNECT ON DATABASE "d" TO "u".`},
 		{
-			"walsender", fails("42501", "must be superuser or replication role to start walsender"), "disable",
-			"must be superuser or replication role to start walsender (SQLSTATE 42501). Allow it as an administrator: " +
-				`ALTER ROLE "u" REPLICATION (on Amazon RDS: GRANT rds_replication TO "u").`,
+			"no login", fails("28000", `la connexion n'est pas permise`, "InitializeSessionUserId"), "disable",
+			`la connexion n'est pas permise (SQLSTATE 28000); DETAIL: Just so; HINT: Try on. Check ` + "`user`: it must be a role that exists " +
+				`and may log in. For one that exists, run: ALTER ROLE "u" LOGIN;`,
 		},
-		{"full", fails("53300", "sorry, too many clients already"), "disable", "sorry, too many clients already (SQLSTATE " +
-			"53300). Raise `max_connections` on the server (or the role's CONNECTION LIMIT), or end other connections."},
-		{"starting", fails("57P03", "the database system is starting up"), "disable", "the database system is starting up " +
-			"(SQLSTATE 57P03). The server does not take connections yet: try again when it has started."},
-		{"pooler", fails("08P01", "unsupported startup parameter: replication"), "disable", "unsupported startup parameter: " +
-			"replication (SQLSTATE 08P01). This looks like a connection pooler (PgBouncer, or a provider's pooled endpoint): " +
-			"logical replication needs the address of the database server itself."},
+		{
+			"database", fails("3D000", `database "d" does not exist`, "InitPostgres"), "disable", `database "d" does not exist (SQLSTATE ` +
+				"3D000); DETAIL: Just so; HINT: Try on. Check `database`: it is the name of a database on this server, in exact case.",
+		},
+		{
+			"privilege", fails("42501", `keine Berechtigung für Datenbank »d«`, "CheckMyDatabase"), "disable", `keine Berechtigung für ` +
+				`Datenbank »d« (SQLSTATE 42501); DETAIL: Just so; HINT: Try on. Run as an administrator: GRANT CONNECT ON DATABASE "d" TO "u";`,
+		},
+		{
+			"walsender", fails("42501", "keine Berechtigung, um WAL-Sender zu starten", "InitPostgres"), "disable",
+			"keine Berechtigung, um WAL-Sender zu starten (SQLSTATE 42501); DETAIL: Just so; HINT: Try on. Run as an administrator: " +
+				`ALTER ROLE "u" REPLICATION; (on Amazon RDS: GRANT rds_replication TO "u";)`,
+		},
+		{"full", fails("53300", "sorry, too many clients already", "InitProcess"), "disable", "sorry, too many clients already " +
+			"(SQLSTATE 53300); DETAIL: Just so; HINT: Try on. " + adviceConnections},
+		{"starting", fails("57P03", "the database system is starting up", "ProcessStartupPacket"), "disable", "the database system is " +
+			"starting up (SQLSTATE 57P03); DETAIL: Just so; HINT: Try on. " + adviceStarting},
+		{"pooler", fails("08P01", "unsupported startup parameter: replication", ""), "disable", "unsupported startup parameter: " +
+			"replication (SQLSTATE 08P01); DETAIL: Just so; HINT: Try on. " + advicePooler},
 		{
 			"no TLS", func(_ *pgproto3.Backend, c net.Conn) { c.Write([]byte("N")) }, "require",
 			"127.0.0.1:PORT (127.0.0.1): tls error: server refused TLS connection. The server offers no TLS: enable it there " +

@@ -98,14 +98,7 @@ func (c *checker) createPublication(ctx context.Context) error {
 		}
 	}
 	statement := func(members []tableName) string {
-		text := "CREATE PUBLICATION " + quoteIdent(c.s.publication)
-		if len(members) > 0 {
-			text += " FOR TABLE " + onlyTables(members)
-		}
-		if c.db.version >= 130000 {
-			text += " WITH (publish_via_partition_root = true)"
-		}
-		return text
+		return createPublicationStatement(c.db.version, c.s.publication, members)
 	}
 	if c.db.standby {
 		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement(members))
@@ -157,6 +150,18 @@ func (c *checker) write(ctx context.Context, statement string, wait time.Duratio
 		_, err = tx.Exec(ctx, statement)
 		return err
 	})
+}
+
+// createPublicationStatement makes a publication of tables.
+func createPublicationStatement(version int, publication string, members []tableName) string {
+	statement := "CREATE PUBLICATION " + quoteIdent(publication)
+	if len(members) > 0 {
+		statement += " FOR TABLE " + onlyTables(members)
+	}
+	if version >= 130000 {
+		statement += " WITH (publish_via_partition_root = true)"
+	}
+	return statement
 }
 
 // onlyTables lists tables for a publication. Without ONLY the children of an inheritance parent would become members, and

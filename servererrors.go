@@ -1,10 +1,13 @@
 // servererrors.go owns what an error of the server's means for a capture: whether it passes, what has to be put right, and by
-// whom. Invariant: what cannot pass by itself is never tried again for ever, and every class has a line of advice.
+// whom; and the words in which it is told. Invariants: what cannot pass by itself is never tried again for ever, every class
+// has a line of advice, and nothing is decided by a text that the server translates (lc_messages): SQLSTATE, the function of
+// the server's source that raised it, and facts decide.
 package main
 
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,13 +21,28 @@ const (
 	classRetry                           // it passes: connect again
 	classConfiguration                   // something must be set, granted or freed first
 	classSlot                            // what the slot has still to send is out of reach: it must be made anew
+	classPublication                     // the publication was not there when a change was made: what it is now decides
 	classServer                          // a fault or a limit within the server
 )
 
 func (c errorClass) String() string {
-	return [...]string{"unknown", "retry", "configuration", "slot", "server"}[c]
+	return [...]string{"unknown", "retry", "configuration", "slot", "publication", "server"}[c]
 }
 
+// SQLSTATEs that decisions are made by.
+const (
+	codeObjectInUse     = "55006"
+	codeUndefinedObject = "42704"
+	codeReadOnly        = "25006"
+	codePrivilege       = "42501"
+	codeUndefinedTable  = "42P01"
+	codeInvalidSchema   = "3F000"
+	codePrerequisite    = "55000"
+	codeLimit           = "53400"
+	codeDuplicate       = "42710"
+)
+
+// {user} and {database} stand for those that the capture logs in with.
 const (
 	adviceSlot     = "The slot cannot be read on from here. " + waysOut
 	adviceServer   = "This is a fault within the server: its log tells more. If it comes again, install the newest minor release."
@@ -34,118 +52,136 @@ const (
 		"column out by a column list of the publication, or shorten the value."
 	advicePooler = "This comes from a connection pooler, through which no replication is possible: use the address of the database " +
 		"server itself."
-	adviceLogin = "Check `user` and `credentials`, that the role may log in, and that the server lets it connect from here with the " +
-		"encryption that `advanced.sslmode` asks for (pg_hba.conf, or the provider's network settings), both to the database and for " +
-		"replication."
+	adviceLogin = "Check `user` and `credentials`, and that the server lets the role connect from here with the encryption that " +
+		"`advanced.sslmode` asks for (pg_hba.conf, or the provider's network settings), both to the database and for replication."
+	advicePassword = "Check `user` and `credentials.password`."
+	adviceBinding  = "The server's certificate (such as one with an Ed25519 key) does not allow that the login is bound to the TLS " +
+		"connection: set `advanced.channel_binding` to disable, or give the server a certificate with an RSA or ECDSA key."
+	advicePreparation = "The password has characters that its preparation for SCRAM does not allow, and with which the driver cannot " +
+		"log in: give the role another password."
+	adviceNoLogin  = "Check `user`: it must be a role that exists and may log in. For one that exists, run: ALTER ROLE {user} LOGIN;"
+	adviceConnect  = "Run as an administrator: GRANT CONNECT ON DATABASE {database} TO {user};"
+	adviceAllow    = "The database takes no connections. Run as an administrator: ALTER DATABASE {database} ALLOW_CONNECTIONS true;"
+	adviceDatabase = "Check `database`: it is the name of a database on this server, in exact case."
+	adviceStarting = "The server does not take connections yet: try again when it has started. A standby takes them with hot_standby = " +
+		"on only."
 	adviceEncryption = "The server wants encrypted connections: set `advanced.sslmode` to require or verify-full."
-	adviceWALLevel   = "Set wal_level = logical and restart the server (Amazon RDS and Aurora: parameter rds.logical_replication = 1; Google " +
-		"Cloud SQL: flag cloudsql.logical_decoding = on; AlloyDB: flag alloydb.logical_decoding = on; Azure: wal_level = LOGICAL in the " +
-		"server parameters)."
-	adviceRights = "Grant the role what it lacks; to replicate: ALTER ROLE … REPLICATION (on Amazon RDS: GRANT rds_replication TO …)."
-	adviceSlots  = "Raise `max_replication_slots` on the server and restart it, or drop a slot that nothing uses: SELECT slot_name, " +
+	adviceWALLevel   = "Set wal_level = logical, for a standby on its primary, too, and restart the server (Amazon RDS and Aurora: " +
+		"parameter rds.logical_replication = 1; Google Cloud SQL: flag cloudsql.logical_decoding = on; AlloyDB: flag " +
+		"alloydb.logical_decoding = on; Azure: wal_level = LOGICAL in the server parameters)."
+	adviceReplication = "Run as an administrator: ALTER ROLE {user} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {user};)"
+	adviceRights      = "Grant the role what it lacks."
+	adviceSlots       = "Raise `max_replication_slots` on the server and restart it, or drop a slot that nothing uses: SELECT slot_name, " +
 		"active FROM pg_replication_slots;"
-	adviceSenders     = "Raise `max_wal_senders` on the server, or end another replication connection."
-	adviceConnections = "Raise `max_connections` on the server (or the role's CONNECTION LIMIT), or end other connections."
-	adviceReadOnly    = "This server takes no writes: connect to the primary (the writer endpoint), or set `advanced.read_only_capture`."
-	adviceEndpoint    = "The provider does not serve this database now: see its console, and use the direct endpoint of the database, in " +
+	adviceSenders       = "Raise `max_wal_senders` on the server, or end another replication connection."
+	adviceRoleLimit     = "Raise the role's limit (ALTER ROLE {user} CONNECTION LIMIT …), or end other connections of it."
+	adviceDatabaseLimit = "Raise the database's limit (ALTER DATABASE {database} CONNECTION LIMIT …), or end other connections to it."
+	adviceConnections   = "Raise `max_connections` on the server, or end other connections."
+	adviceReadOnly      = "This server takes no writes: connect to the primary (the writer endpoint), or set `advanced.read_only_capture`."
+	adviceEndpoint      = "The provider does not serve this database now: see its console, and use the direct endpoint of the database, in " +
 		"full."
-	advicePublication = "If the publication exists, it was made after the place where the slot stands: have the slot made anew (raise the " +
-		"`backfill` counter of every binding at once). Else create it."
-	adviceObject   = "Something that the capture needs was dropped or renamed: restore it, or remove its binding."
-	adviceForeign  = "The slot is of another database or kind: set `advanced.slotName` to a name that nothing else uses."
-	adviceEncoding = "Text of the database is not valid in its encoding: repair the rows, or leave the column out by a column list of " +
+	advicePublication = "The publication did not exist when a change was made that is still to be sent. " + waysOut
+	adviceObject      = "Something that the capture needs was dropped or renamed: restore it, or remove its binding."
+	adviceForeign     = "If the slot is of another database or kind, set `advanced.slotName` to a name that nothing else uses."
+	adviceEncoding    = "Text of the database is not valid in its encoding: repair the rows, or leave the column out by a column list of " +
 		"the publication."
-	adviceDisk    = "Free or add disk space on the server."
-	adviceMemory  = "The server is short of memory: lower `logical_decoding_work_mem`, or give it more."
-	adviceTimeout = "If it comes again, raise the timeout that it names."
-	adviceAgain   = "It passes: the capture connects again."
+	adviceDisk     = "Free or add disk space on the server."
+	adviceMemory   = "The server is short of memory: lower `logical_decoding_work_mem`, or give it more."
+	adviceTimeout  = "If it comes again, raise the timeout that it names."
+	adviceSort     = "A backfill sorts the table: create an index on its key, or raise temp_file_limit."
+	adviceAgain    = "It passes: the capture connects again."
+	adviceProtocol = "The two sides do not understand each other: check that `address` is a PostgreSQL server, with nothing in between."
 )
 
-// serverErrors are judged from top to bottom: the first whose SQLSTATE begins so and whose text is found decides. A text tells
-// what one code has several meanings for, or what a provider says under a code of its own.
+// serverErrors are judged from top to bottom: the first that fits decides. Functions and files are those of PostgreSQL 10 to 18
+// (functions were renamed and moved: all are named). The texts are those of poolers and providers, which put them into no
+// catalog of translations and mostly under a code of their own; no text of PostgreSQL's belongs here.
 var serverErrors = []struct {
-	code, text string
-	class      errorClass
-	advice     string
+	code     string // the SQLSTATE, or how it begins
+	raised   string // functions and files of the server's source, by one of which it was raised; "": by any
+	foreign  string // a part of the text, where it is no server's
+	replicas bool   // of the login of a replication connection only
+	class    errorClass
+	advice   string
 }{
 	// poolers and proxies
-	{"", "unsupported startup parameter", classConfiguration, advicePooler},
-	{"08P01", "max_client_conn", classConfiguration, advicePooler},
-	{"", "MaxClientsInSessionMode", classConfiguration, advicePooler},
-	{"", "Tenant or user not found", classConfiguration, advicePooler},
-	{"26000", "", classConfiguration, advicePooler}, // a prepared statement that is on another session
-	{"42P05", "", classConfiguration, advicePooler},
-	{"", "ndpoint ID is not specified", classConfiguration, adviceEndpoint},
-	{"", "ndpoint has been disabled", classConfiguration, adviceEndpoint},
-	{"", "exceeded the compute time quota", classConfiguration, adviceEndpoint},
-	{"", "exceeded the data transfer quota", classConfiguration, adviceEndpoint},
-	{"", "ouldn't connect to compute node", classRetry, adviceAgain},
-	{"", "ontrol plane request failed", classRetry, adviceAgain},
+	{foreign: "unsupported startup parameter", class: classConfiguration, advice: advicePooler},
+	{code: "08P01", foreign: "max_client_conn", class: classConfiguration, advice: advicePooler},
+	{foreign: "MaxClientsInSessionMode", class: classConfiguration, advice: advicePooler},
+	{foreign: "Tenant or user not found", class: classConfiguration, advice: advicePooler},
+	{code: "26000", class: classConfiguration, advice: advicePooler}, // a prepared statement that is on another session
+	{code: "42P05", class: classConfiguration, advice: advicePooler},
+	{foreign: "ndpoint ID is not specified", class: classConfiguration, advice: adviceEndpoint},
+	{foreign: "ndpoint has been disabled", class: classConfiguration, advice: adviceEndpoint},
+	{foreign: "exceeded the compute time quota", class: classConfiguration, advice: adviceEndpoint},
+	{foreign: "exceeded the data transfer quota", class: classConfiguration, advice: adviceEndpoint},
+	{foreign: "ouldn't connect to compute node", class: classRetry, advice: adviceAgain},
+	{foreign: "ontrol plane request failed", class: classRetry, advice: adviceAgain},
+	{code: "28", foreign: "SSL connection is required. Please specify SSL options", class: classConfiguration, advice: adviceEncryption},
 
-	// the slot
-	{"", "requested WAL segment", classSlot, adviceSlot},
-	{"", "can no longer get changes from replication slot", classSlot, adviceSlot},
-	{"", "can no longer access replication slot", classSlot, adviceSlot},
-	{"", "cannot read from logical replication slot", classSlot, adviceSlot},
-	{"42704", "replication slot", classSlot, adviceSlot},
-	{"42704", "publication", classConfiguration, advicePublication},
-	{"", "was not created in this database", classConfiguration, adviceForeign},
-	{"", "cannot use physical replication slot for logical decoding", classConfiguration, adviceForeign},
-	{"", "cannot use a replication slot created for a different process", classConfiguration, adviceForeign},
-	{"53400", "temp_file_limit", classConfiguration, "A backfill sorts the table: create an index on its key, or raise temp_file_limit."},
-	{"53400", "", classConfiguration, adviceSlots},
-	{"", "all replication slots are in use", classConfiguration, adviceSlots},
-	{"", "wal_level", classConfiguration, adviceWALLevel},
+	// the slot and the publication
+	{code: "58P01", raised: "WalSndSegmentOpen wal_segment_open CheckXLogRemoval XLogRead", class: classSlot, advice: adviceSlot},
+	{code: "55000", raised: "ReplicationSlotAcquire StartLogicalReplication pg_logical_slot_get_changes_guts", class: classSlot, advice: adviceSlot},
+	{code: "55000", raised: "CreateDecodingContext", class: classRetry, advice: adviceForeign}, // the next look at the slot tells
+	{code: "0A000", raised: "CreateDecodingContext", class: classRetry, advice: adviceForeign}, // before 15
+	{code: "42704", raised: "ReplicationSlotAcquire SearchNamedReplicationSlot", class: classSlot, advice: adviceSlot},
+	{code: "42704", raised: "get_publication_oid GetPublicationByName", class: classPublication, advice: advicePublication},
+	{code: "55000", raised: "CheckLogicalDecodingRequirements CheckSlotRequirements", class: classConfiguration, advice: adviceWALLevel},
+	{code: "53400", raised: "fd.c", class: classConfiguration, advice: adviceSort},
+	{code: "53400", class: classConfiguration, advice: adviceSlots},
 
 	// limits and faults within the server that look like others
-	{"", "invalid memory alloc request size", classServer, adviceTooLarge},
-	{"", "annot enlarge string buffer", classServer, adviceTooLarge},
-	{"54000", "", classServer, adviceTooLarge},
-	{"", "could not map filen", classServer, adviceDecoding},
-	{"", "subtransaction logged without previous top-level", classServer, adviceDecoding},
-	{"", "invalid record length", classServer, adviceDecoding},
-	{"", "unexpected pageaddr", classServer, adviceDecoding},
+	{code: "XX000", raised: "mcxt.c", class: classServer, advice: adviceTooLarge},
+	{code: "54000", class: classServer, advice: adviceTooLarge},
+	{code: "XX", raised: "reorderbuffer.c snapbuild.c decode.c logical.c pgoutput.c walsender.c xlogreader.c", class: classServer, advice: adviceDecoding},
 
 	// connections
-	{"28", "SSL connection is required", classConfiguration, adviceEncryption},
-	{"28", "no encryption", classConfiguration, adviceEncryption},
-	{"28", "SSL off", classConfiguration, adviceEncryption},
-	{"28", "", classConfiguration, adviceLogin},
-	{"3D000", "", classConfiguration, "Check `database`: it is the name of a database on this server, in exact case."},
-	{"57P03", "Hot standby mode is disabled", classConfiguration, "The standby takes no queries: set hot_standby = on there, or connect to the primary."},
-	{"57P04", "", classConfiguration, adviceObject},
-	{"53300", "wal_senders", classRetry, adviceSenders}, // the last place may be that of our own dead sender
-	{"53300", "standby connections", classRetry, adviceSenders},
-	{"53300", "", classRetry, adviceConnections},
-	{"08P01", "", classUnknown, "The two sides do not understand each other: check that `address` is a PostgreSQL server, with nothing in between."},
-	{"08", "", classRetry, adviceAgain},
-	{"57P", "", classRetry, adviceAgain},
-	{"57014", "", classRetry, adviceTimeout},
-	{"25P03", "", classRetry, adviceTimeout},
-	{"25P04", "", classRetry, adviceTimeout},
+	{code: "28P01", class: classConfiguration, advice: advicePassword},
+	{code: "28000", raised: "InitializeSessionUserId", class: classConfiguration, advice: adviceNoLogin},
+	{code: "28000", raised: "auth-scram.c", class: classConfiguration, advice: adviceBinding},
+	{code: "XX000", raised: "be_tls_get_certificate_hash", class: classConfiguration, advice: adviceBinding},
+	{code: "28", class: classConfiguration, advice: adviceLogin},
+	{code: "3D000", class: classConfiguration, advice: adviceDatabase},
+	{code: "55000", raised: "CheckMyDatabase", class: classConfiguration, advice: adviceAllow},
+	{code: "57P03", class: classRetry, advice: adviceStarting},
+	{code: "57P04", class: classConfiguration, advice: adviceObject},
+	// The last place may be that of our own dead sender.
+	{code: "53300", raised: "InitProcess", replicas: true, class: classRetry, advice: adviceSenders},
+	{code: "53300", raised: "walsender.c", class: classRetry, advice: adviceSenders},
+	{code: "53300", raised: "InitializeSessionUserId", class: classRetry, advice: adviceRoleLimit},
+	{code: "53300", raised: "CheckMyDatabase", class: classRetry, advice: adviceDatabaseLimit},
+	{code: "53300", class: classRetry, advice: adviceConnections},
+	{code: "08P01", class: classUnknown, advice: adviceProtocol},
+	{code: "08", class: classRetry, advice: adviceAgain},
+	{code: "57P", class: classRetry, advice: adviceAgain},
+	{code: "57014", class: classRetry, advice: adviceTimeout},
+	{code: "25P03", class: classRetry, advice: adviceTimeout},
+	{code: "25P04", class: classRetry, advice: adviceTimeout},
 
 	// others' work, which ends
-	{"40", "", classRetry, adviceAgain},
-	{"55006", "", classRetry, adviceAgain},
-	{"55P03", "", classRetry, adviceAgain},
+	{code: "40", class: classRetry, advice: adviceAgain},
+	{code: "55006", class: classRetry, advice: adviceAgain},
+	{code: "55P03", class: classRetry, advice: adviceAgain},
 
 	// rights, names, values
-	{"25006", "", classConfiguration, adviceReadOnly},
-	{"42501", "", classConfiguration, adviceRights},
-	{"42P01", "", classConfiguration, adviceObject},
-	{"42703", "", classConfiguration, adviceObject},
-	{"3F000", "", classConfiguration, adviceObject},
-	{"42704", "", classConfiguration, adviceObject},
-	{"22021", "", classConfiguration, adviceEncoding},
-	{"22P05", "", classConfiguration, adviceEncoding},
+	{code: "25006", class: classConfiguration, advice: adviceReadOnly},
+	{code: "42501", raised: "InitPostgres InitWalSender", class: classConfiguration, advice: adviceReplication},
+	{code: "42501", raised: "CheckSlotPermissions slotfuncs.c slot.c", class: classConfiguration, advice: adviceReplication},
+	{code: "42501", raised: "CheckMyDatabase", class: classConfiguration, advice: adviceConnect},
+	{code: "42501", class: classConfiguration, advice: adviceRights},
+	{code: "42P01", class: classConfiguration, advice: adviceObject},
+	{code: "42703", class: classConfiguration, advice: adviceObject},
+	{code: "3F000", class: classConfiguration, advice: adviceObject},
+	{code: "42704", class: classConfiguration, advice: adviceObject},
+	{code: "22021", class: classConfiguration, advice: adviceEncoding},
+	{code: "22P05", class: classConfiguration, advice: adviceEncoding},
 
 	// the machine and the server's own faults
-	{"53100", "", classConfiguration, adviceDisk},
-	{"", "No space left on device", classConfiguration, adviceDisk},
-	{"53200", "", classRetry, adviceMemory},
-	{"58", "", classServer, adviceServer},
-	{"F0", "", classServer, adviceServer},
-	{"XX", "", classServer, adviceServer},
+	{code: "53100", class: classConfiguration, advice: adviceDisk},
+	{code: "53200", class: classRetry, advice: adviceMemory},
+	{code: "58", class: classServer, advice: adviceServer},
+	{code: "F0", class: classServer, advice: adviceServer},
+	{code: "XX", class: classServer, advice: adviceServer},
 }
 
 // classify judges the server's error that err wraps. Without one, or with one that nothing is known of, it is classUnknown.
@@ -154,22 +190,86 @@ func classify(err error) (errorClass, string) {
 	if !ok {
 		return classUnknown, ""
 	}
+	failure, ok := errors.AsType[*connectFailure](err)
+	replicas := ok && failure.replication
 	for i := range serverErrors {
 		e := &serverErrors[i]
-		if strings.HasPrefix(server.Code, e.code) && (strings.Contains(server.Message, e.text) || strings.Contains(server.Detail, e.text)) {
+		if strings.HasPrefix(server.Code, e.code) && raisedBy(server, e.raised) && strings.Contains(server.Message, e.foreign) &&
+			(replicas || !e.replicas) {
 			return e.class, e.advice
 		}
 	}
 	return classUnknown, ""
 }
 
-// advise adds the line of advice to an error that ends a capture, unless it carries a remedy of its own.
-func advise(err error) error {
+// raisedBy reports whether one of the functions or files, in a list with blanks between, raised an error. The server writes a
+// file as a name or, where it was built so, a path.
+func raisedBy(server *pgconn.PgError, places string) bool {
+	if places == "" {
+		return true
+	}
+	file := server.File[strings.LastIndexByte(server.File, '/')+1:]
+	return slices.ContainsFunc(strings.Fields(places), func(place string) bool { return place == server.Routine || place == file })
+}
+
+// advised fills in the names that a line of advice is about.
+func advised(advice string, s *settings) string {
+	return strings.NewReplacer("{user}", quoteIdent(s.user), "{database}", quoteIdent(s.database)).Replace(advice)
+}
+
+// advise adds the server's own DETAIL and HINT, and the line of advice, to an error that ends a request or a capture, unless it
+// carries a remedy of its own.
+func advise(err error, s *settings) error {
 	if _, ok := errors.AsType[*userError](err); ok || err == nil {
 		return err
 	}
+	text := explain(err)
 	if _, advice := classify(err); advice != "" {
-		return fmt.Errorf("%w. %s", err, advice)
+		text = strings.TrimSuffix(text, ".") + ". " + advised(advice, s)
 	}
-	return err
+	if text == err.Error() {
+		return err
+	}
+	return &toldError{text, err}
+}
+
+// toldError is an error in the words in which it is to be told.
+type toldError struct {
+	text  string
+	cause error
+}
+
+func (e *toldError) Error() string { return e.text }
+func (e *toldError) Unwrap() error { return e.cause }
+
+// serverReason is the server's own words for an error, with its SQLSTATE, DETAIL and HINT, or err's where it is not the
+// server's. A sentence may go on behind it: it ends in no full stop.
+func serverReason(err error) string {
+	server, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return strings.TrimSuffix(err.Error(), ".")
+	}
+	return fmt.Sprintf("%s (SQLSTATE %s)%s", server.Message, server.Code, particulars(server))
+}
+
+// explain is the text of err, in which the server's words have their DETAIL and HINT.
+func explain(err error) string {
+	text := err.Error()
+	server, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return text
+	}
+	return strings.Replace(text, server.Error(), server.Error()+particulars(server), 1)
+}
+
+// particulars are an error's DETAIL and HINT, to be put behind its text. The words that lead them are the server's in English,
+// by which a reader finds them in the manual.
+func particulars(server *pgconn.PgError) string {
+	var b strings.Builder
+	for _, part := range []struct{ name, text string }{{"DETAIL", server.Detail}, {"HINT", server.Hint}} {
+		if text := strings.TrimRight(strings.ReplaceAll(part.text, "\n", " "), " .。"); text != "" {
+			b.WriteString("; " + part.name + ": " + text)
+		}
+	}
+	return b.String()
 }

@@ -24,6 +24,8 @@ const (
 	slotRetry = 30 * time.Second
 	// slotNotice is how often a blocked creation says what it waits for.
 	slotNotice = 10 * time.Second
+	// publicationReturn is how long a publication that is away is waited for before the capture ends.
+	publicationReturn = 5 * time.Second
 )
 
 // slotStatus is what the server says of our slot, and of itself.
@@ -47,6 +49,7 @@ type slotStatus struct {
 	twoPhase     bool
 	failover     bool
 	synced       bool // a standby's copy of the primary's slot, of no use until it is promoted
+	carried      bool // such a copy on a standby that has been promoted
 
 	server   string // the database we are connected to
 	end      lsn    // end of the server's WAL: flushed on a primary, received or replayed on a standby
@@ -120,7 +123,7 @@ func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotStatus, er
 		return nil, fmt.Errorf("read the server's WAL position: %w", err)
 	}
 	status.standby = recovery == "true"
-	status.synced = status.synced && status.standby // a promoted standby still says so of its slots
+	status.synced, status.carried = status.synced && status.standby, status.synced && !status.standby // a promoted standby still says so
 	var err error
 	if end != nil {
 		if status.end, err = pglogrepl.ParseLSN(*end); err != nil {
@@ -263,7 +266,7 @@ func (s *slotStatus) lossReason() string {
 	default:
 		return s.invalidation
 	}
-	if s.conflicting {
+	if s.conflicting && s.standby { // version 16 sets it on a primary, too, of a slot that was lost by its size
 		return "it conflicted with recovery on the standby; set hot_standby_feedback = on, on the standby, and keep " +
 			"wal_level = logical on the primary"
 	}
@@ -301,6 +304,79 @@ func timelineFault(history []byte, stored, current int, cursor lsn) error {
 	}
 	return &slotLossError{userError{fmt.Sprintf("the server is on timeline %d, which does not come from timeline %d, on which the "+
 		"capture has read up to %s: %s %s", current, stored, cursor, explain, waysOut)}}
+}
+
+// readOnCurrent reports whether somebody has read with the slot on the server's current timeline. Whoever did had judged the
+// way onto it, and is not us, who note the timeline before we read: the cursor, which is not behind what the slot has
+// confirmed (slotFault), is its. Only of a slot that came with the promotion, as a copy of the old primary's, is that
+// provable: it had confirmed nothing beyond the switch by then, since no standby takes over more than it has (slotsync.c);
+// one that was made anew behind the switch begins behind it. The history's last line is the switch onto the current timeline.
+func readOnCurrent(history []byte, s *slotStatus) bool {
+	if !s.carried {
+		return false
+	}
+	var last lsn
+	for line := range strings.Lines(string(history)) {
+		if fields := strings.Fields(line); len(fields) >= 2 {
+			at, err := pglogrepl.ParseLSN(fields[1])
+			if err != nil {
+				return false
+			}
+			last = max(last, at)
+		}
+	}
+	return last != 0 && s.confirmed > last
+}
+
+// lossOf looks at the error that ended a session: where that says that what the slot has still to send is out of reach, it
+// returns a *slotLossError, which is c.lost, too, by which the next session decides where to start. Where the publication must be
+// made first, it returns a userError; nil for any other error.
+func (c *capture) lossOf(ctx context.Context, err error) error {
+	class, _ := classify(err)
+	switch class {
+	case classSlot:
+		c.lost = &slotLossError{userError{explain(err) + ". " + adviceSlot}}
+		return c.lost
+	case classPublication: // the server looks it up as it was when the change was made: no session gets past that one
+	default:
+		return nil
+	}
+	exists, name := false, c.settings.publication
+	var look error
+	for deadline := time.Now().Add(publicationReturn); ; { // who renames it, or makes it anew, may be about to
+		look = c.db.with(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, name).Scan(&exists)
+		})
+		if look != nil || exists || ctx.Err() != nil || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	switch {
+	case look != nil:
+		return nil
+	case !exists:
+		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
+			"or run: %s; What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name),
+			createPublicationStatement(c.db.version, name, c.publishing()), waysOut)}
+	}
+	c.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
+		"cannot be read. %s", explain(err), name, waysOut)}}
+	return c.lost
+}
+
+// publishing lists the tables that a publication for the capture must have.
+func (c *capture) publishing() []tableName {
+	var tables []tableName
+	if !c.settings.readOnly {
+		tables = append(tables, c.settings.watermarks)
+	}
+	for _, b := range c.bindings {
+		if b.table != nil {
+			tables = append(tables, b.name())
+		}
+	}
+	return tables
 }
 
 // serverFault says that the cursor is a position in another server's WAL. An upgrade makes a server another one, too: it
@@ -410,9 +486,9 @@ func dropSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait fun
 		}
 		_, err = repl.Exec(ctx, `DROP_REPLICATION_SLOT `+quoteIdent(name)).ReadAll()
 		switch code := sqlState(err); {
-		case err == nil || code == "42704": // undefined_object: it went away by itself
+		case err == nil || code == codeUndefinedObject: // it went away by itself
 			return nil
-		case code != "55006": // object_in_use
+		case code != codeObjectInUse:
 			return fmt.Errorf("drop the old replication slot %q: %w", name, err)
 		case time.Now().After(deadline):
 			return slotInUse(name, err, retry)
@@ -436,7 +512,7 @@ func makeFailover(ctx context.Context, repl *pgconn.PgConn, name string, onWait 
 		switch {
 		case err == nil:
 			return nil
-		case sqlState(err) != "55006": // object_in_use
+		case sqlState(err) != codeObjectInUse:
 			return fmt.Errorf("make replication slot %q a failover slot: %w", name, err)
 		case time.Now().After(deadline):
 			return slotInUse(name, err, slotRetry)
@@ -461,11 +537,11 @@ func slotInUse(name string, err error, waited time.Duration) error {
 func createSlotError(name string, err error) error {
 	var remedy string
 	switch sqlState(err) {
-	case "42710": // duplicate_object
+	case codeDuplicate:
 		remedy = "Another capture has just created it: give each capture its own `advanced.slotName`."
-	case "55000": // object_not_in_prerequisite_state
+	case codePrerequisite:
 		remedy = "Set wal_level = logical on this server, and for a standby on its primary, too, and restart them."
-	case "53400": // configuration_limit_exceeded
+	case codeLimit:
 		remedy = "Raise `max_replication_slots` on the server and restart it, or drop a slot that nothing uses: SELECT " +
 			"slot_name, active FROM pg_replication_slots;"
 	default:
@@ -707,16 +783,3 @@ func oidArray(oids []uint32) string {
 
 // literal quotes a text for a statement that a person is to run.
 func literal(text string) string { return strings.TrimPrefix(quoteLiteral(text), " ") }
-
-// serverReason is the server's own words for an error, with its SQLSTATE.
-func serverReason(err error) string {
-	var server *pgconn.PgError
-	if !errors.As(err, &server) {
-		return err.Error()
-	}
-	reason := fmt.Sprintf("%s (SQLSTATE %s)", server.Message, server.Code)
-	if server.Detail != "" {
-		reason += ", " + strings.TrimSuffix(server.Detail, ".")
-	}
-	return reason
-}

@@ -88,9 +88,14 @@ func TestSlotFault(t *testing.T) {
 		},
 		{"a reason of the future", func(s *slotStatus) { s.invalidation = "full_moon" }, 0x100, true, invalid + "full_moon." + unread},
 		{
-			"conflict on 16", func(s *slotStatus) { s.conflicting, s.walStatus = true, "lost" }, 0x100, true,
+			"conflict on 16", func(s *slotStatus) { s.conflicting, s.walStatus, s.standby = true, "lost", true }, 0x100, true,
 			invalid + "it conflicted with recovery on the standby; set hot_standby_feedback = on, on the standby, and keep " +
 				"wal_level = logical on the primary." + unread,
+		},
+		{
+			"lost by size on 16", func(s *slotStatus) { s.conflicting, s.walStatus = true, "lost" }, 0x100, true,
+			invalid + "WAL that it needed was removed (wal_status lost), since it fell behind by more than `max_slot_wal_keep_size`; raise " +
+				"that setting." + unread,
 		},
 		{
 			"being created", func(s *slotStatus) { s.confirmed, s.active, s.pid = 0, true, 7 }, 0x100, false,

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -187,23 +188,99 @@ func TestSlotSizeExceeded(t *testing.T) {
 	again.refused(append(bothWaysOut, `the server has invalidated the replication slot "`+db.slot+`"`, want)...)
 }
 
+// germanServer is startServer with one that tells its errors in German; without that locale, or its texts, the test is skipped.
+func germanServer(t *testing.T, settings ...string) *ownServer {
+	t.Helper()
+	locales, err := exec.Command("locale", "-a").Output()
+	if err != nil || !strings.Contains(string(locales), "de_DE.utf8") {
+		t.Skip("needs the locale de_DE.UTF-8: apt-get install locales, add it to /etc/locale.gen, and run locale-gen")
+	}
+	server := startServer(t, append(settings, "lc_messages=de_DE.UTF-8")...)
+	conn := testConnect(t, *testControlUser, *testControlPassword)
+	if _, err := conn.Exec(t.Context(), "SELECT 1/0"); err == nil || !strings.Contains(err.Error(), "durch Null") {
+		t.Skipf("the server's programs have no German texts: %v", err)
+	}
+	return server
+}
+
+// inLanguages runs a test on a server of its own that speaks English, and on one that does not.
+func inLanguages(t *testing.T, test func(t *testing.T)) {
+	t.Run("english", func(t *testing.T) { startServer(t); test(t) })
+	t.Run("german", func(t *testing.T) { germanServer(t); test(t) })
+}
+
 // TestSlotWALMissing: WAL that the slot needs is gone, though the server does not know.
 func TestSlotWALMissing(t *testing.T) {
-	startServer(t)
-	db := newTestDB(t)
-	r, table := db.stopped(runtimeOptions{})
-	segment := filepath.Join(db.queryValue("SHOW data_directory"), "pg_wal",
-		db.queryValue("SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = $1", db.slot))
-	if _, err := os.Stat(segment); err != nil {
-		t.Skipf("the server's files cannot be reached (it runs in a container?): %v", err)
-	}
-	db.exec("SELECT pg_switch_wal()")
-	db.fillWAL(8)
-	if err := os.Rename(segment, segment+".gone"); err != nil {
-		t.Fatal(err)
-	}
-	r.refused(append(bothWaysOut, "has already been removed", "The slot cannot be read on from here.")...)
-	db.recovers(r, table, nil)
+	inLanguages(t, func(t *testing.T) {
+		db := newTestDB(t)
+		r, table := db.stopped(runtimeOptions{})
+		segment := filepath.Join(db.queryValue("SHOW data_directory"), "pg_wal",
+			db.queryValue("SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = $1", db.slot))
+		if _, err := os.Stat(segment); err != nil {
+			t.Skipf("the server's files cannot be reached (it runs in a container?): %v", err)
+		}
+		db.exec("SELECT pg_switch_wal()")
+		db.fillWAL(8)
+		if err := os.Rename(segment, segment+".gone"); err != nil {
+			t.Fatal(err)
+		}
+		r.refused(append(bothWaysOut, "(SQLSTATE 58P01)", "The slot cannot be read on from here.")...)
+		db.recovers(r, table, nil)
+	})
+}
+
+// TestPublicationAway: changes were made while there was no publication, of which version 17 and older cannot send one. While
+// it is away the SQL that brings it back is told; with it there, what the slot has still to send is out of reach.
+func TestPublicationAway(t *testing.T) {
+	inLanguages(t, func(t *testing.T) {
+		db := newTestDB(t)
+		if db.version() >= 180000 {
+			t.Skip("version 18 goes on without the publication")
+		}
+		const gone, away = "(SQLSTATE 42704)", "did not exist for a while"
+		name := quoteIdent(db.publication)
+		t.Run("made anew", func(t *testing.T) {
+			r, table := db.stopped(runtimeOptions{})
+			db.exec("DROP PUBLICATION " + name)
+			db.exec("UPDATE " + quoteTable(table) + " SET v = 'unpublished'")
+			db.exec(fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s, %s", name, quoteTable(table), quoteTable(db.watermarks)))
+			r.refused(append(bothWaysOut, gone, away)...)
+			r.refused(append(bothWaysOut, gone, away)...)
+			db.recovers(r, table, nil)
+			db.dropSlot()
+		})
+		t.Run("renamed and back", func(t *testing.T) {
+			table := db.edgeTable("back", "int PRIMARY KEY", 10)
+			r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"on_slot_loss": "backfill"})},
+				map[tableName]backfillMode{table: modeAutomatic})
+			r.waitEnd(db, table)
+			db.exec("ALTER PUBLICATION " + name + " RENAME TO parked")
+			db.exec("UPDATE " + quoteTable(table) + " SET v = 'unpublished'")
+			db.exec("ALTER PUBLICATION parked RENAME TO " + name)
+			r.waitLog("As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled")
+			r.waitEnd(db, table)
+			r.checkPresent(db, table)
+			r.stop()
+			if err := r.wait(); err != nil {
+				t.Fatal(err)
+			}
+			db.dropSlot()
+		})
+		t.Run("renamed", func(t *testing.T) {
+			table := db.edgeTable("away", "int PRIMARY KEY", 10)
+			r := edgeStart(db, runtimeOptions{config: db.edgeConfig(nil)}, map[tableName]backfillMode{table: modeAutomatic})
+			r.waitEnd(db, table)
+			db.exec("ALTER PUBLICATION " + name + " RENAME TO parked")
+			defer db.exec("ALTER PUBLICATION parked RENAME TO " + name)
+			db.exec("UPDATE " + quoteTable(table) + " SET v = 'unpublished'")
+			err := r.wait()
+			for _, want := range append(bothWaysOut, gone, "was dropped or renamed", "RENAME TO "+name+";", "CREATE PUBLICATION "+name+" FOR TABLE ONLY") {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("it ended with %v, want %s", err, want)
+				}
+			}
+		})
+	})
 }
 
 // TestSlotIdle: the server gives up the slot of a capture that was stopped for too long (18).
