@@ -95,7 +95,10 @@ type binding struct {
 
 	partitions partitionSet // those whose rows are accounted for (leaves.go)
 	held       bool         // nothing is read until the replication session has been started anew (leaves.go)
-	indirect   bool         // our role may not read a partition itself: it is read by way of the table
+	// suspectedTo is where the stream must have come to before it is known whether the table was truncated; 0: it is no suspect
+	// (fitness.go).
+	suspectedTo lsn
+	indirect    bool // our role may not read a partition itself: it is read by way of the table
 
 	filters     bool // changes past scanned are dropped
 	scanned     []value
@@ -149,11 +152,11 @@ func (b *binding) rewind(first bool) {
 	b.state = &bindingState{Mode: storedPending}
 	b.meta.First = first
 	b.meta.Leaves, b.meta.Key = nil, ""
-	b.meta.Columns, b.meta.Filenode = "", 0
+	b.meta.Columns, b.meta.Filenode, b.meta.Toast = "", 0, 0
 	b.partitions.forget()
 	b.meta.OID = 0
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
-	b.sides, b.failures, b.held = nil, 0, false
+	b.sides, b.failures, b.held, b.suspectedTo = nil, 0, false, 0
 }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.
@@ -164,7 +167,7 @@ func (b *binding) park() {
 	b.state = &bindingState{Mode: storedMissing}
 	b.meta = bindingMetadata{}
 	b.partitions.forget()
-	b.chunk, b.waiting, b.unsettled, b.table, b.plan = nil, nil, nil, nil, nil
+	b.chunk, b.waiting, b.unsettled, b.table, b.plan, b.suspectedTo = nil, nil, nil, nil, nil, 0
 }
 
 // storedState is the binding's entry as of now.

@@ -108,13 +108,17 @@ type capture struct {
 	lastTick     time.Time
 	ticks        *time.Ticker
 	rediscoverAt time.Time
-	looks        []*binding      // whose partitions seem to have changed: the catalog is looked at soon
-	lookAt       time.Time       // when to do so
-	looked       time.Time       // when that was done last
-	renewAt      lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
-	renewing     map[uint64]bool // attachments (knownPartition.path) that ask for it
-	renewed      map[uint64]bool // those behind which the present session, or one before, was started
-	described    *binding        // the partitioned table that the last Relation message was of; nil for another
+	fitness      map[tableName]fitness // what is sent of the tables, when it was last looked at
+	fitnessAt    time.Time             // when to look at that again
+	fitnessRead  time.Time             // when that was done last
+	suspects     []*binding            // rewritten in a way that a TRUNCATE may explain which is still to be streamed
+	looks        []*binding            // whose partitions seem to have changed: the catalog is looked at soon
+	lookAt       time.Time             // when to do so
+	looked       time.Time             // when that was done last
+	renewAt      lsn                   // the session is to be started anew from a position at or behind this; 0: not asked for
+	renewing     map[uint64]bool       // attachments (knownPartition.path) that ask for it
+	renewed      map[uint64]bool       // those behind which the present session, or one before, was started
+	described    *binding              // the partitioned table that the last Relation message was of; nil for another
 	change       change
 	newKey       []value
 	oldKey       []value
@@ -140,7 +144,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.tx = transaction{}
 	c.previousEnd, c.idleEnd = start, start
 	c.seed = maphash.MakeSeed()
-	c.rediscoverAt = c.nextRediscovery()
+	c.rediscoverAt, c.fitnessAt = c.nextRediscovery(), fitnessNext()
 	c.ticks = time.NewTicker(tickInterval)
 	defer c.ticks.Stop()
 	for _, b := range c.bindings {
@@ -730,6 +734,14 @@ func (c *capture) tick() error {
 			return err
 		}
 	}
+	if time.Now().After(c.fitnessAt) {
+		if err := c.lookAtFitness(); err != nil {
+			return err
+		}
+	}
+	if len(c.suspects) > 0 {
+		c.judgeSuspects()
+	}
 	if len(c.looks) > 0 && time.Now().After(c.lookAt) {
 		if err := c.look(); err != nil {
 			return err
@@ -757,11 +769,20 @@ func (c *capture) rewind(b *binding) {
 
 // parkBinding takes a binding out of the capture, with the reason.
 func (c *capture) parkBinding(b *binding, reason string) {
-	c.status("%s is no longer captured: %s", b.name(), reason)
-	b.park()
-	b.generation++
-	c.dismiss(b)
-	c.pending = slices.DeleteFunc(c.pending, func(r *binding) bool { return r == b })
+	c.parkBindings([]*binding{b}, reason)
+}
+
+// parkBindings is parkBinding for one reason that concerns several.
+func (c *capture) parkBindings(bindings []*binding, reason string) {
+	c.status("%s no longer captured: %s", subject(bindings, "is", "are"), reason)
+	for _, b := range bindings {
+		b.park()
+		b.generation++
+	}
+	parked := func(b *binding) bool { return b.phase == phaseMissing }
+	c.reading = slices.DeleteFunc(c.reading, parked)
+	c.attached = slices.DeleteFunc(c.attached, parked)
+	c.pending = slices.DeleteFunc(c.pending, parked)
 }
 
 // dismiss takes a binding out of the lists of those whose rows are read.

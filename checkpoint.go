@@ -50,16 +50,17 @@ type bindingMetadata struct {
 	// First is set while this is provably the first backfill of the state key, so that the collection holds no key
 	// the scan has not reached (DESIGN I5).
 	First bool `json:"first"`
-	// Membership tells by which publication, and by which of its entries, the table's changes are streamed. Another one means
-	// that for some time they were not.
-	Membership string `json:"membership"`
+	// Sent tells how the table's changes are sent, by the versions of the catalog rows that this rests on. Another one means that
+	// for some time they may not have been (fitness.go).
+	Sent string `json:"membership"`
 	// Key tells which columns are the key columns, and their types and collations, that a backfill under way walks by: its position means nothing under
 	// others.
 	Key string `json:"key"`
-	// Columns tells the captured columns apart, and Filenode where a plain table's rows are, when the catalog was last looked
-	// at; "" and 0 for unknown. By them, changes of a table that its stream says nothing of are announced.
+	// Columns tells the captured columns apart, Filenode and Toast where a plain table's rows and long values are, when the catalog
+	// was last looked at; "" and 0 for unknown. By them, changes of a table that its stream says nothing of are announced.
 	Columns  string `json:"columns"`
 	Filenode uint32 `json:"filenode"`
+	Toast    uint32 `json:"toast"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`

@@ -467,17 +467,17 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		names = append(names, b.name())
 		wanted = append(wanted, requirementOf(b.resource, specs[i].Collection.Key))
 	}
+	before, err := c.readFitness(ctx) // as the server had it, before we add what is missing
+	if err != nil {
+		return err
+	}
 	read, err := readCatalog(ctx, c.db, names)
 	if err != nil {
 		return err
 	}
 	c.types = read.types
-	before, err := c.memberships(ctx) // as the server had it, before we add what is missing
-	if err != nil {
-		return err
-	}
 	c.diag.status("Verifying capture requirements")
-	unfit, warnings, err := openPrerequisites(ctx, c.db, wanted)
+	unfit, warnings, err := openPrerequisites(ctx, c.db, wanted, false)
 	for _, w := range warnings {
 		logrus.Warn(w)
 	}
@@ -491,11 +491,12 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	if err := c.prepareAll(read.tables, unfit); err != nil {
 		return err
 	}
-	now, err := c.memberships(ctx)
+	now, err := c.readFitness(ctx)
 	if err != nil {
 		return err
 	}
-	c.judgeMemberships(before, now)
+	c.fitness = before
+	c.judgeFitness(before, now)
 
 	if err := c.out.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}); err != nil {
 		return err
@@ -685,6 +686,7 @@ func transient(err error) bool {
 
 // replicate runs one replication session: its goroutines end with it.
 func (c *capture) replicate(ctx context.Context) error {
+	c.ctx = ctx // that of the session before has ended
 	conn, err := c.db.connectReplication(ctx)
 	if err != nil {
 		return err
@@ -826,7 +828,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 			"that vanished meanwhile stay in the collections.", fault)
 		c.rewindAll()
 	}
-	flags := c.settings.flags
+	flags, created := c.settings.flags, false
 	switch {
 	case flags.forceResetCursor != 0:
 		c.cursor = flags.forceResetCursor
@@ -847,12 +849,30 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		}
 		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": at.String()}).Info("created replication slot")
 		c.cursor = at
-		c.publishedFromNowOn()
+		created = true
 		failpoint("slot.after")
 	}
 	c.acks.reset()
 	c.noteServer(identity)
+	if created {
+		if err := c.readAfresh(); err != nil {
+			return 0, err
+		}
+	}
 	return c.cursor, nil
+}
+
+// readAfresh reads the catalog again behind the position that a new slot begins at: the making of it may have waited for hours
+// for open transactions, and what changed meanwhile is neither in the stream nor in what was read before.
+func (c *capture) readAfresh() error {
+	c.publishedFromNowOn()
+	if err := c.rediscover(); err != nil {
+		return err
+	}
+	if c.due {
+		return c.checkpoint()
+	}
+	return nil
 }
 
 // awaitReplay reads the slot's state; a standby that was restarted, or follows another primary now, is given time to get to

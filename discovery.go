@@ -108,6 +108,7 @@ type leaf struct {
 	tableName
 	oid         uint32
 	relfilenode uint32
+	toast       uint32 // the OID of its TOAST table, or noToast
 	identity    byte
 }
 
@@ -117,6 +118,7 @@ type partition struct {
 	oid, parent uint32
 	kind        byte   // relkind
 	relfilenode uint32 // 0 for one that holds no rows itself
+	toast       uint32 // the OID of its TOAST table, or noToast
 	attached    uint32 // the transaction that made it a partition of its parent (pg_inherits.xmin)
 }
 
@@ -331,7 +333,7 @@ func (c *catalog) each(sql string, args []any, dest []any, row func() error) err
 
 const sqlClasses = `
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relispartition, c.relreplident::text,
-       c.relrowsecurity, c.reltuples, c.relpages, c.relfilenode, coalesce(d.description, '')
+       c.relrowsecurity, c.reltuples, c.relpages, c.relfilenode, greatest(c.reltoastrelid, 1), coalesce(d.description, '')
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
@@ -374,17 +376,17 @@ func (c *catalog) classes(sql string, args ...any) ([]*table, error) {
 	var tables []*table
 	var t table
 	var kind, persistence, identity string
-	var filenode uint32
+	var filenode, toast uint32
 	var pages int64
 	err := c.each(sql, args, []any{
 		&t.oid, &t.schema, &t.name, &kind, &persistence, &t.isPartition, &identity, &t.rowSecurity,
-		&t.reltuples, &pages, &filenode, &t.comment,
+		&t.reltuples, &pages, &filenode, &toast, &t.comment,
 	}, func() error {
 		found := t
 		found.kind, found.persistence, found.identity = kind[0], persistence[0], identity[0]
 		found.reltuples = estimatedRows(t.reltuples, pages)
 		if found.kind != 'p' {
-			found.leaves = []leaf{{tableName: t.tableName, oid: t.oid, relfilenode: filenode, identity: identity[0]}}
+			found.leaves = []leaf{{tableName: t.tableName, oid: t.oid, relfilenode: filenode, toast: toast, identity: identity[0]}}
 		}
 		tables = append(tables, &found)
 		return nil
@@ -699,7 +701,7 @@ WITH RECURSIVE tree(root, parent, oid, attached, depth) AS (
   SELECT tree.root, tree.oid, i.inhrelid, i.xmin::text::bigint, tree.depth + 1
     FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid` + c.since(14, ` AND NOT i.inhdetachpending`, ``) + `
 )
-SELECT tree.root, tree.parent, n.nspname, c.relname, c.oid, c.relkind::text, c.relfilenode, tree.attached,
+SELECT tree.root, tree.parent, n.nspname, c.relname, c.oid, c.relkind::text, c.relfilenode, greatest(c.reltoastrelid, 1), tree.attached,
        c.relreplident::text, c.reltuples, c.relpages
   FROM tree
   JOIN pg_class c ON c.oid = tree.oid
@@ -722,7 +724,7 @@ SELECT tree.root, tree.parent, n.nspname, c.relname, c.oid, c.relkind::text, c.r
 	var attached, pages int64
 	var reltuples float64
 	err := c.each(sqlLeaves, []any{oidArray(roots)}, []any{
-		&root, &p.parent, &p.schema, &p.name, &p.oid, &kind, &p.relfilenode, &attached, &identity, &reltuples, &pages,
+		&root, &p.parent, &p.schema, &p.name, &p.oid, &kind, &p.relfilenode, &p.toast, &attached, &identity, &reltuples, &pages,
 	}, func() error {
 		t := byOID[root]
 		p.kind, p.attached = kind[0], uint32(attached)
@@ -730,7 +732,7 @@ SELECT tree.root, tree.parent, n.nspname, c.relname, c.oid, c.relkind::text, c.r
 		if p.kind != 'r' {
 			return nil
 		}
-		t.leaves = append(t.leaves, leaf{tableName: p.tableName, oid: p.oid, relfilenode: p.relfilenode, identity: identity[0]})
+		t.leaves = append(t.leaves, leaf{tableName: p.tableName, oid: p.oid, relfilenode: p.relfilenode, toast: p.toast, identity: identity[0]})
 		t.partialOld = t.partialOld || identity[0] != 'f'
 		if rows := estimatedRows(reltuples, pages); rows < 0 || t.reltuples < 0 {
 			t.reltuples = -1

@@ -33,6 +33,8 @@ type knownPartition struct {
 	// leaf is set when it holds rows. relfilenode is then where; 0 stands for any: the table was truncated.
 	leaf        bool
 	relfilenode uint32
+	// toast is the OID of its TOAST table, or noToast; 0 for unknown.
+	toast uint32
 }
 
 // partitionSet is the partitions that a binding remembers.
@@ -53,14 +55,24 @@ func partitionsOf(t *table) map[uint32]knownPartition {
 			path = (path ^ uint64(part)) * 1099511628211 // FNV-1a's prime
 			path ^= path >> 29
 		}
-		known[p.oid] = knownPartition{path: path, leaf: p.kind == 'r', relfilenode: p.relfilenode}
+		k := knownPartition{path: path, leaf: p.kind == 'r', relfilenode: p.relfilenode}
+		if k.leaf {
+			k.toast = p.toast
+		}
+		known[p.oid] = k
 	}
 	return known
 }
 
-// partitionsFormat begins the stored form: the number of its version. Partitions follow, each as OID, path and relfilenode in
-// base 36: without the last where it is the OID, a dash for one that holds no rows itself.
-const partitionsFormat = "1"
+// partitionsFormat begins the stored form: the number of its version. Partitions follow, each as OID, path, relfilenode and TOAST
+// table in base 36. A relfilenode that is the OID is empty, a dash stands for one that holds no rows itself. Of the TOAST table
+// there is its distance from the OID, or a dash where there is none; nothing stands for the one that CREATE TABLE makes, and the
+// end of the entry with it. In the form of version 1 the TOAST tables are unknown.
+const partitionsFormat = "2"
+
+// createdToast is the distance of a TOAST table's OID from that of its table, when CREATE TABLE has made both on a server that makes
+// nothing else: between them are the types of the row and its array.
+const createdToast = 3
 
 func encodePartitions(known map[uint32]knownPartition) string {
 	oids := make([]uint32, 0, len(known))
@@ -76,8 +88,19 @@ func encodePartitions(known map[uint32]knownPartition) string {
 		switch {
 		case !k.leaf:
 			text = append(text, ".-"...)
-		case k.relfilenode != oid:
-			text = strconv.AppendUint(append(text, '.'), uint64(k.relfilenode), 36)
+		case k.relfilenode != oid || k.toast != oid+createdToast:
+			if text = append(text, '.'); k.relfilenode != oid {
+				text = strconv.AppendUint(text, uint64(k.relfilenode), 36)
+			}
+			switch k.toast {
+			case oid + createdToast:
+			case noToast:
+				text = append(text, ".-"...)
+			case 0:
+				text = append(text, ".?"...)
+			default:
+				text = strconv.AppendInt(append(text, '.'), int64(k.toast)-int64(oid), 36)
+			}
 		}
 	}
 	return string(text)
@@ -88,35 +111,60 @@ func decodePartitions(text string) (map[uint32]knownPartition, error) {
 		return nil, nil
 	}
 	format, rest, _ := strings.Cut(text, " ")
-	if format != partitionsFormat {
+	if format != partitionsFormat && format != "1" {
 		return nil, fmt.Errorf("partitions in an unknown format %q", format)
 	}
 	known := make(map[uint32]knownPartition)
 	for entry := range strings.FieldsSeq(rest) {
-		fields := strings.Split(entry, ".")
-		if len(fields) != 2 && len(fields) != 3 {
-			return nil, fmt.Errorf("partition %q is not OID, path and relfilenode", entry)
+		if format == "1" {
+			entry += strings.Repeat(".", max(0, 2-strings.Count(entry, "."))) + ".?"
 		}
-		oid, err := strconv.ParseUint(fields[0], 36, 32)
+		oid, k, err := decodePartition(entry)
 		if err != nil {
 			return nil, fmt.Errorf("partition %q: %w", entry, err)
 		}
-		k := knownPartition{leaf: true, relfilenode: uint32(oid)}
-		if k.path, err = strconv.ParseUint(fields[1], 36, 64); err != nil {
-			return nil, fmt.Errorf("partition %q: %w", entry, err)
-		}
-		if len(fields) == 3 && fields[2] == "-" {
-			k.leaf, k.relfilenode = false, 0
-		} else if len(fields) == 3 {
-			filenode, err := strconv.ParseUint(fields[2], 36, 32)
-			if err != nil {
-				return nil, fmt.Errorf("partition %q: %w", entry, err)
-			}
-			k.relfilenode = uint32(filenode)
-		}
-		known[uint32(oid)] = k
+		known[oid] = k
 	}
 	return known, nil
+}
+
+func decodePartition(entry string) (uint32, knownPartition, error) {
+	fields := strings.Split(entry, ".")
+	if len(fields) < 2 || len(fields) > 4 {
+		return 0, knownPartition{}, errors.New("it is not OID, path, relfilenode and TOAST table")
+	}
+	oid, err := strconv.ParseUint(fields[0], 36, 32)
+	if err != nil {
+		return 0, knownPartition{}, err
+	}
+	k := knownPartition{leaf: true, relfilenode: uint32(oid), toast: uint32(oid) + createdToast}
+	if k.path, err = strconv.ParseUint(fields[1], 36, 64); err != nil {
+		return 0, knownPartition{}, err
+	}
+	if len(fields) > 2 && fields[2] == "-" {
+		k.leaf, k.relfilenode, k.toast = false, 0, 0
+	} else if len(fields) > 2 && fields[2] != "" {
+		filenode, err := strconv.ParseUint(fields[2], 36, 32)
+		if err != nil {
+			return 0, knownPartition{}, err
+		}
+		k.relfilenode = uint32(filenode)
+	}
+	if len(fields) > 3 {
+		switch fields[3] {
+		case "-":
+			k.toast = noToast
+		case "?":
+			k.toast = 0
+		default:
+			distance, err := strconv.ParseInt(fields[3], 36, 64)
+			if err != nil {
+				return 0, knownPartition{}, err
+			}
+			k.toast = uint32(int64(oid) + distance)
+		}
+	}
+	return uint32(oid), k, nil
 }
 
 // remember has the set hold these partitions and reports whether that is news.
@@ -257,13 +305,14 @@ type partitionsChange struct {
 	attached  []partition // leaves that may hold rows the stream has not shown
 	born      []partition // new leaves all of whose rows are streamed
 	rewritten []partition
+	hidden    []partition // those of the rewritten that may have been unlogged meanwhile
 	removed   []uint32
 }
 
 // comparePartitions tells what became of the partitions of a table. born are those of the new ones, or newly attached ones,
 // that were created as partitions: one whose parents have all been partitions of the table since then has had no row that
-// was not streamed.
-func comparePartitions(t *table, before, now map[uint32]knownPartition, born map[uint32]bool) partitionsChange {
+// was not streamed. sameColumns tells that the table's columns have not changed, which rewrites partitions too.
+func comparePartitions(t *table, before, now map[uint32]knownPartition, born map[uint32]bool, sameColumns bool) partitionsChange {
 	var ch partitionsChange
 	whole := map[uint32]bool{t.oid: true}
 	for _, p := range t.partitions {
@@ -276,8 +325,14 @@ func comparePartitions(t *table, before, now map[uint32]knownPartition, born map
 			ch.attached = append(ch.attached, p)
 		case !same:
 			ch.born = append(ch.born, p)
-		case k.relfilenode != 0 && k.relfilenode != p.relfilenode:
-			ch.rewritten = append(ch.rewritten, p)
+		default:
+			moved := k.relfilenode != 0 && k.relfilenode != p.relfilenode
+			if moved {
+				ch.rewritten = append(ch.rewritten, p)
+			}
+			if sameColumns && mayHide(k.toast, now[p.oid].toast, moved) {
+				ch.hidden = append(ch.hidden, p)
+			}
 		}
 	}
 	for oid, k := range before {
@@ -290,7 +345,8 @@ func comparePartitions(t *table, before, now map[uint32]knownPartition, born map
 }
 
 // judgePartitions compares the partitions of a binding's table, as the catalog has just told them, with those remembered.
-func (c *capture) judgePartitions(b *binding) error {
+// sameColumns tells that it has the columns that it had then.
+func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 	if b.phase != phaseActive && b.phase != phaseBackfill {
 		return nil
 	}
@@ -319,7 +375,7 @@ func (c *capture) judgePartitions(b *binding) error {
 	if err != nil {
 		return err
 	}
-	ch := comparePartitions(t, before, now, born)
+	ch := comparePartitions(t, before, now, born, sameColumns)
 	if wait, err := c.awaitRenewal(b, ch.attached, now); wait || err != nil {
 		return err
 	}
@@ -339,6 +395,7 @@ func (c *capture) judgePartitions(b *binding) error {
 		c.rewind(b)
 		return nil
 	}
+	ch.attached = append(ch.attached, ch.hidden...)
 	c.scanAttached(b, &ch)
 	return nil
 }
@@ -502,7 +559,8 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 			c.attached = append(c.attached, b)
 		}
 	}
-	c.status("%s: new or attached again to %s, and captured now. Rows that changed since may come twice.", names, b.name())
+	c.status("%s: new or attached again to %s, or perhaps unlogged for some time, and captured now. Rows that changed since may come twice.",
+		names, b.name())
 }
 
 // startAttached returns the captured bindings whose attached partitions are to be scanned now.

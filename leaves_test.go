@@ -9,6 +9,7 @@ package main
 // history is strict where nobody wrote to what was attached.
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -192,6 +193,7 @@ func TestLeavesStored(t *testing.T) {
 			oid := random.Uint32()
 			if k.leaf {
 				k.relfilenode = []uint32{oid, 0, random.Uint32()}[random.IntN(3)]
+				k.toast = []uint32{oid + createdToast, 0, noToast, random.Uint32()}[random.IntN(4)]
 			}
 			known[oid] = k
 		}
@@ -201,10 +203,21 @@ func TestLeavesStored(t *testing.T) {
 			t.Fatalf("%v became %q and %v (%v)", known, text, back, err)
 		}
 	}
-	for _, bad := range []string{"2 a.b", "1 a", "1 a.b.c.d", "1 A_.b", "1 a.-", "1 a.b.c!", "1 zzzzzzzz.1"} {
+	for _, bad := range []string{
+		"3 a.b", "1 a", "1 a.b.c.d", "1 A_.b", "1 a.-", "1 a.b.c!", "1 zzzzzzzz.1", "2 a.b.c.d.e", "2 a.b..!",
+	} {
 		if known, err := decodePartitions(bad); err == nil {
 			t.Errorf("%q was read as %v", bad, known)
 		}
+	}
+
+	// As stored when nothing was known of TOAST tables.
+	old, err := decodePartitions("1 a.1 b.2.c d.3.-")
+	want := map[uint32]knownPartition{
+		10: {path: 1, leaf: true, relfilenode: 10}, 11: {path: 2, leaf: true, relfilenode: 12}, 13: {path: 3},
+	}
+	if err != nil || !maps.Equal(old, want) {
+		t.Errorf("have %v (%v)", old, err)
 	}
 
 	var set partitionSet
@@ -214,12 +227,12 @@ func TestLeavesStored(t *testing.T) {
 	if !set.remember(map[uint32]knownPartition{}) || set.unwritten() == nil || set.unwritten() != nil {
 		t.Error("a table without partitions must be written once")
 	}
-	if !set.remember(map[uint32]knownPartition{7: {path: 1, leaf: true, relfilenode: 7}}) ||
-		set.remember(map[uint32]knownPartition{7: {path: 1, leaf: true, relfilenode: 7}}) {
+	if !set.remember(map[uint32]knownPartition{7: {path: 1, leaf: true, relfilenode: 7, toast: 10}}) ||
+		set.remember(map[uint32]knownPartition{7: {path: 1, leaf: true, relfilenode: 7, toast: 10}}) {
 		t.Error("news are what differs")
 	}
 	written := set.unwritten()
-	if written == nil || *written != "1 7.1" {
+	if written == nil || *written != "2 7.1" {
 		t.Errorf("have %v", written)
 	}
 	set.forget()
@@ -235,7 +248,7 @@ func TestLeavesStored(t *testing.T) {
 func TestLeavesCompared(t *testing.T) {
 	tree := func(nodes ...partition) *table { return &table{oid: 1, kind: 'p', partitions: nodes} }
 	middle := partition{tableName: tableName{"s", "m"}, oid: 2, parent: 1, kind: 'p', attached: 100}
-	leaf := partition{tableName: tableName{"s", "l"}, oid: 3, parent: 2, kind: 'r', relfilenode: 3, attached: 101}
+	leaf := partition{tableName: tableName{"s", "l"}, oid: 3, parent: 2, kind: 'r', relfilenode: 3, attached: 101, toast: 6}
 	with := func(p partition, change func(*partition)) partition {
 		change(&p)
 		return p
@@ -246,6 +259,7 @@ func TestLeavesCompared(t *testing.T) {
 		before, now   *table
 		born          map[uint32]bool
 		want          string
+		hidden        string // of the rewritten
 		unexpectedRew bool
 	}{
 		{name: "nothing", before: tree(middle, leaf), now: tree(middle, leaf), want: "[] [] [] []"},
@@ -271,6 +285,14 @@ func TestLeavesCompared(t *testing.T) {
 		},
 		{name: "a rewritten leaf", before: tree(middle, leaf), now: tree(middle, with(leaf, func(p *partition) { p.relfilenode = 9 })), want: "[] [] [3] []"},
 		{
+			name: "a leaf with another TOAST table", before: tree(middle, leaf), hidden: "[3]",
+			now: tree(middle, with(leaf, func(p *partition) { p.relfilenode, p.toast = 9, 10 })), want: "[] [] [3] []",
+		},
+		{
+			name: "a rewritten leaf without a TOAST table", before: tree(middle, with(leaf, func(p *partition) { p.toast = noToast })), hidden: "[3]",
+			now: tree(middle, with(leaf, func(p *partition) { p.relfilenode, p.toast = 9, noToast })), want: "[] [] [3] []",
+		},
+		{
 			name: "a leaf that may be anywhere", before: tree(middle, with(leaf, func(p *partition) { p.relfilenode = 0 })),
 			now: tree(middle, leaf), want: "[] [] [] []",
 		},
@@ -288,10 +310,13 @@ func TestLeavesCompared(t *testing.T) {
 			}
 			return o
 		}
-		ch := comparePartitions(test.now, partitionsOf(test.before), partitionsOf(test.now), test.born)
+		ch := comparePartitions(test.now, partitionsOf(test.before), partitionsOf(test.now), test.born, true)
 		have := fmt.Sprint(oids(ch.attached), oids(ch.born), oids(ch.rewritten), ch.removed)
 		if have != test.want {
 			t.Errorf("%s: attached, created, rewritten, removed are %s, want %s", test.name, have, test.want)
+		}
+		if want := cmp.Or(test.hidden, "[]"); fmt.Sprint(oids(ch.hidden)) != want {
+			t.Errorf("%s: %v may have been unlogged, want %s", test.name, oids(ch.hidden), want)
 		}
 	}
 }

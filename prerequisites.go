@@ -28,7 +28,7 @@ const maxFaults = 20
 // publication and its members where permitted. All faults are in one userError, each with the server's reason and the SQL
 // that fixes it; warnings are what the operator should know though the capture can run.
 func checkPrerequisites(ctx context.Context, db *database, tables []requirement) (warnings []string, err error) {
-	c, err := runChecks(ctx, db, tables)
+	c, err := runChecks(ctx, db, tables, false)
 	if err != nil {
 		return nil, err
 	}
@@ -36,10 +36,11 @@ func checkPrerequisites(ctx context.Context, db *database, tables []requirement)
 }
 
 // openPrerequisites is checkPrerequisites for a capture that starts: the faults of single tables, which keep only their own
-// bindings from going on, are apart from those of the whole capture.
-func openPrerequisites(ctx context.Context, db *database, tables []requirement,
+// bindings from going on, are apart from those of the whole capture. running is set of one that goes on: the publication may have
+// been renamed for a moment, and another is not to take its place.
+func openPrerequisites(ctx context.Context, db *database, tables []requirement, running bool,
 ) (unfit map[tableName]string, warnings []string, err error) {
-	c, err := runChecks(ctx, db, tables)
+	c, err := runChecks(ctx, db, tables, running)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,8 +61,8 @@ func openPrerequisites(ctx context.Context, db *database, tables []requirement,
 	return unfit, c.warnings, faultsError(general)
 }
 
-func runChecks(ctx context.Context, db *database, tables []requirement) (*checker, error) {
-	c := &checker{db: db, s: db.settings, tables: tables}
+func runChecks(ctx context.Context, db *database, tables []requirement, running bool) (*checker, error) {
+	c := &checker{db: db, s: db.settings, tables: tables, running: running}
 	if db.settings.flags.skipPrerequisites {
 		return c, nil
 	}
@@ -80,10 +81,11 @@ type fault struct {
 
 // checker is one run of the checks on one connection.
 type checker struct {
-	db     *database
-	s      *settings
-	conn   *pgx.Conn
-	tables []requirement
+	db      *database
+	s       *settings
+	conn    *pgx.Conn
+	tables  []requirement
+	running bool // the publication is not created
 
 	server      serverFacts
 	publication *publicationFacts // nil: there is none

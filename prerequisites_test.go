@@ -693,7 +693,7 @@ func TestOpenPrerequisites(t *testing.T) {
 	db.grant(unfit)
 	gone := tableName{"test", db.name("gone")}
 	tables := []requirement{{fine, []string{"id"}}, {gone, nil}, {unfit, []string{"b"}}}
-	got, warnings, err := openPrerequisites(db.ctx, db.connect(nil), tables)
+	got, warnings, err := openPrerequisites(db.ctx, db.connect(nil), tables, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -716,14 +716,14 @@ func TestOpenPrerequisites(t *testing.T) {
 
 	// Without its watermarks in the publication no binding can go on.
 	db.exec(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", quoteIdent(db.publication), quoteTable(db.watermarks)))
-	_, _, err = openPrerequisites(db.ctx, db.connect(nil), tables)
+	_, _, err = openPrerequisites(db.ctx, db.connect(nil), tables, false)
 	wantPrefix := "the database is not ready for this capture:\n  - 2 tables (test.watermarks, test.unfit) are not in the publication"
 	if !strings.HasPrefix(db.sanitize(errorText(err)), wantPrefix) {
 		t.Errorf("got %v", err)
 	}
 	s := db.settings()
 	s.flags.skipPrerequisites = true
-	got, _, err = openPrerequisites(db.ctx, db.connect(s), tables)
+	got, _, err = openPrerequisites(db.ctx, db.connect(s), tables, false)
 	if err != nil || len(got) != 0 {
 		t.Errorf("skipped: %v, %v", got, err)
 	}

@@ -62,24 +62,32 @@ func (c *checker) readPublication(ctx context.Context) error {
 	return err
 }
 
+// lacking tells which operations the publication of that name does not publish; "" when it publishes all that is captured.
+func (p *publicationFacts) lacking(name string) string {
+	var missing []string
+	for _, operation := range []struct {
+		name      string
+		published bool
+	}{{"insert", p.Insert}, {"update", p.Update}, {"delete", p.Delete}} {
+		if !operation.published {
+			missing = append(missing, operation.name)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	all := "insert, update, delete"
+	if p.Truncate != nil {
+		all += ", truncate"
+	}
+	return fmt.Sprintf("the publication %q does not publish %s. Run: ALTER PUBLICATION %s SET (publish = '%s');", name,
+		strings.Join(missing, " and "), quoteIdent(name), all)
+}
+
 func (c *checker) judgePublication() {
 	p, name := c.publication, quoteIdent(c.s.publication)
-	if !p.Insert || !p.Update || !p.Delete {
-		var missing []string
-		for _, operation := range []struct {
-			name      string
-			published bool
-		}{{"insert", p.Insert}, {"update", p.Update}, {"delete", p.Delete}} {
-			if !operation.published {
-				missing = append(missing, operation.name)
-			}
-		}
-		all := "insert, update, delete"
-		if p.Truncate != nil {
-			all += ", truncate"
-		}
-		c.fault("the publication %q does not publish %s. Run: ALTER PUBLICATION %s SET (publish = '%s');", c.s.publication,
-			strings.Join(missing, " and "), name, all)
+	if lacking := p.lacking(c.s.publication); lacking != "" {
+		c.fault("%s", lacking)
 	} else if p.Truncate != nil && !*p.Truncate {
 		c.warn("the publication %q does not publish truncate, so that a TRUNCATE goes unnoticed. Run: ALTER PUBLICATION %s SET "+
 			"(publish = 'insert, update, delete, truncate');", c.s.publication, name)
@@ -99,6 +107,10 @@ func (c *checker) createPublication(ctx context.Context) error {
 	}
 	statement := func(members []tableName) string {
 		return createPublicationStatement(c.db.version, c.s.publication, members)
+	}
+	if c.running {
+		c.fault("the publication %q does not exist any more. Rename it back, or run: %s;", c.s.publication, statement(members))
+		return nil
 	}
 	if c.db.standby {
 		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement(members))

@@ -6,7 +6,7 @@ package main
 // those that are not are named with the reason, and the other tables go on. Method: a table of situations, five lines each:
 // SQL to set up, steps, and what must be said. Beside every situation a healthy table is captured, which must come through.
 //
-// In SQL, {s} is the situation's schema (which is the search path, too), {pub} its publication, {slot} its slot, {wm} its
+// In SQL, {s} is the situation's schema (which is the search path, too), {s2} another one, {pub} its publication, {slot} its slot, {wm} its
 // watermarks table, {role} a role of its own that may replicate and read all (where the set-up names it, the capture logs in
 // with it), and {app} another role. Every table of {s} that the set-up makes, and no partition, is bound; it is in {pub} unless the set-up
 // makes that itself.
@@ -64,6 +64,235 @@ var situations = []situation{
 			update t set v = 'b'
 			alter publication {pub} add table t`,
 		say: `t_?\S* was taken out of publication`,
+	},
+	{
+		name: "the publication sends inserts only for a moment", short: true,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} set (publish = 'insert')
+			update t set v = 'b' where id < 5; delete from t where id = 9
+			alter publication {pub} set (publish = 'insert, update, delete, truncate')`,
+		say: `perhaps left out for some time by publication`, ghosts: true,
+	},
+	{
+		name:  "the publication sends inserts only for several looks",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} set (publish = 'insert')
+			@say are no longer captured: the publication \S+ does not publish update and delete. Run: ALTER PUBLICATION \S+ SET \(publish = 'insert, update, delete, truncate'\);
+			update t set v = 'b' where id < 5; delete from t where id = 9
+			@look
+			alter publication {pub} set (publish = 'insert, update, delete, truncate')
+			@say t is there anew`,
+		ghosts: true,
+	},
+	{
+		name:  "the publication sends inserts only while the capture is stopped",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `@stop
+			alter publication {pub} set (publish = 'insert, delete')
+			update t set v = 'b' where id < 5
+			alter publication {pub} set (publish = 'insert, update, delete, truncate')
+			@start`,
+		say: `perhaps left out for some time by publication`,
+	},
+	{
+		name: "partitions published by themselves for a moment", short: true,
+		setup: `create table p (id int primary key, v text) partition by range (id); create table p1 partition of p for values from (0) to (100)
+			; create table p2 partition of p for values from (100) to (200); insert into p select g, 'a' from generate_series(1, 150) g`,
+		steps: `alter publication {pub} set (publish_via_partition_root = false)
+			update p set v = 'b' where id < 5; insert into p values (199, 'new')
+			alter publication {pub} set (publish_via_partition_root = true)`,
+		say: `left out for some time by publication`,
+	},
+	{
+		name:  "partitions published by themselves for several looks",
+		setup: `create table p (id int primary key, v text) partition by range (id); create table p1 partition of p for values from (0) to (100); insert into p select g, 'a' from generate_series(1, 50) g`,
+		steps: `alter publication {pub} set (publish_via_partition_root = false)
+			update p set v = 'b' where id < 5
+			@say p is no longer captured: .*run ALTER PUBLICATION \S+ SET \(publish_via_partition_root = true\)
+			@look
+			insert into p values (99, 'new')
+			alter publication {pub} set (publish_via_partition_root = true)
+			@say p is there anew`,
+	},
+	{
+		name:  "partitions published by themselves while the capture is stopped",
+		setup: `create table p (id int primary key, v text) partition by range (id); create table p1 partition of p for values from (0) to (100); insert into p select g, 'a' from generate_series(1, 50) g`,
+		steps: `@stop
+			alter publication {pub} set (publish_via_partition_root = false)
+			update p set v = 'b' where id < 5
+			alter publication {pub} set (publish_via_partition_root = true)
+			@start`,
+		say: `left out for some time by publication`,
+	},
+	{
+		name: "unlogged for a moment", from: 15, short: true,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `alter table t set unlogged
+			update t set v = 'b' where id < 5
+			alter table t set logged`,
+		say: `SET UNLOGGED and SET LOGGED|t is no longer captured: it is unlogged`,
+	},
+	{
+		name: "unlogged for a moment, without long values", from: 15,
+		setup: `create table t (id int primary key, v int); insert into t select g, 0 from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `alter table t set unlogged
+			update t set v = 1 where id < 5
+			alter table t set logged`,
+		say: `SET UNLOGGED and SET LOGGED|t is no longer captured: it is unlogged`,
+	},
+	{
+		name: "unlogged for several looks", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `alter table t set unlogged
+			@say t is no longer captured: it is unlogged.* Run: ALTER TABLE \S+ SET LOGGED;
+			update t set v = 'b' where id < 5
+			@look
+			alter table t set logged
+			@say t is there anew`,
+	},
+	{
+		name: "unlogged while the capture is stopped", from: 15,
+		setup: `create table t (id int primary key, v text); create table u (id int primary key, v int); insert into t select g, 'a' from generate_series(1, 10) g; insert into u select g, 0 from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `@stop
+			alter table t set unlogged; alter table u set unlogged
+			update t set v = 'b' where id < 5; update u set v = 1
+			alter table t set logged; alter table u set logged
+			@start`,
+		say: `t was rewritten in a way that ALTER TABLE … SET UNLOGGED
+			u was rewritten in a way that ALTER TABLE … SET UNLOGGED`,
+	},
+	{
+		name:  "truncated without long values",
+		setup: `create table t (id int primary key, v int); insert into t select g, 0 from generate_series(1, 10) g`,
+		steps: `truncate t
+			insert into t values (1, 1)
+			@look
+			@sync
+			@look
+			@stop
+			truncate t; insert into t values (1, 2)
+			@start
+			@sync
+			@look`,
+		say: `was truncated`, silent: `backfilled`, ghosts: true,
+	},
+	{
+		name:  "a partition is unlogged for a moment",
+		setup: `create table p (id int primary key, v text) partition by range (id); create table p1 partition of p for values from (0) to (100); create table p2 partition of p for values from (100) to (200); insert into p select g, 'a' from generate_series(1, 150) g`,
+		steps: `alter table p1 set unlogged
+			update p set v = 'b' where id < 5
+			alter table p1 set logged
+			update p set v = 'c' where id = 101`,
+		say: `Partition \S+p1: .*captured now|p is no longer captured: its partition \S+p1 is unlogged`,
+	},
+	{
+		name:  "a partition is unlogged for several looks",
+		setup: `create table p (id int primary key, v text) partition by range (id); create table p1 partition of p for values from (0) to (100); create table p2 partition of p for values from (100) to (200); insert into p select g, 'a' from generate_series(1, 150) g`,
+		steps: `alter table p1 set unlogged
+			@say p is no longer captured: its partition \S+ is unlogged.* run ALTER TABLE \S+p1 SET LOGGED
+			update p set v = 'b' where id < 5
+			@look
+			alter table p1 set logged
+			@say p is there anew`,
+	},
+	{
+		name:  "a partition is unlogged while the capture is stopped",
+		setup: `create table p (id int primary key, v int) partition by range (id); create table p1 partition of p for values from (0) to (100); create table p2 partition of p for values from (100) to (200); insert into p select g, 0 from generate_series(1, 150) g`,
+		steps: `@stop
+			alter table p1 set unlogged
+			update p set v = 1 where id < 5
+			alter table p1 set logged
+			update p set v = 2 where id = 101
+			@start`,
+		say: `Partition \S+p1: .*captured now`,
+	},
+	{
+		name: "out of a published schema and back", from: 15, short: true,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `alter table t set schema {s2}
+			update {s2}.t set v = 'b'
+			alter table {s2}.t set schema {s}`,
+		say: `taken out of publication|t is there anew`,
+	},
+	{
+		name: "out of a published schema and back while the capture is stopped", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `@stop
+			alter table t rename to t_away; alter table t_away set schema {s2}
+			update {s2}.t_away set v = 'b'
+			alter table {s2}.t_away set schema {s}; alter table t_away rename to t
+			@start`,
+		say: `taken out of publication`,
+	},
+	{
+		name: "a published schema changes owners and rights of tables", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `alter table t owner to {app}; grant select on t to {role}
+			@look
+			insert into t values (11, 'b')
+			@look`,
+		silent: `backfilled|no longer captured`,
+	},
+	{
+		name: "a schema leaves the publication and returns", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `alter publication {pub} drop tables in schema {s}
+			update t set v = 'b'
+			alter publication {pub} add tables in schema {s}`,
+		say: `taken out of publication|t is there anew`,
+	},
+	{
+		name: "a row filter for a moment", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} set table t where (id > 5), beside, {wm}
+			update t set v = 'b'
+			alter publication {pub} set table t, beside, {wm}`,
+		say: `taken out of publication`,
+	},
+	{
+		name:  "the publication is made anew",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `@stop
+			begin; drop publication {pub}; create publication {pub} for table t, beside, {wm}; commit
+			@start`,
+		say: `created anew`,
+	},
+	{
+		name:  "the publication has another owner",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} owner to current_user
+			alter publication {pub} owner to {app}
+			@look
+			update t set v = 'b'`,
+		silent: `no longer captured`,
+	},
+	{
+		name: "the publication is renamed and back", from: 18, short: true,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} rename to {app}
+			update t set v = 'b' where id < 5
+			alter publication {app} rename to {pub}
+			update t set v = 'c' where id > 8`,
+		say: `left out for some time by publication|is there anew`,
+	},
+	{
+		name: "the publication is away for several looks", from: 18,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} rename to {app}
+			update t set v = 'b' where id < 5
+			@say are no longer captured: publication \S+ does not exist any more; rename it back, or run CREATE PUBLICATION
+			@look
+			alter publication {app} rename to {pub}
+			@say t is there anew`,
+		say: `skipped loading publication`,
 	},
 	{
 		name:  "rewritten in place",
@@ -248,6 +477,9 @@ func (r *situationRun) prepare() {
 		"{app}", r.testDB.name("app"),
 	}
 	script := r.of.setup
+	if strings.Contains(script+r.of.steps, "{s2}") {
+		named = append(named, "{s2}", quoteIdent(r.createSchema("s2")))
+	}
 	if strings.Contains(script+r.of.steps, "{app}") {
 		r.makeRole(r.testDB.name("app"), "NOLOGIN")
 	}

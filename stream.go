@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
@@ -106,7 +105,7 @@ func (c *capture) handle(m *walMessage) error {
 // WARNING and without rows where the publication is away (pgoutput.c, LoadPublications).
 func (c *capture) noticed(body []byte) {
 	logNotice(body)
-	c.rediscoverAt = time.Now()
+	c.doubtFitness()
 }
 
 // letGo forgets what aliases the messages and chunks of before, which may be large too, ahead of a large one.
@@ -751,6 +750,10 @@ func (c *capture) handleRelation(data []byte) error {
 				if err := c.parkForNow(b, fmt.Sprintf("it was renamed to %s; rename it back, or bind it by its new name", name)); err != nil {
 					return err
 				}
+			}
+			// A partition is described right behind the table as which its changes are sent, unless that is none.
+			if _, known := b.partitions.known[r.oid]; known && c.described == nil {
+				c.doubtFitness()
 			}
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -449,7 +448,7 @@ func (c *capture) reload(b *binding) error {
 	if err != nil {
 		return fmt.Errorf("read the catalog about %s: %w", b.name(), err)
 	}
-	unfit, err := c.unfitToReturn(loaded)
+	unfit, _, err := c.unfitToReturn(loaded)
 	if err != nil {
 		return err
 	}
@@ -512,8 +511,11 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	}
 	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.table.sameAs(t) {
 		b.table = t
-		c.announceShape(b, b.plan)
-		return c.judgePartitions(b)
+		same, err := c.announceShape(b, b.plan)
+		if err != nil {
+			return err
+		}
+		return c.judgePartitions(b, same)
 	}
 	before := b.plan
 	if err := c.loadTypesOf(t); err != nil {
@@ -533,8 +535,11 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		b.generation++
 		b.chunk, b.sides = nil, nil
 	}
-	c.announceShape(b, before)
-	return c.judgePartitions(b)
+	same, err := c.announceShape(b, before)
+	if err != nil {
+		return err
+	}
+	return c.judgePartitions(b, same)
 }
 
 // tellChildren says once of each table that inherits from a binding's that its rows are not captured with it.
@@ -561,24 +566,38 @@ func (c *capture) tellChildren(b *binding, t *table) {
 
 // announceShape says what the stream does not of a table's change: columns that others have taken the place of, rows that
 // were rewritten. before is the plan until now, nil at the start of a session. Columns that the stream can tell of are
-// announced with the first of their documents, by sourceSchema, unless the change came while no session ran.
-func (c *capture) announceShape(b *binding, before *plan) {
-	columns, filenode := b.meta.Columns, b.meta.Filenode
+// announced with the first of their documents, by sourceSchema, unless the change came while no session ran. A table that may
+// have been unlogged for some time is captured anew. The result tells whether the columns are the same.
+func (c *capture) announceShape(b *binding, before *plan) (sameColumns bool, err error) {
+	if b.table.persistence == 'u' {
+		return true, nil // it is parked; what it was before counts when it is logged again
+	}
+	was := b.meta
 	b.noteShape()
-	if columns == b.meta.Columns && filenode == b.meta.Filenode || b.phase == phasePending {
-		return
+	sameColumns = was.Columns == "" || was.Columns == b.meta.Columns
+	if was.Columns == b.meta.Columns && was.Filenode == b.meta.Filenode && was.Toast == b.meta.Toast || b.phase == phasePending {
+		return sameColumns, nil
 	}
 	b.mark()
+	rewritten := was.Filenode != 0 && b.meta.Filenode != 0 && was.Filenode != b.meta.Filenode
 	switch {
-	case columns != "" && columns != b.meta.Columns:
+	case !sameColumns:
 		if before == nil || before.sameShape(b.plan.columns) {
 			c.status("%s has other columns than when it was last looked at. Rows already captured are not sent again: trigger a backfill "+
 				"if they have new values. If documents no longer fit the collection's schema, re-discover it.", b.name())
 		}
-	case filenode != 0 && b.meta.Filenode != 0 && filenode != b.meta.Filenode:
-		c.status("The rows of %s were rewritten (ALTER TABLE, VACUUM FULL, CLUSTER) or truncated. Rows already captured are not sent "+
-			"again: trigger a backfill if they have new values.", b.name())
+	case !mayHide(was.Toast, b.meta.Toast, rewritten):
+		if rewritten {
+			c.status("The rows of %s were rewritten (ALTER TABLE, VACUUM FULL, CLUSTER) or truncated. Rows already captured are not sent "+
+				"again: trigger a backfill if they have new values.", b.name())
+		}
+	case was.Toast != b.meta.Toast:
+		c.wasUnlogged(b)
+	default:
+		b.meta.Filenode = was.Filenode // until it is known
+		return true, c.suspect(b)
 	}
+	return sameColumns, nil
 }
 
 // noteShape takes note of the columns and the place of the table as the catalog has them.
@@ -589,9 +608,9 @@ func (b *binding) noteShape() {
 			fmt.Fprintf(h, "%d %q %d %d;", c.attnum, c.name, c.typeOID, c.typmod)
 		}
 	}
-	b.meta.Columns, b.meta.Filenode = strconv.FormatUint(h.Sum64(), 36), 0
+	b.meta.Columns, b.meta.Filenode, b.meta.Toast = strconv.FormatUint(h.Sum64(), 36), 0, 0
 	if b.table.kind == 'r' && len(b.table.leaves) == 1 {
-		b.meta.Filenode = b.table.leaves[0].relfilenode
+		b.meta.Filenode, b.meta.Toast = b.table.leaves[0].relfilenode, b.table.leaves[0].toast
 	}
 }
 
@@ -695,25 +714,42 @@ func (c *capture) nextRediscovery() time.Time {
 
 // rediscover reads the catalog about every bound table: tables that came back or went, schemas that changed.
 func (c *capture) rediscover() error {
-	c.rediscoverAt = c.nextRediscovery()
+	c.rediscoverAt, c.fitnessAt, c.fitnessRead = c.nextRediscovery(), fitnessNext(), time.Now()
 	failpoint("rediscover.before")
-	names := make([]tableName, len(c.bindings))
-	for i, b := range c.bindings {
+	read, err := c.readFitness(c.ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.refreshAll(c.bindings, read); err != nil {
+		return err
+	}
+	failpoint("rediscover.after")
+	logrus.Debug("looked at the captured tables")
+	return nil
+}
+
+// refreshAll reads the catalog about the tables of bindings, and judges what is sent of all tables; before is what was sent of
+// them just now. REQUIRES: between transactions.
+func (c *capture) refreshAll(bindings []*binding, before map[tableName]fitness) error {
+	names := make([]tableName, len(bindings))
+	for i, b := range bindings {
 		names[i] = b.name()
 	}
 	loaded, err := c.catalog(names)
 	if err != nil {
 		return fmt.Errorf("read the catalog about the captured tables: %w", err)
 	}
-	unfit, err := c.unfitToReturn(loaded)
+	unfit, checked, err := c.unfitToReturn(loaded)
 	if err != nil {
 		return err
 	}
-	now, err := c.memberships(c.ctx)
-	if err != nil {
-		return err
+	now := before
+	if checked { // tables may have been added to the publication
+		if now, err = c.readFitness(c.ctx); err != nil {
+			return err
+		}
 	}
-	for _, b := range c.bindings {
+	for _, b := range bindings {
 		if err := c.refresh(b, loaded[b.name()], unfit[b.name()] == ""); err != nil {
 			return err
 		}
@@ -724,14 +760,14 @@ func (c *capture) rediscover() error {
 			c.due, c.dueSince = true, time.Now()
 		}
 	}
-	c.judgeMemberships(now, now)
-	failpoint("rediscover.after")
-	logrus.Debug("looked at the captured tables")
+	c.fitness = before // what came behind it is seen by the next look
+	c.judgeFitness(before, now)
 	return nil
 }
 
-// unfitToReturn checks the tables of parked bindings that are there: what keeps them from being captured.
-func (c *capture) unfitToReturn(loaded map[tableName]*table) (map[tableName]string, error) {
+// unfitToReturn checks the tables of parked bindings that are there: what keeps them from being captured. checked is set when
+// there were any.
+func (c *capture) unfitToReturn(loaded map[tableName]*table) (unfit map[tableName]string, checked bool, err error) {
 	var wanted []requirement
 	for _, b := range c.bindings {
 		if b.phase == phaseMissing && loaded[b.name()] != nil {
@@ -739,9 +775,9 @@ func (c *capture) unfitToReturn(loaded map[tableName]*table) (map[tableName]stri
 		}
 	}
 	if len(wanted) == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
-	unfit, _, err := openPrerequisites(c.ctx, c.db, wanted)
+	unfit, _, err = openPrerequisites(c.ctx, c.db, wanted, true)
 	if _, told := errors.AsType[*userError](err); told && !transient(err) {
 		// A fault of the server's set-up keeps parked tables away, but must not end what goes well.
 		c.status("Tables that are not captured cannot come back: %v", err)
@@ -749,97 +785,7 @@ func (c *capture) unfitToReturn(loaded map[tableName]*table) (map[tableName]stri
 		for _, w := range wanted {
 			unfit[w.table] = err.Error()
 		}
-		return unfit, nil
+		return unfit, true, nil
 	}
-	return unfit, err
-}
-
-// sqlMemberships tells how the publication has each of the tables: for all tables, by an entry of the table or of a
-// partitioned ancestor, or (15 and newer, in place of the second %s) by one of its schema; the first is r when changes are published via the root (13); the publication alone when it has not.
-const (
-	sqlMemberships = `
-SELECT n.nspname::text, c.relname::text, p.oid::text || %s || CASE WHEN p.puballtables THEN ':all' ELSE coalesce(
-         (WITH RECURSIVE up(relid) AS (
-            SELECT c.oid
-             UNION ALL
-            SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid
-              JOIN pg_class a ON a.oid = i.inhparent AND a.relkind = 'p')
-          SELECT ':' || min(r.oid::bigint)::text
-            FROM up JOIN pg_publication_rel r ON r.prrelid = up.relid AND r.prpubid = p.oid), %s '') END
-  FROM unnest($2::text[], $3::text[]) AS wanted(schema, name)
-  JOIN pg_namespace n ON n.nspname = wanted.schema
-  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
-  JOIN pg_publication p ON p.pubname = $1`
-
-	sqlMembershipBySchema = `
-         (SELECT ':s' || s.oid::bigint FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid),`
-)
-
-// memberships reads how the publication has the bound tables: "" for those it does not have.
-func (c *capture) memberships(ctx context.Context) (map[tableName]string, error) {
-	viaRoot, bySchema := "''", ""
-	if c.db.version >= 130000 {
-		viaRoot = "CASE WHEN p.pubviaroot THEN 'r' ELSE '' END"
-	}
-	if c.db.version >= 150000 {
-		bySchema = sqlMembershipBySchema
-	}
-	query := fmt.Sprintf(sqlMemberships, viaRoot, bySchema)
-	members := make(map[tableName]string)
-	err := c.db.with(ctx, func(conn *pgx.Conn) error {
-		var schemas, tables []string
-		for _, b := range c.bindings {
-			schemas, tables = append(schemas, b.name().schema), append(tables, b.name().name)
-		}
-		rows, err := conn.Query(ctx, query, c.settings.publication, schemas, tables)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var name tableName
-			var member string
-			if err := rows.Scan(&name.schema, &name.name, &member); err != nil {
-				return err
-			}
-			if strings.Contains(member, ":") {
-				members[name] = member
-			}
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the publication's members: %w", err)
-	}
-	return members, nil
-}
-
-// judgeMemberships has tables captured anew that were out of the publication for some time: before is how the server had
-// them when we last looked away, now how it has them.
-func (c *capture) judgeMemberships(before, now map[tableName]string) {
-	for _, b := range c.bindings {
-		if b.phase == phaseMissing {
-			continue
-		}
-		known := b.meta.Membership != "" && b.meta.Membership != before[b.name()]
-		added := before[b.name()] == "" && now[b.name()] != ""
-		if (b.phase == phaseActive || b.phase == phaseBackfill) && (known || added) {
-			if now[b.name()] == "" {
-				c.parkBinding(b, fmt.Sprintf("publication %q does not have it any more; run ALTER PUBLICATION %s ADD TABLE %s",
-					c.settings.publication, quoteIdent(c.settings.publication), quoteTable(b.name())))
-				c.due, c.dueSince = true, time.Now()
-				continue
-			}
-			c.status("%s was taken out of publication %q, or the publication was created anew: changes may have been missed, so it "+
-				"is backfilled. Documents of rows that vanished stay in the collection.", b.name(), c.settings.publication)
-			c.rewind(b)
-			c.due, c.dueSince = true, time.Now()
-		}
-		if b.meta.Membership != now[b.name()] {
-			b.meta.Membership = now[b.name()]
-			if b.phase != phasePending {
-				b.mark()
-			}
-		}
-	}
+	return unfit, true, err
 }

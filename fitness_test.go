@@ -1,0 +1,187 @@
+package main
+
+// fitness_test.go holds what a look tells of a table against the catalog of a real server: which changes of publications and
+// tables leave another mark, which leave none, and which are told as a table whose changes are not sent. What a capture does
+// about it is in situations_test.go.
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// looker reads what is sent of tables as a capture of them does.
+func (db *testDB) looker(tables ...tableName) *capture {
+	d := db.connect(nil)
+	c := &capture{ctx: db.ctx, db: d, settings: d.settings}
+	for _, t := range tables {
+		c.bindings = append(c.bindings, &binding{resource: resource{table: t}})
+	}
+	return c
+}
+
+func (c *capture) sentOf(t testing.TB, table tableName) fitness {
+	t.Helper()
+	read, err := c.readFitness(c.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read[table]
+}
+
+// TestFitness: {t} is a table, {p} a partitioned one with a partition {l}, which is looked at where the case is about it; {o} is
+// another table, {s} another schema. Each case has publications of its own.
+func TestFitness(t *testing.T) {
+	t.Parallel()
+	const all = "WITH (publish_via_partition_root = true)"
+	for _, test := range []struct {
+		name    string
+		from    int // major version
+		members string
+		sql     string
+		look    string // t, p or l; t if empty
+		same    bool   // the mark is the one from before
+		unsent  string // contained in why
+	}{
+		{name: "nothing", sql: "", same: true},
+		{name: "rights", sql: "GRANT SELECT ON {t} TO public", same: true},
+		{name: "a column", sql: "ALTER TABLE {t} ADD COLUMN w int DEFAULT 1", same: true},
+		{name: "an index", sql: "CREATE INDEX ON {t} (v); ANALYZE {t}", same: true},
+		{name: "a trigger", sql: "CREATE TRIGGER tr BEFORE UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()", same: true},
+		{name: "vacuum", sql: "VACUUM FULL {t}", same: true},
+		{name: "truncate", sql: "TRUNCATE {t}", same: true},
+		{name: "comments", sql: "COMMENT ON TABLE {t} IS 'x'; COMMENT ON PUBLICATION {pub} IS 'y'", same: true},
+		{name: "identity", sql: "ALTER TABLE {t} REPLICA IDENTITY FULL", same: true},
+		{name: "other tables", sql: "ALTER PUBLICATION {pub} ADD TABLE {o}; ALTER PUBLICATION {pub} DROP TABLE {o}", same: true},
+		{name: "a new partition", sql: "CREATE TABLE {l}_2 PARTITION OF {p} FOR VALUES FROM (100) TO (200)", look: "p", same: true},
+		{name: "the owner of a table in a schema", from: 15, members: "TABLES IN SCHEMA test", sql: "ALTER TABLE {t} OWNER TO CURRENT_USER; GRANT ALL ON {t} TO public", same: true},
+
+		{name: "the publish list", sql: "ALTER PUBLICATION {pub} SET (publish = 'insert'); ALTER PUBLICATION {pub} SET (publish = 'insert, update, delete, truncate')"},
+		{name: "via the root", sql: "ALTER PUBLICATION {pub} SET (publish_via_partition_root = false); ALTER PUBLICATION {pub} SET (publish_via_partition_root = true)", look: "p"},
+		{name: "out and in", sql: "ALTER PUBLICATION {pub} DROP TABLE {t}; ALTER PUBLICATION {pub} ADD TABLE {t}"},
+		{name: "set anew without it", sql: "ALTER PUBLICATION {pub} SET TABLE {o}; ALTER PUBLICATION {pub} SET TABLE {t}, {p}"},
+		{name: "filtered", from: 15, sql: "ALTER PUBLICATION {pub} SET TABLE {t} WHERE (id > 5), {p}; ALTER PUBLICATION {pub} SET TABLE {t}, {p}"},
+		{name: "a column list", from: 15, sql: "ALTER PUBLICATION {pub} SET TABLE {t} (id), {p}; ALTER PUBLICATION {pub} SET TABLE {t}, {p}"},
+		{name: "made anew", sql: "DROP PUBLICATION {pub}; CREATE PUBLICATION {pub} FOR TABLE {t}, {p} " + all},
+		{name: "renamed and back", sql: "ALTER PUBLICATION {pub} RENAME TO {pub}_x; ALTER PUBLICATION {pub}_x RENAME TO {pub}"},
+		{name: "for all tables, renamed and back", members: "ALL TABLES", sql: "ALTER PUBLICATION {pub} RENAME TO {pub}_x; ALTER PUBLICATION {pub}_x RENAME TO {pub}"},
+		{name: "the schema out and in", from: 15, members: "TABLES IN SCHEMA test", sql: "ALTER PUBLICATION {pub} DROP TABLES IN SCHEMA test; ALTER PUBLICATION {pub} ADD TABLES IN SCHEMA test"},
+		{name: "out of the schema and in", from: 15, members: "TABLES IN SCHEMA test", sql: "ALTER TABLE {t} SET SCHEMA {s}; ALTER TABLE {s}.{n} SET SCHEMA test"},
+		{name: "the root's entry", sql: "ALTER PUBLICATION {pub} SET (publish_via_partition_root = false)|ALTER PUBLICATION {pub} SET TABLE {t}; ALTER PUBLICATION {pub} SET TABLE {t}, {p}", look: "l"},
+
+		{name: "not updates", sql: "ALTER PUBLICATION {pub} SET (publish = 'insert, delete')", unsent: "does not publish update"},
+		{name: "no member", sql: "ALTER PUBLICATION {pub} DROP TABLE {t}", unsent: "does not have it any more; run ALTER PUBLICATION"},
+		{name: "no publication", sql: "DROP PUBLICATION {pub}", unsent: "does not exist any more"},
+		{name: "a root by its partitions", sql: "ALTER PUBLICATION {pub} SET (publish_via_partition_root = false)", look: "p", unsent: "(publish_via_partition_root = true)"},
+		{name: "a partition by its root", sql: "", look: "l", same: true, unsent: "(publish_via_partition_root = false)"},
+		{name: "a partition by its root, for all tables", members: "ALL TABLES", sql: "", look: "l", same: true, unsent: "(publish_via_partition_root = false)"},
+		{name: "attached to a root that is published", sql: "ALTER TABLE {p} ATTACH PARTITION {t} FOR VALUES FROM (500) TO (600)", unsent: "as those of test.p_"},
+		{name: "unlogged", members: "ALL TABLES", sql: "ALTER TABLE {t} SET UNLOGGED", same: true, unsent: "SET LOGGED"},
+		{name: "an unlogged partition", sql: "ALTER TABLE {l} SET UNLOGGED", look: "p", same: true, unsent: "SET LOGGED"},
+	} {
+		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
+			db := newTestDB(t)
+			if db.version() < max(13, test.from)*10000 {
+				t.Skip("not on this version")
+			}
+			other := db.createSchema("other")
+			tables := map[string]tableName{"t": db.table("t"), "p": db.table("p"), "l": db.table("l"), "o": db.table("o")}
+			db.table("l_2")
+			names := []string{"{pub}", db.publication, "{s}", other, "{n}", tables["t"].name}
+			for short, table := range tables {
+				names = append(names, "{"+short+"}", table.String())
+			}
+			run := func(sql string) {
+				for statement := range strings.SplitSeq(strings.NewReplacer(names...).Replace(sql), "; ") {
+					if statement != "" {
+						db.exec(statement)
+					}
+				}
+			}
+			run(`CREATE TABLE {t} (id int PRIMARY KEY, v text); CREATE TABLE {o} (id int PRIMARY KEY); CREATE TABLE {p} (id int PRIMARY KEY, v text)
+				PARTITION BY RANGE (id); CREATE TABLE {l} PARTITION OF {p} FOR VALUES FROM (0) TO (100)`)
+			members := test.members
+			if members == "" {
+				members = "TABLE {t}, {p}"
+			}
+			run("DROP PUBLICATION {pub}; CREATE PUBLICATION {pub} FOR " + members + " " + all)
+			look := tables["t"]
+			if test.look != "" {
+				look = tables[test.look]
+			}
+			sql := test.sql
+			if first, second, ok := strings.Cut(sql, "|"); ok {
+				run(first)
+				sql = second
+			}
+			c := db.looker(look)
+			before := c.sentOf(t, look)
+			run(sql)
+			now := c.sentOf(t, look)
+			if same := before.mark == now.mark; same != test.same {
+				t.Errorf("the mark was %q, is %q: the same: %t", before.mark, now.mark, same)
+			}
+			if before.mark == "" {
+				t.Error("there is no mark")
+			}
+			if (test.unsent == "") != (now.unsent == "") || !strings.Contains(now.unsent, test.unsent) {
+				t.Errorf("its changes are not sent because %q, want %q", now.unsent, test.unsent)
+			}
+			if test.unsent != "" && !test.same && before == now {
+				t.Error("a look does not see it")
+			}
+		})
+	}
+}
+
+// TestAccords: what was remembered by an image that knew no versions counts as far as it goes.
+func TestAccords(t *testing.T) {
+	for _, test := range []struct {
+		remembered, now string
+		want            bool
+	}{
+		{"", "1r:2 700 2.701", true},
+		{"1r:2 700 2.701", "1r:2 700 2.701", true},
+		{"1r:2 700 2.701", "1r:2 702 2.701", false},
+		{"1r:2 700 2.701", "1r:3 700 3.702", false},
+		{"1r:2 700 2.701", "", false},
+		{"1r:2", "1r:2 700 2.701", true},
+		{"1r:2", "1r:20 700 20.701", false},
+		{"1r:2", "1:2 700 2.701", false},
+		{"1r:2", "", false},
+		{"1r:all", "1r:all 700", true},
+	} {
+		if have := accords(test.remembered, test.now); have != test.want {
+			t.Errorf("%q accords with %q: %t", test.remembered, test.now, have)
+		}
+	}
+}
+
+// TestFitnessCost: a look is one query, and cheap.
+func TestFitnessCost(t *testing.T) {
+	db := newTestDB(t)
+	tables, limit := 1000, 5*time.Second
+	if *longTests {
+		tables = 10000
+	}
+	schema := db.createSchema("many")
+	createManyTables(db, schema, tables, tables)
+	var names []tableName
+	for _, row := range db.query("SELECT relname FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind = 'r'", quoteIdent(schema)) {
+		names = append(names, tableName{schema, row[0]})
+	}
+	c := db.looker(names...)
+	for _, what := range []string{"the first look", "the next"} {
+		began := time.Now()
+		c.sentOf(t, names[0])
+		took := time.Since(began)
+		t.Logf("%s at %d tables: %v", what, len(names), took)
+		if took > limit {
+			t.Errorf("%s took %v", what, took)
+		}
+	}
+	if f := c.sentOf(t, names[0]); f.mark == "" || len(names) < tables {
+		t.Errorf("%d tables, the first is sent as %s", len(names), fmt.Sprint(f))
+	}
+}
