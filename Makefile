@@ -52,6 +52,6 @@ down: ## remove it with its data
 integration: ## tests/run.sh: the image against the compose database
 	CONNECTOR=source-postgres VERSION=local tests/run.sh
 
-clean: ## what make made, throwaway servers included
+clean: ## the binary, and every throwaway server of this folder
 	tests/postgres.sh stop --all
-	rm -rf source-postgres .tools
+	rm -f source-postgres

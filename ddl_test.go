@@ -1352,6 +1352,10 @@ func (w *ddlWalk) walkConfig() json.RawMessage {
 
 // TestDDLWalk changes tables at random while they are written to and captured.
 func TestDDLWalk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
+	t.Parallel()
 	seeds(t, 1, func(t *testing.T, seed uint64) {
 		rounds := 4
 		if *longTests {

@@ -115,6 +115,9 @@ func TestSourcedRules(t *testing.T) {
 
 // TestDiscoveryRules discovers the zoo.
 func TestDiscoveryRules(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := goldenDatabase(t, "UTF8")
 	db.createGoldenTypes()
 	schema := db.createSchema("zoo")

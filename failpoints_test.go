@@ -441,7 +441,7 @@ func (o *crashes) setup(names []string, codecOf func() codec) {
 // TestFailpoints is the crash matrix.
 func TestFailpoints(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a connector for each of many kills")
+		t.Skip("starts a connector for each of many cases")
 	}
 	names := failpointNames(t)
 	binary := failpointBinary(t)

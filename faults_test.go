@@ -194,6 +194,9 @@ func faultBinding(table tableName) runtimeBinding {
 
 // TestFaultsAtValidation: what stops a capture before it starts is told at once, with the remedy.
 func TestFaultsAtValidation(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	good := db.edgeTable("good", "int PRIMARY KEY", 1)
 	unpublished := db.table("unpublished")
@@ -349,6 +352,9 @@ func (db *testDB) checkNoBackends() {
 
 // TestFaultsAtOpen: a stored state, a shard or acknowledgements that cannot be.
 func TestFaultsAtOpen(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	table := db.edgeTable("t", "int PRIMARY KEY", 10)
 	options := runtimeOptions{config: db.config()}
@@ -436,6 +442,9 @@ func TestFaultsAtOpen(t *testing.T) {
 
 // TestStops: the end of stdin and SIGTERM, when nothing goes on, in the midst of documents, and with a full stdout.
 func TestStops(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	table := db.edgeTable("t", "int PRIMARY KEY", 20)
 	sessionEnds := func(t *testing.T, r *testRuntime, limit time.Duration) error {

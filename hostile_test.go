@@ -19,7 +19,7 @@ import (
 // TestCorruptedServer: bytes of the server's messages are changed at random: lengths, kinds, positions, values.
 func TestCorruptedServer(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a connector for each seed")
+		t.Skip("starts a connector for each of many cases")
 	}
 	runs := 6
 	if *longTests {

@@ -302,6 +302,9 @@ func (t *keyTable) resourceOf() json.RawMessage {
 // TestScanKeysResume: behind each row of each table, the resumed query, the server's answers and, where they are said to sort as
 // the server does, packed keys agree with the server's ranks.
 func TestScanKeysResume(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	db.keyExtensions()
 	tables := db.createKeyTables("single", "pair", "nullable")
@@ -464,6 +467,10 @@ func (b *binding) numbers(ck *chunk) (numbers []string) {
 
 // TestScanKeysCaptured backfills all tables of the matrix with a chunk for each row.
 func TestScanKeysCaptured(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
+	t.Parallel()
 	db := newTestDB(t)
 	db.keyExtensions()
 	seed := *oracleSeed

@@ -36,7 +36,7 @@ type leafTree struct {
 func newLeafTree(db *testDB, key string) *leafTree {
 	db.Helper()
 	if testing.Short() {
-		db.Skip("starts many connectors")
+		db.Skip("starts a connector for each of many cases")
 	}
 	x := &leafTree{testDB: db, root: db.table("root"), key: key}
 	db.exec(fmt.Sprintf("CREATE TABLE %s (id int %s, v text) PARTITION BY RANGE (id)", quoteTable(x.root), key))

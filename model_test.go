@@ -707,6 +707,7 @@ func newModels(t testing.TB, deferrable bool) func(full bool, keys []int, transa
 // TestModelExhaustive: two changes, in one transaction or in two, of a table of one or two rows and three keys, in every
 // order relative to the reads and fences of chunks of one row. Every fourth run is a re-backfill.
 func TestModelExhaustive(t *testing.T) {
+	t.Parallel()
 	make := newModels(t, false)
 	runs := 0
 	for _, full := range []bool{false, true} {
@@ -740,6 +741,7 @@ func TestModelExhaustive(t *testing.T) {
 // TestModelEdges: an edge of DESIGN §3.1 and a change before or behind it, in one transaction or in two, in every order relative
 // to the reads and fences: the table is emptied, two rows swap their keys, a row passes over the key of another.
 func TestModelEdges(t *testing.T) {
+	t.Parallel()
 	make := newModels(t, true)
 	keys := []int{1, 3}
 	edges := []modelOp{{op: 'T'}, {op: 'S', key: 1, to: 3}, {op: 'P', key: 1, via: 3, to: 2}, {op: 'P', key: 3, via: 1, to: 2}}
@@ -786,6 +788,7 @@ func TestModelEdges(t *testing.T) {
 
 // TestModelRandom takes what is too much to enumerate: more rows, longer transactions, larger chunks, kills.
 func TestModelRandom(t *testing.T) {
+	t.Parallel()
 	random := testRandom(t)
 	runs := *modelRuns
 	if runs == 0 {

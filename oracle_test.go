@@ -1039,6 +1039,7 @@ func seeds(t *testing.T, runs int, run func(t *testing.T, seed uint64)) {
 
 // TestOracle lets writers, kills and restarts go on for a while.
 func TestOracle(t *testing.T) {
+	t.Parallel()
 	runs, least := 2, 6*time.Second
 	if testing.Short() {
 		runs, least = 1, 3*time.Second
@@ -1070,6 +1071,7 @@ func TestOracle(t *testing.T) {
 // TestOracleAgain adds, removes and resets bindings while writers and kills go on, also while no session runs. In the end
 // the destination has exactly the source's keys, but for tables that were away: what was deleted then keeps its documents.
 func TestOracleAgain(t *testing.T) {
+	t.Parallel()
 	rounds := 3
 	switch {
 	case *longTests:

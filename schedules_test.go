@@ -138,6 +138,9 @@ var schedules = []schedule{
 
 // TestSchedules runs each of the schedules.
 func TestSchedules(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	for _, s := range schedules {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()

@@ -628,7 +628,7 @@ type shapeRun struct {
 // TestShapes runs the matrix.
 func TestShapes(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: the oracle runs the same code")
+		t.Skip("the oracle runs the same code")
 	}
 	seeds(t, 1, func(t *testing.T, seed uint64) {
 		first := discoverShapes(t, seed)
@@ -1079,7 +1079,7 @@ func (r *shapeRun) compare(s *shape, h *history.History, contained map[string]bo
 // TestShapesPublished runs a few shapes through publications of other forms.
 func TestShapesPublished(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: the oracle runs the same code")
+		t.Skip("the oracle runs the same code")
 	}
 	id := []string{"id"}
 	few := []*shape{
@@ -1396,7 +1396,7 @@ func productShape(partitioned, viaRoot, generated bool, key, identity, list, fil
 // TestShapesProduct runs the product of what a publication can do to a table through captures, a sample of it in the short form.
 func TestShapesProduct(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: the oracle runs the same code")
+		t.Skip("the oracle runs the same code")
 	}
 	newTestDB(t).requireVersion(150000) // row filters and column lists
 	for _, c := range []struct {

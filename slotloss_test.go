@@ -64,6 +64,9 @@ func (db *testDB) recovers(r *testRuntime, table tableName, changes map[string]a
 
 // TestSlotsAmiss: edge 10. What is done to the slot, or to the configuration, while the capture is stopped.
 func TestSlotsAmiss(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	const drop = "SELECT pg_drop_replication_slot($1)"
 	other := newTestDB(t)
 	otherDatabase := other.name("other")

@@ -145,6 +145,9 @@ func (r *toastRun) write() int {
 
 // TestTOASTOracle judges the TOAST columns of tables that are backfilled while their tuples move.
 func TestTOASTOracle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	for i, chunk := range []int{3, 40} {
 		t.Run(fmt.Sprintf("chunk %d", chunk), func(t *testing.T) {
 			t.Parallel()

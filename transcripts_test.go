@@ -8,6 +8,9 @@ import (
 )
 
 func TestTranscripts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	scenarios := []struct {
 		name string
 		run  func(tr *transcript)

@@ -774,6 +774,9 @@ func (db *testDB) createGoldenTypes() {
 }
 
 func TestTypesGolden(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	for _, c := range []struct {
 		name     string
 		flags    []string
@@ -802,6 +805,9 @@ func TestTypesGolden(t *testing.T) {
 // TestTypesOfEncodings does the same with text in databases whose encoding is not UTF-8. SQL_ASCII does not know what its
 // bytes mean, so that what is no UTF-8 there is replaced.
 func TestTypesOfEncodings(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	type extra struct{ typ, expression, want string }
 	for _, c := range []struct {
 		encoding, text string

@@ -57,6 +57,9 @@ func propertyOf(t testing.TB, r *testRuntime, table tableName, column string) st
 }
 
 func TestTypesLive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	one, two := quoteIdent(db.createSchema("one")), quoteIdent(db.createSchema("two"))
 	run := func(sql string) {

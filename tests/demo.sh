@@ -31,6 +31,7 @@ for number in "SCALE=$scale" "LOAD_SECONDS=$seconds"; do
 done
 case $codec in proto | json) ;; *) die "CODEC=$codec: proto or json" ;; esac
 work=$(mktemp -d)
+export GOTMPDIR=$work # a build that is interrupted leaves its folder
 
 cleanup() {
 	trap '' INT TERM HUP
@@ -66,6 +67,8 @@ kill_capture() {
 	[ -n "$capture" ] || return 0
 	local connector
 	connector=$(sed -n 's/.*connector started, pid \([0-9]*\).*/\1/p' "$work/preview.log" | tail -n 1)
+	# The number of one that has ended may be another's by now.
+	[ ! -e /proc/self/status ] || grep -qs "^PPid:[[:space:]]*$capture\$" "/proc/$connector/status" || connector=
 	kill -KILL "$capture" ${connector:+"$connector"} 2>/dev/null || true
 	{ wait "$capture" || true; } 2>/dev/null
 	capture=
@@ -95,7 +98,7 @@ wait_for() {
 			progress=$(captured)
 			since=$SECONDS
 		fi
-		[ $((SECONDS - since)) -lt 60 ] || die "nothing captured for a minute, before $what; its last lines follow"
+		[ $((SECONDS - since)) -lt 180 ] || die "nothing captured for three minutes, before $what; its last lines follow"
 		sleep 0.1
 	done
 }
@@ -168,7 +171,7 @@ many_kills() {
 			last=$now
 			since=$SECONDS
 		fi
-		[ $((SECONDS - since)) -lt 60 ] || die "nothing captured for a minute, the last lines of the capture follow"
+		[ $((SECONDS - since)) -lt 180 ] || die "nothing captured for three minutes, the last lines of the capture follow"
 		if [ -z "$until_kills" ] && backfilled; then
 			until_kills=$((kills + 3))
 			echo "$now documents captured, killed $kills times, the backfill is done"

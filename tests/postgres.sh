@@ -160,6 +160,11 @@ as_server() {
 
 # start makes a server in one of three ways: start_docker, start_local or start_copy.
 start() {
+	if [ -n "$of" ]; then
+		backend=copy
+	elif ! { load && alive; }; then
+		check
+	fi
 	mkdir -p "$states"
 	if ! mkdir "$state" 2>/dev/null; then
 		if load && alive; then
@@ -177,7 +182,6 @@ start() {
 	trap 'stop' EXIT
 	trap 'exit 130' INT TERM HUP
 	at_backend='' at_port='' at_dir='' at_bin='' at_user='' at_container=''
-	if [ -n "$of" ]; then backend=copy; else choose_backend; fi
 	case $backend in
 	docker) start_docker ;;
 	copy) start_copy ;;

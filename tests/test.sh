@@ -18,8 +18,12 @@ flags=()
 eval "flags=(${GO_TEST_FLAGS:-})" # as a shell reads them, quotes included
 # A busy machine may take several times as long as an idle one; a test that hangs ends by its own deadline.
 command=(go test -tags "${TAGS:-nozstd}" -timeout 60m -count=1 ${flags[@]+"${flags[@]}"} ./...)
-case " ${flags[*]-} " in
-*' -v '* | *' -json '*) exec "${command[@]}" ;;
-esac
 say "${command[*]}"
-"${command[@]}" -json 2>&1 | go run ./tests/progress
+GOTMPDIR=$(mktemp -d) # a build that is interrupted leaves its folder
+export GOTMPDIR
+trap 'rm -rf "$GOTMPDIR"' EXIT
+trap 'exit 130' INT TERM HUP
+case " ${flags[*]-} " in
+*' -v '* | *' -json '*) "${command[@]}" ;;
+*) "${command[@]}" -json 2>&1 | go run ./tests/progress ;;
+esac
