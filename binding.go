@@ -288,7 +288,7 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 		}
 		b.casts = append(b.casts, cast)
 	}
-	b.key = newScanKey(keys)
+	b.key = newScanKey(keys, types.encoding)
 	sorted := func(names []string) []string { return slices.Sorted(slices.Values(names)) }
 	scan := sorted(b.scanColumns())
 	b.deferrable = slices.ContainsFunc(t.deferrableKeys, func(key []string) bool { return slices.Equal(sorted(key), scan) })

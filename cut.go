@@ -136,10 +136,11 @@ func (r cutRule) levels() int { return bits.Len(uint(8 * r.value / smallestCut))
 // valueCut cuts one value as it comes in. Its methods append to the buffer that holds the row.
 type valueCut struct {
 	class cutClass
-	value int // bytes kept of a value or element
-	array int // bytes kept of an array
-	size  int // of the whole value
-	start int // of the value in the buffer
+	value int  // bytes kept of a value or element
+	array int  // bytes kept of an array
+	size  int  // of the whole value
+	grows bool // size is only of what has been written: known at the end
+	start int  // of the value in the buffer
 	over  bool
 
 	// Where whole items of an array reach behind most in the buffer, write stops; 0 is nowhere.
@@ -198,8 +199,11 @@ func (v *valueCut) writeValue(dst, piece []byte) []byte {
 	case cutDrop:
 		return dst
 	case cutJSON:
+		if v.grows {
+			v.size += len(piece)
+		}
 		if v.size > v.value {
-			return dst
+			return dst[:v.start]
 		}
 		return append(dst, piece...)
 	}
@@ -453,9 +457,10 @@ func (p *pieces) next(most int) ([]byte, error) {
 // rowCut reads rows in pieces and keeps them, cut, in dst.
 type rowCut struct {
 	pieces
-	rule  cutRule
-	kinds bool // each value has a kind in front, as in TupleData; else a length of -1 is NULL, as in DataRow
-	dst   []byte
+	rule    cutRule
+	charset *charset // of the texts; nil where they are kept as they are
+	kinds   bool     // each value has a kind in front, as in TupleData; else a length of -1 is NULL, as in DataRow
+	dst     []byte
 
 	classes []cutClass
 	start   int // of the row in dst
@@ -463,6 +468,7 @@ type rowCut struct {
 	columns int // of the row, complete
 	inside  bool
 	value   valueCut // the one being read
+	text    []byte   // with a charset: the piece being read, converted
 }
 
 // row reads one row. Its level says how often its values were cut for its own sake. Columns without a class are not cut.
@@ -528,6 +534,9 @@ func (r *rowCut) column() error {
 		r.dst = append(r.dst, length...)
 	}
 	r.value = newValueCut(class, r.rule, r.level, size, len(r.dst))
+	if r.charset != nil && class.kind == cutJSON {
+		r.value.size, r.value.grows = 0, true
+	}
 	r.inside = true
 	for size > 0 {
 		piece, err := r.next(size)
@@ -535,6 +544,10 @@ func (r *rowCut) column() error {
 			return err
 		}
 		size -= len(piece)
+		if r.charset != nil && class.kind != cutDrop {
+			r.text = r.charset.decode(r.text[:0], piece)
+			piece = r.text
+		}
 		for len(piece) > 0 {
 			var used int
 			r.value.most = 0
@@ -595,6 +608,7 @@ func (r *rowCut) raise() {
 		r.dst = append(r.dst, kept[at:r.value.start]...)
 		v := newValueCut(r.value.class, r.rule, r.level, r.value.size, len(r.dst))
 		r.dst, _ = v.write(r.dst, kept[r.value.start:])
+		v.grows = r.value.grows
 		v.done = v.done || r.value.done
 		r.value = v // it goes on where the other stopped, behind an item
 	}

@@ -50,6 +50,8 @@ type database struct {
 	timeZone string // of the first query session; pinned on all
 	standby  bool   // pg_is_in_recovery()
 	encoding string // server_encoding; under SQL_ASCII client_encoding stays that
+	// charset is set where the server could not convert all that it stores: client_encoding is encoding then, and we convert.
+	charset *charset
 	// searchPath is the role's own, which additional_backfill_filter is written for; sessions are pinned to pg_catalog.
 	searchPath string
 	started    atomic.Int64 // when the server that we read from was started, in Unix microseconds: no two have one in common
@@ -118,6 +120,9 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 	config.RuntimeParams = db.sessionParams()
 	config.RuntimeParams["replication"] = "database"
 	config.RuntimeParams["statement_timeout"] = "0"
+	if db.charset != nil {
+		filterRows(config, db.charset)
+	}
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, connectErrorOf(ctx, db.settings, err, true)
@@ -130,6 +135,9 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
 	config := db.pool.Config().ConnConfig
 	db.attend(config)
+	if db.charset != nil {
+		filterRows(&config.Config, db.charset)
+	}
 	config.RuntimeParams["synchronous_commit"] = "remote_apply"
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(watermarkTimeout.Milliseconds(), 10)
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -148,7 +156,7 @@ func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
 const sqlStarted = `(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8`
 
 // checkedSettings are pinned settings that a pooler which does not pass them on would leave at something else.
-var checkedSettings = []string{"DateStyle", "IntervalStyle", "bytea_output", "extra_float_digits", "search_path", "TimeZone"}
+var checkedSettings = []string{"client_encoding", "DateStyle", "IntervalStyle", "bytea_output", "extra_float_digits", "search_path", "TimeZone"}
 
 // check looks whether a new session is one with the server that we read from, with the settings that it was asked for. Two
 // servers behind one address, of which one has not yet what the other has, would lose changes; and a pooler that keeps
@@ -223,7 +231,7 @@ func (db *database) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config.RuntimeParams = map[string]string{"application_name": "estuary_flow"}
+	config.RuntimeParams = map[string]string{"application_name": "estuary_flow", "client_encoding": "SQL_ASCII"}
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil && config.RequireAuth != "" && strings.Contains(err.Error(), "authentication method requirement") { // the driver's words
 		db.settings.plainPassword = true
@@ -251,7 +259,13 @@ func (db *database) probe(ctx context.Context) error {
 	db.timeZone = string(row[1])
 	db.encoding = string(row[2])
 	db.standby = string(row[3]) == "t"
-	db.searchPath = string(row[4])
+	db.charset, db.searchPath = nil, string(row[4])
+	if c := charsetOf(db.encoding); c != nil {
+		db.searchPath = string(c.decode(nil, row[4]))
+		if c.gaps {
+			db.charset = c
+		}
+	}
 	started, err := strconv.ParseInt(string(row[5]), 10, 64)
 	if err != nil {
 		return connectError(ctx, db.settings, fmt.Errorf("pg_postmaster_start_time is %q", row[5]))
@@ -291,8 +305,8 @@ func (db *database) sessionParams() map[string]string {
 	if db.version < 120000 {
 		params["extra_float_digits"] = "3" // before 12, 1 gives one digit too few to read back every value
 	}
-	if db.encoding == "SQL_ASCII" {
-		params["client_encoding"] = "SQL_ASCII" // UTF8 would make the server reject bytes that are not
+	if db.encoding == "SQL_ASCII" || db.charset != nil {
+		params["client_encoding"] = db.encoding // UTF8 would make the server reject bytes that have no meaning
 	}
 	if db.version >= 140000 {
 		params["idle_session_timeout"] = "0"
@@ -327,7 +341,7 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 	}
 	config.BeforeConnect = func(_ context.Context, config *pgx.ConnConfig) error {
 		db.attend(config)
-		filterRows(config)
+		filterRows(&config.Config, db.charset)
 		return nil
 	}
 	config.MaxConns = maxQueryConnections

@@ -147,7 +147,7 @@ type typeCatalog struct {
 
 func newTypeCatalog() *typeCatalog {
 	types := make([]dataType, len(builtinTypes))
-	c := &typeCatalog{types: make(map[uint32]*dataType, len(types))}
+	c := &typeCatalog{types: make(map[uint32]*dataType, len(types)), encoding: "UTF8"}
 	for i, t := range builtinTypes {
 		types[i] = dataType{
 			oid: t.oid, schema: "pg_catalog", name: t.name, kind: t.kind,

@@ -550,7 +550,6 @@ func (c *checker) harmFault(r requirement, why string) string {
 	return text + fmt.Sprintf("Run: %s It is added then. Or, if its rows are never updated or deleted, add it as it is: %s", remedies, add)
 }
 
-// checkMembers adds the tables that are not in the publication yet, but for those that would come to harm (judgeIdentities).
 // nameRemedy is what else may be wrong with a name that no table has.
 func nameRemedy(t tableName) string {
 	if !strings.ContainsRune(t.schema+t.name, utf8.RuneError) {
@@ -560,7 +559,7 @@ func nameRemedy(t tableName) string {
 		"renamed"
 }
 
-// checkMembers adds the tables that are not in the publication yet.
+// checkMembers adds the tables that are not in the publication yet, but for those that would come to harm (judgeIdentities).
 func (c *checker) checkMembers(ctx context.Context) error {
 	if c.publication == nil || c.found == nil {
 		return nil

@@ -58,8 +58,9 @@ type batch struct {
 
 // replication is one session of the replication protocol, a connection in CopyBoth mode.
 type replication struct {
-	conn net.Conn
-	pid  uint32 // of the walsender
+	conn    net.Conn
+	pid     uint32   // of the walsender
+	charset *charset // of the texts as they come; nil where they are UTF-8, or pass for it
 
 	full  chan *batch
 	free  chan *batch
@@ -84,6 +85,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return nil, err
 	}
+	charset := charsetOfConn(conn)
 	hijacked, err := conn.Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the replication connection: %w", err)
@@ -92,6 +94,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 	s := &replication{
 		conn:     hijacked.Conn,
 		pid:      hijacked.PID,
+		charset:  charset,
 		full:     make(chan *batch, sessionBuffers),
 		free:     make(chan *batch, sessionBuffers),
 		cut:      make(chan []cutClass, 1),
@@ -139,6 +142,9 @@ func quiesce(ctx context.Context, conn *pgconn.PgConn) error {
 // begin sends the command and reads up to CopyBothResponse.
 func (s *replication) begin(command string) error {
 	query, err := (&pgproto3.Query{String: command}).Encode(nil)
+	if err == nil && s.charset != nil {
+		query, err = s.charset.appendSent(nil, query)
+	}
 	if err != nil {
 		return err
 	}
@@ -205,7 +211,8 @@ func (s *replication) receive(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	defer close(s.full)
-	var tail []byte // the incomplete frame behind the batch handed over last
+	var tail []byte  // the incomplete frame behind the batch handed over last
+	var spare []byte // a buffer to convert into
 	for {
 		var b *batch
 		select {
@@ -217,7 +224,8 @@ func (s *replication) receive(ctx context.Context) error {
 		b.buf = append(b.buf[:0], tail...)
 		b.n, b.oldCut, b.newCut = 0, false, false
 		err := s.fill(b)
-		if err == nil && b.n == 0 {
+		whole := b.n
+		if err == nil && whole == 0 {
 			err = s.fillCut(ctx, b)
 		}
 		if err != nil {
@@ -230,9 +238,28 @@ func (s *replication) receive(ctx context.Context) error {
 			return err
 		}
 		tail = append(tail[:0], b.buf[b.n:]...) // copied: b's buffer belongs to the capture until it is released
+		if s.charset != nil && whole > 0 {
+			spare = b.convert(s.charset, spare)
+		}
 		failpoint("receive.hand-over")
 		s.full <- b // never blocks: there are as many places as buffers
 	}
+}
+
+// convert makes the texts of b's frames UTF-8, in the memory of spare, and returns what held them, to be used in turn.
+func (b *batch) convert(c *charset, spare []byte) []byte {
+	received := b.buf
+	b.buf = spare[:0]
+	for at := 0; at < b.n; {
+		size := 1 + int(binary.BigEndian.Uint32(received[at+1:]))
+		b.buf = c.appendReceived(b.buf, received[at:at+size])
+		at += size
+	}
+	b.n = len(b.buf)
+	if cap(received) > 4*receiveBuffer {
+		return nil // an outlier's is not kept
+	}
+	return received
 }
 
 // fill reads until b holds at least one whole frame, or the head of a change that is too large for it.
@@ -246,7 +273,7 @@ func (s *replication) fill(b *batch) error {
 		}
 		want := receiveBuffer
 		if len(b.buf) >= 5 {
-			if size := 1 + int(binary.BigEndian.Uint32(b.buf[1:])); size <= budget.message {
+			if size := 1 + int(binary.BigEndian.Uint32(b.buf[1:])); size <= s.largest() {
 				want = max(want, size)
 			} else if len(b.buf) >= changeHead {
 				if b.isChange() {
@@ -269,6 +296,14 @@ func (s *replication) fill(b *batch) error {
 			return err
 		}
 	}
+}
+
+// largest is the size of the frames that are read whole: converted, they still fit a receive buffer.
+func (s *replication) largest() int {
+	if s.charset != nil {
+		return budget.message / charsetGrowth
+	}
+	return budget.message
 }
 
 // Read reads the socket, for receive.
@@ -307,9 +342,10 @@ func (s *replication) fillCut(ctx context.Context, b *batch) error {
 	size := 1 + int(binary.BigEndian.Uint32(b.buf[1:]))
 	rule := budget.cutRule()
 	r := rowCut{
-		pieces: pieces{in: s, have: b.buf[changeHead:], left: size - len(b.buf), room: make([]byte, receiveBuffer)},
-		rule:   rule,
-		kinds:  true,
+		pieces:  pieces{in: s, have: b.buf[changeHead:], left: size - len(b.buf), room: make([]byte, receiveBuffer)},
+		rule:    rule,
+		charset: s.charset,
+		kinds:   true,
 		// Two rows, and a value of each that has not been cut yet.
 		dst: append(makeBuffer(min(size, 2*(rule.bound+rule.value))), b.buf[:changeHead]...),
 	}

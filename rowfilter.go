@@ -1,5 +1,5 @@
 // rowfilter.go owns what a query connection reads: the server's messages as they come, but for rows that are too large to be
-// held, which are cut as they come in (cut.go) before the driver sees them.
+// held, which are cut as they come in (cut.go) before the driver sees them, and for texts of another encoding (charset.go).
 // Invariant: every other byte passes unchanged and unbuffered.
 package main
 
@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -26,6 +25,10 @@ type rowFilter struct {
 	// How rows are cut: nil while none are. Set between the results of queries.
 	classes []cutClass
 	rule    cutRule
+
+	charset *charset // nil where the server sends UTF-8, or what passes for it
+	have    []byte   // with a charset: read and not yet converted
+	sent    []byte   // with a charset: what out is of, to be used again
 }
 
 // messageHead is the size of a message's head: kind, length of the rest with these four bytes.
@@ -39,6 +42,12 @@ func (f *rowFilter) Read(p []byte) (int, error) {
 			f.out = nil
 		}
 		return n, nil
+	}
+	if f.charset != nil {
+		if err := f.convert(); err != nil {
+			return 0, err
+		}
+		return f.Read(p)
 	}
 	n, err := f.in.Read(p[:min(len(p), budget.message)]) // a row to be cut never comes whole
 	for at := 0; at < n; {
@@ -77,13 +86,51 @@ func (f *rowFilter) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// convert fills out with whole messages, their texts converted. After an error what has been read is kept.
+func (f *rowFilter) convert() error {
+	f.sent = f.sent[:0]
+	for {
+		at, want := 0, 0
+		for len(f.have)-at >= messageHead {
+			size := max(1+int(binary.BigEndian.Uint32(f.have[at+1:])), messageHead)
+			if f.classes != nil && f.have[at] == 'D' && size > budget.message/charsetGrowth {
+				if at > 0 {
+					break // those ahead of it come first
+				}
+				rest := f.have[messageHead:min(size, len(f.have))]
+				behind := slices.Clone(f.have[messageHead+len(rest):])
+				var err error
+				f.out, err = f.cut(size, slices.Clone(rest))
+				f.have = behind
+				return err
+			}
+			if want = size; len(f.have)-at < size {
+				break
+			}
+			f.sent = f.charset.appendReceived(f.sent, f.have[at:at+size])
+			at += size
+		}
+		if at > 0 {
+			f.have = append(f.have[:0], f.have[at:]...)
+			f.out = f.sent
+			return nil
+		}
+		f.have = slices.Grow(f.have, max(64<<10, want-len(f.have)))
+		n, err := f.in.Read(f.have[len(f.have):cap(f.have)])
+		if f.have = f.have[:len(f.have)+n]; n == 0 && err != nil {
+			return err
+		}
+	}
+}
+
 // cut reads a row of a query, of which have is here already, and returns it, its values cut. A row that was cut for its own
 // sake has one value more, its level: so that is known with the row, whenever the driver gets to it.
 func (f *rowFilter) cut(size int, have []byte) ([]byte, error) {
 	r := rowCut{
-		pieces: pieces{in: f.in, have: have, left: size - messageHead - len(have), room: make([]byte, 64<<10)},
-		rule:   f.rule,
-		dst:    append(makeBuffer(min(size, f.rule.bound+2*f.rule.value)), 'D', 0, 0, 0, 0),
+		pieces:  pieces{in: f.in, have: have, left: size - messageHead - len(have), room: make([]byte, 64<<10)},
+		rule:    f.rule,
+		charset: f.charset,
+		dst:     append(makeBuffer(min(size, f.rule.bound+2*f.rule.value)), 'D', 0, 0, 0, 0),
 	}
 	level, err := r.row(f.classes)
 	if err == nil && len(r.have)+r.left > 0 {
@@ -103,11 +150,14 @@ func (f *rowFilter) cut(size int, have []byte) ([]byte, error) {
 	return r.dst, nil
 }
 
-// filterRows has every connection of the configuration read through a filter.
-func filterRows(config *pgx.ConnConfig) {
+// filterRows has every connection of the configuration read through a filter, and with a charset written through one, too.
+func filterRows(config *pgconn.Config, charset *charset) {
 	filter := &rowFilter{}
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		*filter = rowFilter{in: r}
+		*filter = rowFilter{in: r, charset: charset}
+		if charset != nil {
+			w = &charsetWriter{out: w, charset: charset}
+		}
 		return pgproto3.NewFrontend(filter, w)
 	}
 	before := config.AfterConnect
@@ -118,6 +168,17 @@ func filterRows(config *pgx.ConnConfig) {
 		}
 		return nil
 	}
+}
+
+// charsetOfConn returns the charset of a connection whose reading and writing another is about to take over. REQUIRES: nothing
+// is being read.
+func charsetOfConn(conn *pgconn.PgConn) *charset {
+	filter, ok := conn.CustomData()[rowFilterKey].(*rowFilter)
+	if !ok {
+		return nil
+	}
+	assert(len(filter.have)+len(filter.out) == 0, "nothing is read ahead of what takes over")
+	return filter.charset
 }
 
 const rowFilterKey = "source-postgres row filter"

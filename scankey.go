@@ -32,12 +32,16 @@ type keyColumn struct {
 type scanKey struct {
 	columns []keyColumn
 	kinds   []keyKind // of columns
+	charset *charset  // of the bytes that the server compares; nil where they are those of the text
 }
 
-func newScanKey(columns []keyColumn) *scanKey {
-	k := &scanKey{columns: columns, kinds: make([]keyKind, len(columns))}
+// newScanKey makes the key of columns of a database with that encoding. Where we do not know the bytes of its texts, only the
+// server knows their order.
+func newScanKey(columns []keyColumn, encoding string) *scanKey {
+	k := &scanKey{columns: columns, kinds: make([]keyKind, len(columns)), charset: charsetOf(encoding)}
+	known := k.charset != nil || encoding == "UTF8" || encoding == "SQL_ASCII"
 	for i := range columns {
-		k.kinds[i] = kindOf(columns[i].typeOID, columns[i].byteOrder)
+		k.kinds[i] = kindOf(columns[i].typeOID, columns[i].byteOrder && known)
 	}
 	return k
 }
@@ -77,7 +81,12 @@ func (k *scanKey) appendOrder(dst []byte, values []value) ([]byte, error) {
 			dst = append(dst, orderNull)
 			continue
 		}
-		form, ok := k.kinds[i].appendOrder(append(dst, orderValue), v.data)
+		text := v.data
+		switch k.kinds[i] {
+		case keyBytes, keyPadded, keyChar:
+			text = k.charset.order(text)
+		}
+		form, ok := k.kinds[i].appendOrder(append(dst, orderValue), text)
 		if !ok {
 			return form[:start], k.notA(i, v.data)
 		}

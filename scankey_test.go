@@ -37,7 +37,7 @@ func keyOf(types ...keyType) *scanKey {
 		t.name = fmt.Sprintf("k%d", i+1)
 		columns = append(columns, t.keyColumn)
 	}
-	return newScanKey(columns)
+	return newScanKey(columns, "UTF8")
 }
 
 func texts(values ...string) []value {
