@@ -134,7 +134,7 @@ type chunk struct {
 	tied   int
 	order  []byte // comparison form of end
 	leaf   leafCursor
-	// filtered counts rows that only kept the scan moving (min_backfill_xid) and are not part of the chunk.
+	// filtered counts rows that only kept the scan moving and are not part of the chunk.
 	filtered int
 	bytes    int  // of the rows as they were scanned
 	stopped  bool // the query was stopped before its end, the rows so far being kept
@@ -155,10 +155,12 @@ type scanQuery struct {
 	lock   string
 	sql    string
 	params [][]byte
+	// source is the OID of the relation that the query names.
+	source uint32
 	// ctid is set for ctid scans: the first column of the result is the row's ctid.
 	ctid bool
-	// xmin is set when the next column tells whether the row passes min_backfill_xid.
-	xmin bool
+	// passes is set when the next column tells whether the row is part of the chunk, or only keeps the scan moving.
+	passes bool
 	// ties is set when several rows may have one key: the query returns all of its last one, and a chunk that was
 	// stopped ends before the key it was stopped in.
 	ties bool
@@ -171,27 +173,19 @@ type scanQuery struct {
 	searchPath string
 	// leaf is the relation a ctid scan reads.
 	leaf leafCursor
-	// check is a query whose only value must be want, or else the rows are not those of the table as the binding knows it: of
-	// a leaf its relfilenode, of a partitioned table its partitions. It runs behind the lock and ahead of the query. "": none.
-	check, want string
+	// check runs behind the lock and ahead of the query.
+	check *chunkCheck
 }
 
-var (
-	errTableChanged = errors.New("the table changed its shape while its chunk was being read")
-
-	// errPartitionsChanged says that the chunk may hold rows of partitions that the binding does not know yet, or lack some.
-	errPartitionsChanged = errors.New("the table's partitions changed while its chunk was being read")
-
-	// errWide says that a row is too large for a chunk that is read beside others.
-	errWide = errors.New("a row is too large to be read beside those of other tables")
-)
+// errWide says that a row is too large for a chunk that is read beside others.
+var errWide = errors.New("a row is too large to be read beside those of other tables")
 
 // extra is how many columns of the result precede those of the row.
 func (q *scanQuery) extra() (n int) {
 	if q.ctid {
 		n++
 	}
-	if q.xmin {
+	if q.passes {
 		n++
 	}
 	return n
@@ -217,9 +211,7 @@ func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) err
 	p.SendQueryParams("SET LOCAL lock_timeout = '1s'", nil, nil, nil, nil)
 	p.SendQueryParams(q.lock, nil, nil, nil, nil)
 	p.SendQueryParams("SELECT txid_current_snapshot()::text", nil, nil, nil, nil)
-	if q.check != "" {
-		p.SendQueryParams(q.check, nil, nil, nil, nil)
-	}
+	p.SendQueryParams(q.check.sql, nil, nil, nil, nil)
 	if q.searchPath != "" {
 		p.SendQueryParams("SELECT set_config('search_path', $1, true)", [][]byte{[]byte(q.searchPath)}, nil, nil, nil)
 	}
@@ -244,24 +236,20 @@ func (c *chunk) consume(ctx context.Context, conn *pgconn.PgConn, p *pgconn.Pipe
 		return err
 	}
 	failpoint("chunk.locked")
-	text, err := oneResult(p)
+	text, err := oneRowOf(p, 1)
 	if err != nil {
 		return err
 	}
-	if c.snapshot, err = parseSnapshot(text); err != nil {
+	if c.snapshot, err = parseSnapshot(text[0]); err != nil {
 		return err
 	}
 	failpoint("chunk.snapshot")
-	if q.check != "" {
-		have, err := oneResult(p)
-		switch {
-		case err != nil:
-			return err
-		case have != q.want && q.ctid:
-			return errTableChanged
-		case have != q.want:
-			return errPartitionsChanged
-		}
+	saw, err := oneRowOf(p, 3)
+	if err != nil {
+		return err
+	}
+	if err := q.check.judge(saw[0], saw[1], saw[2]); err != nil {
+		return err
 	}
 	if q.searchPath != "" {
 		if err := skipResults(p, 1); err != nil {
@@ -330,15 +318,20 @@ func readResult(p *pgconn.Pipeline) (*pgconn.Result, error) {
 	return result, result.Err
 }
 
-func oneResult(p *pgconn.Pipeline) (string, error) {
+// oneRowOf reads the next result of the pipeline, which is one row of n values.
+func oneRowOf(p *pgconn.Pipeline, n int) ([]string, error) {
 	result, err := readResult(p)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if len(result.Rows) != 1 || len(result.Rows[0]) != 1 {
-		return "", fmt.Errorf("want one value, have %d rows", len(result.Rows))
+	if len(result.Rows) != 1 || len(result.Rows[0]) != n {
+		return nil, fmt.Errorf("want one row of %d values, have %d rows", n, len(result.Rows))
 	}
-	return string(result.Rows[0][0]), nil
+	row := make([]string, n)
+	for i, v := range result.Rows[0] {
+		row[i] = string(v)
+	}
+	return row, nil
 }
 
 // rowsFrom buffers the result's rows.
@@ -353,7 +346,8 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 		return err
 	}
 	for i, sent := range c.plan.sent {
-		if fields[extra+i].DataTypeOID != sent {
+		// An expression is of no table.
+		if f := fields[extra+i]; f.DataTypeOID != sent || f.TableOID != 0 && f.TableOID != q.source {
 			if _, err := rr.Close(); err != nil {
 				return err
 			}
@@ -380,7 +374,7 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 		}
 		first := len(c.rows) // the row's place, if it is kept
 		keep := true
-		if q.xmin {
+		if q.passes {
 			keep = len(raw[0]) == 1 && raw[0][0] == 't'
 			raw = raw[1:]
 		}

@@ -99,6 +99,7 @@ type binding struct {
 	// (fitness.go).
 	suspectedTo lsn
 	indirect    bool // our role may not read a partition itself: it is read by way of the table
+	lockPoor    bool // the server has no room for locks on all of its partitions at once: they are read one by one
 
 	filters     bool // changes past scanned are dropped
 	scanned     []value
@@ -112,6 +113,9 @@ type binding struct {
 	invisible   bool            // waiting for transactions in unsettled to become visible
 	notBefore   time.Time       // when to try the next chunk, after one that could not be read
 	failures    int             // chunks in a row that could not be read
+	locked      int             // and those that found the table locked
+	suspended   string          // why its backfill is said to be suspended; "": it is not
+	verdict     bool            // rows that its filter leaves out are scanned, too, with its verdict on each
 	explained   bool            // the plan of a chunk's query was asked for in this process
 	sides       map[string]side // answers of the server, for keys whose order only it knows; of the current window
 	sourced     *plan           // the plan whose schema was sourced last
@@ -154,9 +158,9 @@ func (b *binding) rewind(first bool) {
 	b.meta.Leaves, b.meta.Key = nil, ""
 	b.meta.Columns, b.meta.Filenode, b.meta.Toast = "", 0, 0
 	b.partitions.forget()
-	b.meta.OID = 0
+	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf = 0, "", false, false
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
-	b.sides, b.failures, b.held, b.suspectedTo = nil, 0, false, 0
+	b.sides, b.failures, b.locked, b.suspended, b.held, b.suspectedTo = nil, 0, 0, "", false, 0
 }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.
@@ -168,6 +172,7 @@ func (b *binding) park() {
 	b.meta = bindingMetadata{}
 	b.partitions.forget()
 	b.chunk, b.waiting, b.unsettled, b.table, b.plan, b.suspectedTo = nil, nil, nil, nil, nil, 0
+	b.failures, b.locked, b.suspended = 0, 0, ""
 }
 
 // storedState is the binding's entry as of now.
@@ -183,7 +188,7 @@ func (b *binding) scanning() bool {
 }
 
 // byCTID reports whether what is still to be read is scanned by ctid. REQUIRES: scanning.
-func (b *binding) byCTID() bool { return b.keyless() || b.phase == phaseActive }
+func (b *binding) byCTID() bool { return b.keyless() || b.meta.ByLeaf || b.phase == phaseActive }
 
 // filtering reports whether changes past scanned are dropped. REQUIRES: scanning.
 func (b *binding) filtering() bool { return b.filters && !b.byCTID() }
@@ -325,7 +330,7 @@ func (b *binding) warnStandIn(column, kind, standIn string) {
 // storedModeOf is the mode word under which the incumbent can resume this binding's backfill.
 func (b *binding) storedModeOf() storedMode {
 	switch {
-	case b.keyless():
+	case b.byCTID():
 		return storedKeyless
 	case b.filters && b.key.predictable():
 		return storedBackfill
@@ -337,7 +342,7 @@ func (b *binding) storedModeOf() storedMode {
 // resume takes up the position a stored backfill has reached. An error means that it cannot be.
 func (b *binding) resume() error {
 	b.scanned, b.scannedAt = nil, nil
-	if b.state.Scanned == nil || b.keyless() {
+	if b.state.Scanned == nil || b.byCTID() {
 		return nil
 	}
 	if b.meta.Key != "" && b.meta.Key != b.keySignature() {
@@ -397,6 +402,7 @@ func (b *binding) complete() {
 	if b.byCTID() || len(b.meta.Leaves) == 0 {
 		b.meta.Leaves, b.meta.Key = nil, ""
 	}
+	b.meta.ByLeaf = false
 	b.mark()
 	if b.phase != phaseActive {
 		b.transition(eventComplete)
@@ -436,15 +442,18 @@ func storedLeafPosition(leaves []leafCursor) []byte {
 // scanQuery is the query of the binding's next chunk, behind the one whose fence is being streamed to if there is one.
 func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	var columns []string
-	q := &scanQuery{stream: b.name().String()}
+	q := &scanQuery{stream: b.name().String(), source: b.table.oid}
 	from := quoteTable(b.name())
 	var where []string
-	if b.table.rowFilter != "" {
-		where = append(where, "("+b.table.rowFilter+")")
-	}
+	filter := b.filterSQL()
 	if b.resource.filter != "" {
-		where = append(where, "("+b.resource.filter+"\n)") // the text may end in a comment
-		q.searchPath = db.searchPath                       // the filter is written for the user's own
+		q.searchPath = db.searchPath // the filter is written for the user's own
+	}
+	verdict := ""
+	if b.verdict && filter != "" && !b.byCTID() {
+		verdict = b.verdictName()
+	} else if filter != "" {
+		where = append(where, filter)
 	}
 	if b.byCTID() {
 		q.ctid = true
@@ -456,14 +465,16 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 		i := slices.IndexFunc(leaves, func(l leafCursor) bool { return !l.Done })
 		q.leaf = leaves[i]
 		q.leaf.next = min(q.leaf.Block+int64(ck.limit/100)+1, q.leaf.Pages)
+		q.source = q.leaf.OID
 		name := b.name()
 		for _, l := range b.table.leaves {
 			if l.oid == q.leaf.OID {
 				name = l.tableName
 			}
 		}
-		q.check, q.want = b.leafCheck(q.leaf)
+		q.check = b.checkOf(&q.leaf, db, s.publication)
 		if b.indirect {
+			q.source = b.table.oid
 			where = append(where, fmt.Sprintf("tableoid = %d::oid", q.leaf.OID))
 		} else {
 			from = "ONLY " + quoteTable(name)
@@ -473,18 +484,29 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 			terms := b.boundTerms(q, bound)
 			where = append(where, "("+boundParams(terms)+sqlAfter(b.terms, terms)+") IS NOT TRUE")
 		}
-	} else if b.table.kind == 'r' {
-		from = "ONLY " + from
 	} else {
-		q.check, q.want = b.table.partitionsCheck(db.version)
+		if b.table.kind == 'r' {
+			from = "ONLY " + from
+		}
+		q.check = b.checkOf(nil, db, s.publication)
 	}
+	var passes []string
 	if s.minBackfillXID != "" {
-		q.xmin = true
-		columns = append(columns, xminCondition(s.minBackfillXID))
+		passes = append(passes, xminCondition(s.minBackfillXID))
 		where = append(where, "(random() < 0.001 OR "+xminCondition(s.minBackfillXID)+")")
 	}
-	for _, c := range b.plan.columns {
-		columns = append(columns, quoteIdent(c.name))
+	if verdict != "" {
+		passes = append(passes, verdict)
+	}
+	if q.passes = len(passes) > 0; q.passes {
+		columns = append(columns, strings.Join(passes, " AND "))
+	}
+	for i, c := range b.plan.columns {
+		column := quoteIdent(c.name)
+		if verdict != "" && !slices.Contains(b.plan.key, i) { // what is left out is not sent
+			column = "CASE WHEN " + verdict + " THEN " + column + " END"
+		}
+		columns = append(columns, column)
 	}
 	order := ""
 	if !q.ctid {
@@ -506,11 +528,35 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	// Takes the lock that LOCK TABLE … IN ACCESS SHARE MODE would, partitions included, also with rights on columns alone.
 	q.lock = "SELECT FROM " + from + " LIMIT 0"
 	q.sql = "SELECT " + strings.Join(columns, ", ") + " FROM " + from
+	if verdict != "" { // OFFSET 0 has it computed once a row
+		q.sql += " CROSS JOIN LATERAL (SELECT (" + filter + ") IS TRUE AS " + verdict + " OFFSET 0) AS " + verdict
+	}
 	if len(where) > 0 {
 		q.sql += " WHERE " + strings.Join(where, " AND ")
 	}
 	q.sql += order
 	return q
+}
+
+// filterSQL is the condition under which rows are backfilled: the publication's and the binding's own; "" for all.
+func (b *binding) filterSQL() string {
+	var filters []string
+	if b.table.rowFilter != "" {
+		filters = append(filters, "("+b.table.rowFilter+")")
+	}
+	if b.resource.filter != "" {
+		filters = append(filters, "("+b.resource.filter+"\n)") // the text may end in a comment
+	}
+	return strings.Join(filters, " AND ")
+}
+
+// verdictName is a name, as SQL, that neither the table nor a column of it has.
+func (b *binding) verdictName() string {
+	name := "verdict"
+	for name == b.name().name || b.table.column(name) != nil {
+		name += "_"
+	}
+	return quoteIdent(name)
 }
 
 // boundTerms makes the key's values the parameters of a query.
@@ -621,7 +667,8 @@ func (b *binding) from() string {
 
 // rereadRow reads those values of a key's row, as it is now, that lacking has as unchanged ones, and tells whether the
 // snapshot they were read under sees the transactions. The other values of the result are not to be used. nil when there is
-// no such row; errTableChanged when not all of those columns are there any more, or with other types.
+// no such row; errTableChanged when not all of those columns are there any more, or with other types; errHidden when row-level
+// security may keep it from us.
 func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []value, lacking tuple,
 	sees func(*snapshot) bool,
 ) (tuple, bool, error) {
@@ -648,7 +695,12 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	}
 	pg := conn.PgConn()
 	// The snapshot is taken first: the query that follows sees at least as much.
-	seen := pg.ExecParams(ctx, "SELECT txid_current_snapshot()::text", nil, nil, nil, nil).Read()
+	oid := uint32(0)
+	if b.table != nil {
+		oid = b.table.oid
+	}
+	sqlHides := fmt.Sprintf("row_security_active(%d::oid)::text", oid)
+	seen := pg.ExecParams(ctx, "SELECT txid_current_snapshot()::text, "+sqlHides, nil, nil, nil, nil).Read()
 	if seen.Err != nil {
 		return nil, false, seen.Err
 	}
@@ -672,8 +724,6 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 		return nil, false, errTableChanged
 	case result.Err != nil:
 		return nil, false, result.Err
-	case len(result.Rows) == 0:
-		return nil, true, nil
 	}
 	for i, f := range result.FieldDescriptions {
 		// A string takes the text of any type.
@@ -695,6 +745,17 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 		if sameKey(p.keyValues(nil, row, nil), key) { // the server may call other texts equal too
 			return row, true, nil
 		}
+	}
+	hides := string(seen.Rows[0][1]) == "true"
+	if !hides { // it may have come between the two queries
+		after := pg.ExecParams(ctx, "SELECT "+sqlHides, nil, nil, nil, nil).Read()
+		if after.Err != nil {
+			return nil, false, after.Err
+		}
+		hides = string(after.Rows[0][0]) == "true"
+	}
+	if hides {
+		return nil, false, errHidden
 	}
 	return nil, true, nil
 }
@@ -726,7 +787,7 @@ func (b *binding) estimatedRows() float64 {
 		}
 	}
 	switch {
-	case b.phase == phaseBackfill && b.keyless() && done > 0:
+	case b.phase == phaseBackfill && b.byCTID() && done > 0:
 		return float64(b.state.Backfilled) * float64(pages) / float64(done)
 	case b.table == nil:
 		return -1

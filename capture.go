@@ -28,8 +28,6 @@ const (
 	idleCheckpoint = 10 * time.Second
 
 	tickInterval = 100 * time.Millisecond
-	// maxFailures is how often in a row a chunk may fail to be read before its error ends the capture.
-	maxFailures = 5
 )
 
 // round is the chunks that one fence closes.
@@ -103,6 +101,7 @@ type capture struct {
 	changes      int // of captured tables, in the process
 	transactions int // in the process
 	documents    int // in the process
+	delivered    int // checkpoints that carried changes of captured tables, in the process
 	checkpointed time.Time
 	patch        []byte
 	lastTick     time.Time
@@ -255,7 +254,8 @@ func (c *capture) schedule() error {
 		c.startRound(picked)
 		return nil
 	}
-	if c.polling && len(c.pending) == 0 && len(c.reading) == 0 && c.renewAt == 0 {
+	if c.polling && len(c.pending) == 0 && c.onlySuspended() && c.renewAt == 0 {
+		c.tellSuspended()
 		c.stage = stageFinal
 		c.startRound(nil)
 	}
@@ -295,13 +295,15 @@ func (c *capture) promote() error {
 		if ck.generation != b.generation {
 			continue
 		}
+		if ck.err == nil && ck.end != nil && b.key != nil {
+			ck.order, ck.err = b.key.appendOrder(nil, ck.end)
+		}
 		if ck.err != nil {
 			if err := c.chunkFailed(ck); err != nil {
 				return err
 			}
 			continue
 		}
-		b.failures = 0
 		if !b.unsettled.prune(&ck.snapshot) {
 			b.invisible = true
 			c.progress.reread.Add(1)
@@ -312,13 +314,7 @@ func (c *capture) promote() error {
 		if !ck.final && ck.end == nil && ck.leaf.OID == 0 {
 			return fmt.Errorf("backfill %s: a chunk that is not the last has no end", b.name())
 		}
-		if ck.end != nil && b.key != nil {
-			order, err := b.key.appendOrder(nil, ck.end)
-			if err != nil {
-				return fmt.Errorf("backfill %s: %w", b.name(), err)
-			}
-			ck.order = order
-		}
+		c.resumed(b)
 		b.chunk, b.sides = ck, nil
 		kept = append(kept, ck)
 	}
@@ -487,7 +483,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if err := c.completeRows(b, ck); err != nil {
 		return err
 	}
-	if ck.spoiled != "" {
+	if ck.spoiled != "" || ck.generation != b.generation {
 		return c.settleChunk(ck)
 	}
 	from := provenance{op: 'c', snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
@@ -560,6 +556,9 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 			ck.spoil("the table changed its shape")
 			return nil
 		}
+		if errors.Is(err, errParked) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -575,82 +574,6 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 			ck.put(c.identity, t, nil, fitTuple(t, ck.plan, budget.cutRule()))
 		}
 	}
-	return nil
-}
-
-// chunkFailed decides what an unreadable chunk means: another try, a parked binding, or the end of the capture.
-func (c *capture) chunkFailed(ck *chunk) error {
-	b := ck.binding
-	err := ck.err
-	if c.ctx.Err() != nil {
-		return context.Cause(c.ctx)
-	}
-	b.failures++
-	b.notBefore = time.Now().Add(time.Duration(b.failures) * 500 * time.Millisecond)
-	code := sqlState(err)
-	described := fmt.Errorf("backfill %s: chunk after %s: %w", b.name(), describeKey(b.scanned), err)
-	switch {
-	case code == "55P03": // lock_not_available
-		b.failures = 1
-		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
-		return nil
-	case errors.Is(err, errWide):
-		b.wide, b.failures, b.notBefore = true, 0, time.Time{}
-		return nil
-	case errors.Is(err, errTied) && b.failures <= 2*maxFailures:
-		b.limit = 4 * max(b.limit, 1)
-		return nil
-	case errors.Is(err, errTableChanged), code == "42703", code == "42P01", code == "3F000", // undefined column, table, schema
-		code == "42883", code == "42804", code == "42846": // a key of another type: undefined function, mismatch, cannot coerce
-		if b.failures > maxFailures {
-			return described
-		}
-		if err := c.reload(b); err != nil || !b.scanning() {
-			return err
-		}
-		b.unmeasured = b.byCTID() // a rewritten relation is scanned from its start
-		return nil
-	case errors.Is(err, errPartitionsChanged):
-		before := b.table.partitionsMark()
-		if err := c.reload(b); err != nil {
-			return err
-		}
-		if b.table == nil || b.table.partitionsMark() != before { // no fault of the chunk's
-			b.failures, b.notBefore = 0, time.Now().Add(tickInterval)
-		} else if b.failures > maxFailures {
-			return described
-		}
-		return nil
-	case code == "42501" && b.byCTID() && b.table.kind == 'p' && !b.indirect:
-		b.indirect = true
-		c.status("The role may not read a partition of %s (%v): it is read by way of the table, which is slow with many "+
-			"partitions; run GRANT SELECT on the partition, and GRANT USAGE on its schema, to %s", b.name(), err,
-			quoteIdent(c.settings.user))
-		return nil
-	case code == "42501": // insufficient_privilege
-		c.parkBinding(b, fmt.Sprintf("%v; run GRANT SELECT ON %s TO %s", err, quoteTable(b.name()), quoteIdent(c.settings.user)))
-		return nil
-	case code == "57014" && b.failures <= 3:
-		b.limit = max(1, b.limit/8)
-		c.status("A backfill query of %s exceeded the statement timeout; trying a smaller chunk", b.name())
-		return nil
-	case code == "40001" && b.failures <= maxFailures:
-		b.limit = max(1, b.limit/8)
-		c.status("A backfill query of %s was in the way of the standby's replay (%s); trying a smaller chunk. To give queries "+
-			"more time, set hot_standby_feedback = on or raise max_standby_streaming_delay, on the standby", b.name(), serverReason(err))
-		return nil
-	case code == "57014":
-		return &userError{msg: fmt.Sprintf("%v: not one row came within the statement timeout of %s; create an index on "+
-			"the key (%s) or raise advanced.statement_timeout", described, c.settings.statementTimeout, joinTerms(b.terms))}
-	case b.failures > maxFailures:
-		return described
-	case b.failures > 1 && (code == "22P02" || code == "22007" || code == "22008" || code == "22003"):
-		// The stored position cannot be read by the server as a value of the key's types.
-		c.status("The stored backfill position of %s cannot be used (%v): its backfill starts again", b.name(), err)
-		c.rewind(b)
-		return nil
-	}
-	logrus.WithError(described).Warn("a backfill query failed and is tried again")
 	return nil
 }
 
@@ -705,6 +628,9 @@ func (c *capture) checkpoint() error {
 		return err
 	}
 	failpoint("checkpoint.after")
+	if c.due {
+		c.delivered++
+	}
 	c.due, c.undelivered = false, 0
 	c.stored, c.checkpointed = c.cursor, time.Now()
 	c.progress.checkpoints.Add(1)
@@ -820,7 +746,8 @@ func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (t
 
 // reread reads the row of a key as it is now, for the unchanged TOAST values of lacking that no tuple at hand has. A newer
 // value is fine, an older one is not: the row counts only from a snapshot that sees the transaction being applied. The result
-// has those values, and is nil when there is no such row; errTableChanged when their columns are not those of the plan.
+// has those values, and is nil when there is no such row; errTableChanged when their columns are not those of the plan. Where
+// our role may not see the row, the binding is parked (errParked), or what the user has chosen not to see stays unchanged.
 func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
 	sees := func(s *snapshot) bool {
 		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.unsettled, func(xid uint32) bool { return !s.sees(xid) })
@@ -838,8 +765,13 @@ func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple
 			row, seen, err = rereadRow(c.ctx, conn, b, p, key, lacking, sees)
 			return err
 		})
-		if errors.Is(err, errTableChanged) {
+		switch {
+		case errors.Is(err, errTableChanged):
 			return nil, err
+		case errors.Is(err, errHidden):
+			return c.rowHidden(b, key, lacking)
+		case err != nil && !linkFailed(err) && c.parkUnreadable(b, err):
+			return nil, errParked
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the row %s of %s again: %w", describeKey(key), b.name(), err)

@@ -61,6 +61,13 @@ type bindingMetadata struct {
 	Columns  string `json:"columns"`
 	Filenode uint32 `json:"filenode"`
 	Toast    uint32 `json:"toast"`
+	// Sight tells which rows our role saw when the backfill began: all of them, or those that row-level security left it; ""
+	// for unknown. A chunk that sees others does not go on from there (sight.go).
+	Sight string `json:"sight"`
+	// ByLeaf is set while a partitioned table that has a key is read partition by partition, by ctid, as one without a key is.
+	ByLeaf bool `json:"byLeaf"`
+	// Hidden is set while the binding is parked because row-level security came to hide rows of the table under its backfill.
+	Hidden bool `json:"hidden"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`

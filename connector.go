@@ -608,6 +608,10 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 			c.parkBinding(b, reason)
 			continue
 		}
+		if t := tables[b.name()]; b.meta.Hidden && t != nil && t.sight != sightAll {
+			c.parkHidden(b)
+			continue
+		}
 		if err := c.refresh(b, tables[b.name()], true); err != nil {
 			return err
 		}
@@ -625,7 +629,7 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 // run streams until the capture ends, over as many replication sessions as it takes.
 func (c *capture) run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
-		began, worked := time.Now(), c.transactions+int(c.progress.chunks.Load())
+		began, worked := time.Now(), c.delivered+int(c.progress.chunks.Load())
 		err := c.replicate(ctx)
 		again := transient(err)
 		if loss := c.lossOf(ctx, err); loss != nil { // though position found nothing amiss
@@ -636,8 +640,9 @@ func (c *capture) run(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil || !again || !c.out.settled() {
 			return err
 		}
-		// A session's first checkpoint is no progress: what always fails behind it must not be tried for ever.
-		if c.transactions+int(c.progress.chunks.Load()) > worked || time.Since(began) > 5*time.Minute {
+		// A session's first checkpoint is no progress, nor are our own watermarks: what always fails behind them must not be tried
+		// for ever.
+		if c.delivered+int(c.progress.chunks.Load()) > worked || time.Since(began) > 5*time.Minute {
 			attempt = 0
 		}
 		if attempt >= 8 {

@@ -7,6 +7,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/sirupsen/logrus"
@@ -143,6 +144,9 @@ func (c *capture) returnOlder() error {
 			continue
 		}
 		row, err := c.standing(e, d.key)
+		if errors.Is(err, errParked) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

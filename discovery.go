@@ -95,6 +95,9 @@ type table struct {
 	leaves          []leaf      // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
 	partitions      []partition // of a partitioned table: all that are below it, parents first
 	children        []child     // by inheritance, at any depth, in byte order of their names
+	// shape tells apart all that a chunk's query is made from, and sight which of its rows our role sees (sight.go); both only
+	// from loadTables.
+	shape, sight string
 }
 
 // child is a table that inherits from another and is no partition of it: a SELECT of that one shows its rows, which are not its.
@@ -276,7 +279,10 @@ func loadTables(ctx context.Context, conn *pgx.Conn, s *settings, names []tableN
 		for _, t := range found {
 			result[t.tableName] = t
 		}
-		return c.loadDetails(found, publication)
+		if err := c.loadDetails(found, publication); err != nil {
+			return err
+		}
+		return c.loadShapes(found, s.publication)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read what the catalog says of the captured tables: %w", err)

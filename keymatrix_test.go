@@ -329,6 +329,7 @@ func TestScanKeysResume(t *testing.T) {
 		if err := c.loadTypesOf(found[k.table]); err != nil {
 			t.Fatal(err)
 		}
+		b.meta.Sight = found[k.table].sight
 		if err := b.prepare(found[k.table], c.types, s, c.casts); err != nil {
 			t.Errorf("%s: %v", k.table, err)
 			continue

@@ -533,7 +533,7 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 		c.dismiss(b)
 	}
 	for _, p := range ch.born {
-		if b.phase == phaseBackfill && b.keyless() && len(b.meta.Leaves) > 0 { // else the pages are counted later
+		if b.phase == phaseBackfill && b.byCTID() && len(b.meta.Leaves) > 0 { // else the pages are counted later
 			b.meta.Leaves = append(b.meta.Leaves, leafCursor{OID: p.oid, Filenode: p.relfilenode, Done: true})
 		}
 	}
@@ -545,7 +545,7 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 	case b.resource.mode == modeOnlyChanges || c.settings.skipsBackfill(b.name()):
 		c.status("%s: if there were rows when attached to %s, they are not captured, as for all of the table's", names, b.name())
 		return
-	case b.phase == phaseBackfill && b.keyless():
+	case b.phase == phaseBackfill && b.byCTID():
 	case b.phase == phaseBackfill && b.state.Scanned == nil: // the scan by key has all before it
 	default:
 		for _, p := range ch.attached {
@@ -687,19 +687,19 @@ func (c *capture) look() error {
 	return nil
 }
 
-// leafCheck is a query of a leaf's relfilenode, and of the transaction that attached it if it is a partition, with the answer
-// under which l is a position in it.
-func (b *binding) leafCheck(l leafCursor) (query, want string) {
+// leafPlace is an expression of a leaf's relfilenode, and of the transaction that attached it if it is a partition, with the
+// value under which l is a position in it.
+func (b *binding) leafPlace(l *leafCursor) (sql, want string) {
 	filenode := fmt.Sprintf("coalesce(pg_relation_filenode(%d::oid), 0)::text", l.OID)
 	if b.table.kind != 'p' {
-		return "SELECT " + filenode, strconv.FormatUint(uint64(l.Filenode), 10)
+		return filenode, strconv.FormatUint(uint64(l.Filenode), 10)
 	}
-	query = fmt.Sprintf("SELECT %s || ' ' || coalesce((SELECT i.xmin::text FROM pg_inherits i WHERE i.inhrelid = %d), '0')", filenode, l.OID)
+	sql = fmt.Sprintf("%s || ' ' || coalesce((SELECT i.xmin::text FROM pg_inherits i WHERE i.inhrelid = %d), '0')", filenode, l.OID)
 	i := slices.IndexFunc(b.table.partitions, func(p partition) bool { return p.oid == l.OID })
 	if i < 0 {
-		return query, "no partition"
+		return sql, "no partition"
 	}
-	return query, fmt.Sprintf("%d %d", l.Filenode, b.table.partitions[i].attached)
+	return sql, fmt.Sprintf("%d %d", l.Filenode, b.table.partitions[i].attached)
 }
 
 // boundOf is the key up to which the rows of a leaf are to be read; nil for all, also where the stored bound means nothing
@@ -728,18 +728,18 @@ func (t *table) partitionsMark() string {
 	return fmt.Sprintf("%d %d %d", len(t.partitions), oids, attached)
 }
 
-// partitionsCheck is a query of what partitionsMark tells. A chunk of a scan by key whose query follows it sees at least the
-// rows of these partitions.
-func (t *table) partitionsCheck(version int) (query, want string) {
+// partitionsPlace is an expression of what partitionsMark tells. A chunk of a scan by key whose query follows it sees at least
+// the rows of these partitions.
+func (t *table) partitionsPlace(version int) (sql, want string) {
 	pending := ""
 	if version >= 140000 {
 		pending = " AND NOT i.inhdetachpending"
 	}
-	return fmt.Sprintf(`WITH RECURSIVE tree(oid, attached) AS (
+	return fmt.Sprintf(`(WITH RECURSIVE tree(oid, attached) AS (
   SELECT i.inhrelid, i.xmin::text::bigint FROM pg_inherits i WHERE i.inhparent = %d%s
   UNION ALL
   SELECT i.inhrelid, i.xmin::text::bigint FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid%s
 )
-SELECT count(*)::text || ' ' || coalesce(sum(oid::bigint), 0) || ' ' || coalesce(sum(attached), 0) FROM tree`,
+SELECT count(*)::text || ' ' || coalesce(sum(oid::bigint), 0) || ' ' || coalesce(sum(attached), 0) FROM tree)`,
 		t.oid, pending, pending), t.partitionsMark()
 }

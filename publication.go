@@ -415,12 +415,38 @@ func (c *checker) findTables(ctx context.Context) error {
 }
 
 // checkTables judges what was found of the bound tables.
-func (c *checker) checkTables(context.Context) error {
+func (c *checker) checkTables(ctx context.Context) error {
 	if c.s.flags.skipTablePrerequisites || c.found == nil {
 		return nil
 	}
 	for _, r := range c.tables {
 		c.judgeTable(r, c.found[r.table])
+	}
+	return c.probePolicies(ctx)
+}
+
+// probePolicies reads of the tables whose rows row-level security decides about: policies may fail for our role.
+func (c *checker) probePolicies(ctx context.Context) error {
+	var tables []tableName
+	var from []string
+	for _, r := range c.tables {
+		if f := c.found[r.table]; f.RowSecurity && f.Usage && f.Select && f.notTable() == "" {
+			only := "ONLY "
+			if f.Kind == "p" {
+				only = ""
+			}
+			tables, from = append(tables, r.table), append(from, only+quoteTable(r.table))
+		}
+	}
+	broken, err := probeSights(ctx, c.conn, from)
+	if err != nil {
+		return err
+	}
+	for i, t := range tables {
+		if broken[i] != nil {
+			c.tableFault(t, "table %s: row-level security is active on it, and the role %s cannot read it: %s. Run: ALTER ROLE %s BYPASSRLS;",
+				t, quoteIdent(c.user()), serverReason(broken[i]), quoteIdent(c.user()))
+		}
 	}
 	return nil
 }

@@ -356,6 +356,183 @@ var situations = []situation{
 			; create table t (id int, v text); alter table t owner to {role}`,
 		refuse: `\.t has no replica identity: once it is in the publication`,
 	},
+	{
+		name: "a column is added while the slot is made", short: true, live: true,
+		setup: `create table x (id serial primary key, a int); insert into x (a) values (0)`,
+		steps: `create table elsewhere (id int)
+			1> begin; insert into elsewhere values (1)
+			@capture
+			@slot
+			alter table x add column c text; insert into x (a, c) values (1, 'must not be lost')
+			1> commit
+			@streaming`,
+	},
+	{
+		name: "replaced while the slot is made", live: true,
+		setup: `create table x (id serial primary key, a int); insert into x (a) select g from generate_series(1, 1000) g
+			; create table n (id int, a text); alter table n replica identity full; insert into n select g, 'n' from generate_series(1, 1000) g
+			; create table k (id int primary key, a int); insert into k select g, g from generate_series(1, 1000) g
+			; create table r (id int primary key, a text); insert into r select g, g from generate_series(1, 1000) g`,
+		steps: `create table elsewhere (id int)
+			1> begin; insert into elsewhere values (1)
+			@capture
+			@slot
+			alter table x rename to x_old; create table x (id bigint primary key, a text, b text); insert into x select g, 'new', 'b' from generate_series(1, 700) g; alter publication {pub} add table x
+			truncate n; insert into n select g, 'm' from generate_series(1, 700) g
+			drop table k; create table k (a int, id int primary key); insert into k select g, -g from generate_series(1, 700) g; alter publication {pub} add table k
+			alter table r alter column a type bigint using a::bigint; alter table r rename column a to b; alter table r drop column b; alter table r add column b text default 'b'
+			1> commit
+			@streaming`,
+	},
+	{
+		name: "the publication's filter and columns change while the slot is made", from: 15, live: true,
+		setup: `create table x (id int primary key, a int, b int); insert into x select g, g, g from generate_series(1, 1000) g
+			; create table f (id int primary key, a int); insert into f select g, g from generate_series(1, 1000) g
+			; create publication {pub} for table {wm}, beside, x (id, a), f where (id > 500)`,
+		steps: `create table elsewhere (id int)
+			1> begin; insert into elsewhere values (1)
+			@capture
+			@slot
+			alter publication {pub} set table {wm}, beside, x, f
+			1> commit
+			@streaming`,
+	},
+	{
+		name: "altered while its backfill waits for a writer", live: true,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 1000) g
+			; create table y (id int primary key, a int); insert into y select g, g from generate_series(1, 1000) g`,
+		steps: `1> begin; insert into x values (2001, 1)
+			alter publication {pub} drop table x; alter publication {pub} add table x
+			@say Backfill of \S+x waits for 1 open transactions
+			1> commit
+			alter table x add column c text; update x set c = 'c'
+			alter table y rename to y_old; create table y (id int primary key, a text); insert into y values (1, 'of another'); alter publication {pub} add table y
+			@streaming
+			@look`,
+		say:    `y is there anew`,
+		ghosts: true,
+	},
+	{
+		name: "altered while the capture of its backfill is stopped", live: true,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 20000) g`,
+		steps: `@capture
+			@rows 1000
+			@stop
+			alter table x rename column a to b; alter table x add column c int generated always as identity; update x set b = -b
+			@start
+			@streaming`,
+	},
+	{
+		name: "its key is dropped amid its backfill", live: true,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 20000) g`,
+		steps: `@capture
+			@rows 1000
+			alter table x replica identity full; alter table x drop constraint x_pkey; create index on x (id)
+			update x set a = -a where id > 10000
+			@streaming`,
+	},
+	{
+		name: "row-level security comes amid its backfill", short: true, live: true,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 50000) g; select '{role}'`,
+		steps: `@capture
+			@rows 2000
+			alter table x enable row level security
+			@say x is no longer captured: row-level security came, or changed.*ALTER ROLE {role} BYPASSRLS
+			@look
+			@sync
+			alter role {role} bypassrls
+			@say x is there anew: it is backfilled
+			@streaming`,
+	},
+	{
+		name: "row-level security that comes amid a backfill stays, also over a restart", live: true,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 50000) g; select '{role}'`,
+		steps: `@capture
+			@rows 2000
+			create policy p on x using (id % 2 = 0); alter table x enable row level security
+			@say x is no longer captured: row-level security
+			@look
+			@stop
+			@start
+			@say x is no longer captured: row-level security
+			@look
+			@look`,
+		silent: `x is there anew`,
+		parked: `x`,
+	},
+	{
+		name: "row-level security that was there, then other policies, then none", live: true,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 50000) g
+			; create policy p on x using (id <= 25000); alter table x enable row level security
+			; create table y (id int primary key, a int); insert into y select g, g from generate_series(1, 50000) g
+			; create policy p on y using (id <= 25000); alter table y enable row level security; select '{role}'`,
+		steps: `@capture
+			@rows 4000
+			create policy q on x using (id > 40000)
+			alter table y disable row level security
+			@say x is no longer captured: row-level security
+			@streaming`,
+		say:    `hides no rows of s_\S+\.y any more: its backfill starts again`,
+		parked: `x`,
+	},
+	{
+		name: "row-level security of a partition read by itself", from: 15, live: true,
+		setup: `create table x (id int, a int) partition by range (id); alter table x replica identity full
+			; create table x1 partition of x for values from (0) to (10000); create table x2 partition of x for values from (10000) to (20000)
+			; alter table x1 replica identity full; alter table x2 replica identity full
+			; insert into x select g, g from generate_series(1, 19999) g; select '{role}'`,
+		steps: `@capture
+			@rows 2000
+			alter table x2 enable row level security; alter table x1 enable row level security
+			@streaming`,
+		say: `Row-level security is active on a partition of`,
+	},
+	{
+		name: "policies that fail", live: true,
+		setup: `create table orders (id int primary key, tenant int); insert into orders values (1, 1)
+			; alter table orders enable row level security; create policy p on orders using (tenant = current_setting('app.tenant')::int); select '{role}'`,
+		refuse: `orders: row-level security is active on it.*ALTER ROLE \S+ BYPASSRLS`,
+	},
+	{
+		name: "policies that call what the role may not", live: true,
+		setup: `create function own(int) returns boolean language sql volatile as 'select true'; revoke execute on function own from public
+			; create table orders (id int primary key, tenant int); insert into orders values (1, 1)
+			; alter table orders enable row level security; create policy p on orders using (own(tenant)); select '{role}'`,
+		refuse: `orders: row-level security is active on it.*ALTER ROLE \S+ BYPASSRLS`,
+	},
+	{
+		name: "row_security is off for the role", live: true,
+		setup: `create table orders (id int primary key, tenant int); insert into orders values (1, 1)
+			; alter table orders enable row level security; alter role {role} set row_security = off`,
+		refuse: `orders: row-level security is active on it.*ALTER ROLE \S+ BYPASSRLS`,
+	},
+	{
+		name: "policies begin to fail amid a backfill", live: true,
+		setup: `create table x (id int primary key, tenant int); insert into x select g, g from generate_series(1, 50000) g
+			; create policy p on x using (true); alter table x enable row level security; select '{role}'`,
+		steps: `@capture
+			@rows 2000
+			alter policy p on x using (tenant > current_setting('app.tenant')::int)
+			@say x is no longer captured: .*BYPASSRLS
+			@look
+			@look
+			alter role {role} bypassrls
+			@say x is there anew
+			@streaming`,
+	},
+	{
+		name: "rights narrow amid a backfill", live: true,
+		setup: `create table x (id int primary key, a int, b int); insert into x select g, g, g from generate_series(1, 50000) g; select '{role}'`,
+		steps: `@capture
+			@rows 2000
+			revoke pg_read_all_data from {role}; revoke select on x from {role}; grant select (id, a) on x to {role}
+			@say x is no longer captured: .*GRANT SELECT \("b"\) ON
+			@look
+			@look
+			grant select (b) on x to {role}
+			@say x is there anew
+			@streaming`,
+	},
 }
 
 // TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it
@@ -613,15 +790,17 @@ func (r *situationRun) step(line string) {
 	case "@say":
 		pattern := regexp.MustCompile(r.names.Replace(rest))
 		said := r.said // the condition may be asked again once it holds
+		pattern, at := regexp.MustCompile(r.names.Replace(rest)), 0
 		r.capture.waitFor("a log of "+rest, func() bool {
 			for i := said; i < len(r.capture.logs); i++ {
 				if pattern.MatchString(r.capture.logs[i].message) {
-					r.said = i + 1
+					at = i
 					return true
 				}
 			}
 			return false
 		})
+		r.said = at + 1
 	case "@slot":
 		r.eventually("the slot", func() bool {
 			return r.queryValue("SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1", r.slot) == "1"

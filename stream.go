@@ -456,6 +456,9 @@ func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, be
 		// What came from the buffer may itself lack the values.
 		if hasUnchanged(t) && (op == 'c' || e.binding.scanning() && e.binding.byCTID()) {
 			row, err := c.rereadRest(e.binding, e.plan, key, t)
+			if errors.Is(err, errParked) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}

@@ -51,7 +51,7 @@ func (c *capture) resumeBackfills() error {
 	}
 	c.sortReading()
 	for _, b := range c.reading {
-		b.unmeasured = b.keyless()
+		b.unmeasured = b.byCTID()
 	}
 	if err := c.awaitWriters(c.reading); err != nil {
 		return err
@@ -77,8 +77,11 @@ func (c *capture) activate() error {
 		if slices.Contains(held, b) {
 			continue
 		}
-		b.meta.OID = b.table.oid
-		if !b.keyless() {
+		b.meta.OID, b.meta.Sight = b.table.oid, b.table.sight
+		if err := c.chooseScan(b); err != nil {
+			return err
+		}
+		if !b.byCTID() {
 			b.state.KeyColumns = b.scanColumns()
 		}
 		if b.resource.mode == modeOnlyChanges || c.settings.skipsBackfill(b.name()) {
@@ -90,7 +93,7 @@ func (c *capture) activate() error {
 			c.due, c.dueSince = true, time.Now()
 			continue
 		}
-		if !b.keyless() {
+		if !b.byCTID() {
 			b.meta.Key = b.keySignature()
 		}
 		b.transition(eventActivate)
@@ -274,6 +277,9 @@ func (c *capture) lookAtWaiting() error {
 	return nil
 }
 
+// mostMeasured is how many relations are measured, and so locked, at a time: a server may have room for a few hundred locks.
+const mostMeasured = 50
+
 const sqlMeasureLeaves = `
 SELECT coalesce(pg_relation_filenode(l.oid), 0)::bigint,
        coalesce(pg_relation_size(l.oid), 0) / current_setting('block_size')::bigint
@@ -281,21 +287,22 @@ SELECT coalesce(pg_relation_filenode(l.oid), 0)::bigint,
  ORDER BY l.n`
 
 // measureReady measures the bindings that are to be scanned by ctid and wait for no writer any more: what a transaction
-// wrote unseen must lie within the pages measured. A table that another session has locked is tried again later.
+// wrote unseen must lie within the pages measured. A table that another session has locked is tried again later, and at most
+// one such table is met at a time: the stream stands still meanwhile.
 func (c *capture) measureReady() error {
-	for _, b := range c.reading {
+	for _, b := range slices.Clone(c.reading) {
 		if !b.unmeasured || len(b.waiting) > 0 || time.Now().Before(b.notBefore) {
 			continue
 		}
-		switch err := c.measureLeaves(b); {
-		case sqlState(err) == "55P03": // lock_not_available
-			b.notBefore = time.Now().Add(time.Second)
-			c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
-		case err != nil:
-			return fmt.Errorf("measure %s for its scan: %w", b.name(), err)
-		default:
-			b.unmeasured = false
+		err := c.measureLeaves(b)
+		if err == nil {
+			b.unmeasured, b.locked = false, 0
+			continue
 		}
+		if err := c.readFailed(b, fmt.Errorf("measure %s for its scan: %w", b.name(), err)); err != nil {
+			return err
+		}
+		break
 	}
 	c.completeEmpty()
 	return nil
@@ -305,7 +312,7 @@ func (c *capture) measureReady() error {
 // relation has been rewritten starts again. What is added behind the pages measured here is streamed.
 func (c *capture) measureLeaves(b *binding) error {
 	// Those that writers we waited for have made too; before version 15 they are found later, as attached ones (leaves.go).
-	if b.keyless() && len(b.meta.Leaves) == 0 && b.state.Scanned == nil && c.db.version >= 150000 {
+	if b.phase == phaseBackfill && len(b.meta.Leaves) == 0 && b.state.Scanned == nil && c.db.version >= 150000 {
 		if err := c.freshPartitions([]*binding{b}); err != nil {
 			return err
 		}
@@ -326,7 +333,7 @@ func (c *capture) measureLeaves(b *binding) error {
 			leaves, oids = append(leaves, at), append(oids, l.oid)
 		}
 	}
-	i := 0
+	i, end := 0, 0
 	var filenode, pages int64
 	measured := func() error {
 		at := &leaves[i]
@@ -341,20 +348,22 @@ func (c *capture) measureLeaves(b *binding) error {
 		return nil
 	}
 	measure := func(tx pgx.Tx) error {
-		i = 0
-		if _, err := tx.Exec(c.ctx, "SET LOCAL lock_timeout = '100ms'"); err != nil { // the stream stands still meanwhile
+		if _, err := tx.Exec(c.ctx, "SET LOCAL lock_timeout = '20ms'"); err != nil {
 			return err
 		}
-		rows, err := tx.Query(c.ctx, sqlMeasureLeaves, oidArray(oids))
+		rows, err := tx.Query(c.ctx, sqlMeasureLeaves, oidArray(oids[i:end]))
 		if err != nil {
 			return err
 		}
 		_, err = pgx.ForEachRow(rows, []any{&filenode, &pages}, measured)
 		return err
 	}
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) error { return pgx.BeginFunc(c.ctx, conn, measure) })
-	if err != nil {
-		return err
+	for i < len(oids) { // each that is measured is locked until its transaction ends
+		end = min(i+mostMeasured, len(oids))
+		err := c.db.with(c.ctx, func(conn *pgx.Conn) error { return pgx.BeginFunc(c.ctx, conn, measure) })
+		if err != nil {
+			return err
+		}
 	}
 	b.meta.Leaves = leaves
 	if b.phase == phaseBackfill && leavesDone(leaves) { // an empty table: one chunk over no pages ends it
@@ -500,10 +509,20 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		}
 		return nil
 	}
-	if b.phase == phaseMissing && !fit {
+	if b.phase == phaseMissing && (!fit || b.meta.Hidden && t.sight != sightAll) {
 		return nil
 	}
 	c.tellChildren(b, t)
+	if b.phase == phaseActive && b.meta.Sight != "" && b.meta.Sight != sightAll && t.sight == sightAll {
+		c.status("Row-level security hides no rows of %s any more. Those that it hid when the table was backfilled were not captured: "+
+			"trigger a backfill of it", b.name())
+		b.meta.Sight = sightAll
+		b.mark()
+	}
+	if b.scanning() && b.meta.Sight == "" { // begun by an image that did not look
+		b.meta.Sight = t.sight
+		b.mark()
+	}
 	if b.phase == phaseMissing || b.meta.OID != 0 && b.meta.OID != t.oid {
 		c.status("%s is there anew: it is backfilled. Documents of rows that vanished stay in the collection.", b.name())
 		c.rewind(b)

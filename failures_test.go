@@ -1,0 +1,230 @@
+package main
+
+// failures_test.go shows what becomes of tables whose rows cannot be read, and of those beside them.
+//
+// Goal: one table's fault is that table's: its backfill keeps its place, is tried on, and is told of with reason and remedy, while
+// others go on; and a fault that passes leaves nothing behind. Method: backfills that the server refuses on a real one, for as
+// long as the test wants.
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestPauseAfter(t *testing.T) {
+	t.Parallel()
+	for failures, want := range map[int]time.Duration{
+		0: firstPause, 1: firstPause, 2: 2 * firstPause, 5: 16 * firstPause, 10: 256 * time.Second, 11: longestPause, 1 << 40: longestPause,
+	} {
+		if got := pauseAfter(failures, longestPause); got != want {
+			t.Errorf("after %d failures: %s, want %s", failures, got, want)
+		}
+	}
+}
+
+// filtered binds tables, one of them with an additional_backfill_filter.
+func (r *testRuntime) filtered(table tableName, filter string, others ...tableName) {
+	r.t.Helper()
+	modes := map[tableName]backfillMode{table: modeAutomatic}
+	for _, other := range others {
+		modes[other] = modeAutomatic
+	}
+	bindings := r.edgeBindings(modes)
+	for i := range bindings {
+		if bound, _, _ := tableOfResource(bindings[i].resource); bound == table {
+			bindings[i].resource, _ = json.Marshal(map[string]any{
+				"namespace": table.schema, "stream": table.name, "advanced": map[string]any{"additional_backfill_filter": filter},
+			})
+		}
+	}
+	r.bind(bindings)
+}
+
+// TestSuspended: a row that the binding's filter cannot judge suspends that backfill where it is. Another table comes through, and
+// when the row is mended the rest follows; with SHUTDOWN_AFTER_POLLING the capture ends well, and says what it leaves.
+func TestSuspended(t *testing.T) {
+	t.Parallel()
+	for _, polling := range []bool{false, true} {
+		t.Run(fmt.Sprintf("polling=%t", polling), func(t *testing.T) {
+			t.Parallel()
+			db := newTestDB(t)
+			table, other := db.edgeTable("faulty", "int PRIMARY KEY", 200), db.edgeTable("healthy", "int PRIMARY KEY", 200)
+			o := runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 20}), deadline: 2 * time.Minute}
+			if polling {
+				o.env = []string{"SHUTDOWN_AFTER_POLLING=yes"}
+			}
+			r := newTestRuntime(t, o)
+			r.filtered(table, "1 / (id - 111) <= 1", other)
+			r.start()
+			if polling {
+				if err := r.wait(); err != nil {
+					t.Fatalf("a suspended table should not fail the capture: %v", err)
+				}
+				r.waitLog("The capture ends with the backfill of " + table.String() + " suspended: ")
+			} else {
+				r.waitLog("The backfill of " + table.String() + " is suspended: ")
+				r.waitLog("division by zero (SQLSTATE 22012)")
+			}
+			if got := r.count(other); got != 200 {
+				t.Errorf("%d of 200 rows of the table beside it", got)
+			}
+			if got := r.count(table); got != 100 {
+				t.Errorf("%d rows of the suspended table, want the 100 ahead of its faulty chunk", got)
+			}
+			db.exec(fmt.Sprintf("UPDATE %s SET id = 1111 WHERE id = 111", quoteTable(table)))
+			if polling {
+				r.start()
+				if err := r.wait(); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				r.waitLog("The backfill of " + table.String() + " goes on")
+				r.waitStreaming()
+			}
+			if got := r.count(table); got < 200 {
+				t.Errorf("%d rows of the table once it was mended, want 200", got)
+			}
+		})
+	}
+}
+
+// TestRareFilter: a filter that matches no row within the statement timeout does not keep a backfill from going on.
+func TestRareFilter(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for statement timeouts")
+	}
+	db := newTestDB(t)
+	table := db.createTable("rare", "(id int PRIMARY KEY, v text, verdict int, wide text)")
+	db.exec(fmt.Sprintf("INSERT INTO %s SELECT i, i, i, repeat('x', 1000) FROM generate_series(1, 1500) i", quoteTable(table)))
+	r := newTestRuntime(t, runtimeOptions{
+		config: db.edgeConfig(map[string]any{"statement_timeout": "300ms"}), deadline: 2 * time.Minute,
+	})
+	r.filtered(table, "id = 1499 AND verdict > 0 AND "+table.name+".v <> '' -- a comment\n OR length(pg_sleep(0.001)::text) > 0")
+	r.start()
+	r.waitLog("rows that its filter leaves out are scanned, too")
+	r.waitFor("the row", func() bool { return r.countLocked(table) > 0 })
+	r.waitLog("backfill completed")
+	if got := r.summary(table); got != "c 1499=1499" {
+		t.Errorf("captured %s, want the one row that passes", got)
+	}
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'changed' WHERE id = 1499", quoteTable(table)))
+	r.waitFor("the change", func() bool { return r.countLocked(table) == 2 })
+}
+
+// TestLockedTables: tables that are to be scanned by ctid, and that another session has locked, do not hold up the stream.
+func TestLockedTables(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	var tables []tableName
+	modes := make(map[tableName]backfillMode)
+	write, lock := "BEGIN", "BEGIN"
+	for i := range 20 {
+		table := db.createTable(fmt.Sprintf("locked%02d", i), "(id int, v text)")
+		db.exec(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", quoteTable(table)))
+		db.exec(fmt.Sprintf("INSERT INTO %s VALUES (1, 'a'), (2, 'b')", quoteTable(table)))
+		tables, modes[table] = append(tables, table), modeKeyless
+		write += "; INSERT INTO " + quoteTable(table) + " VALUES (3, 'c')"
+		lock += "; LOCK TABLE " + quoteTable(table)
+	}
+	healthy := db.edgeTable("healthy", "int PRIMARY KEY", 10)
+	modes[healthy] = modeAutomatic
+	r := edgeStart(db, runtimeOptions{config: db.config(), deadline: 2 * time.Minute}, modes)
+	r.waitStreaming()
+	r.kill()
+	_ = r.wait()
+	for _, table := range tables { // all of them begin anew
+		db.exec(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", quoteIdent(db.publication), quoteTable(table)))
+	}
+	db.publish(tables...)
+	writer, locker := testConnect(t, *testControlUser, *testControlPassword), testConnect(t, *testControlUser, *testControlPassword)
+	if _, err := writer.PgConn().Exec(db.ctx, write).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.waitLog("waits for 1 open transactions")
+	locked := make(chan error, 1)
+	go func() {
+		_, err := locker.PgConn().Exec(db.ctx, lock).ReadAll()
+		locked <- err
+	}()
+	db.eventually("the locks to be waited for", func() bool {
+		return db.queryValue("SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted", int(locker.PgConn().PID())) == "1"
+	})
+	if _, err := writer.PgConn().Exec(db.ctx, "COMMIT").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	r.waitLog("waits for a lock that another session holds on it")
+	began := time.Now()
+	for id := range int64(20) {
+		db.exec(fmt.Sprintf("INSERT INTO %s VALUES (%d, 'prompt')", quoteTable(healthy), 100+id))
+		r.waitID(healthy, 100+id)
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("20 rows of a healthy table took %s", took)
+	}
+	if _, err := locker.PgConn().Exec(db.ctx, "COMMIT").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	r.waitStreaming()
+	for _, table := range tables {
+		r.waitFor("all rows of "+table.String(), func() bool { return r.countLocked(table) >= 5 })
+	}
+}
+
+// TestManyPartitions: a table whose partitions, or the indexes of those, are more than the server has room for locks is read
+// partition by partition: where that can be counted, and where the server says so. Nothing is lost meanwhile.
+func TestManyPartitions(t *testing.T) {
+	startServer(t, "max_locks_per_transaction=10", "max_connections=30", "max_prepared_transactions=0")
+	db := newTestDB(t)
+	create := func(base string, partitions, indexes int) tableName {
+		table := db.createTable(base, "(id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+		name := func(i int) string { return quoteTable(tableName{table.schema, fmt.Sprintf("%s_%d", table.name, i)}) }
+		for i := range partitions {
+			db.exec(fmt.Sprintf("CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%d) TO (%d)", name(i), quoteTable(table), 10*i, 10*i+10))
+			db.exec(fmt.Sprintf("INSERT INTO %s SELECT i, i FROM generate_series(%d, %d) i", name(i), 10*i, 10*i+9))
+			db.exec(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name(i)))
+			for range indexes {
+				db.exec(fmt.Sprintf("CREATE INDEX ON %s (v)", name(i)))
+			}
+		}
+		t.Cleanup(func() { // one by one: DROP TABLE of all has no room for its locks
+			for i := range partitions {
+				db.exec("DROP TABLE " + name(i))
+			}
+		})
+		return table
+	}
+	many, few := create("many", 300, 0), create("few", 40, 50)
+	healthy := db.edgeTable("healthy", "int PRIMARY KEY", 100)
+	r := newTestRuntime(t, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 100}), deadline: 3 * time.Minute})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{many: modeAutomatic, few: modeAutomatic, healthy: modeAutomatic}))
+	r.start()
+	r.waitLog("Reading " + many.String() + " by its key takes 602 locks at once")
+	r.waitLog("The server has no room for the locks that reading " + few.String() + " by its key takes")
+	r.waitFor("some rows of the partitions", func() bool { return r.countLocked(many) > 100 })
+	r.kill()
+	_ = r.wait()
+	last := tableName{many.schema, fmt.Sprintf("%s_%d", many.name, 299)}
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'changed' WHERE id = 2995", quoteTable(last)))
+	db.exec(fmt.Sprintf("DELETE FROM %s WHERE id = 2996", quoteTable(last)))
+	r.start()
+	r.waitStreaming()
+	for table, partitions := range map[tableName]int{many: 300, few: 40} {
+		rows := r.edgeRows(table)
+		for id := range 10 * partitions {
+			want, ok := fmt.Sprint(id), table != many || id != 2996
+			if table == many && id == 2995 {
+				want = "changed"
+			}
+			if got, has := rows[fmt.Sprint(id)]; has != ok || ok && got != want {
+				t.Fatalf("row %d of %s is %q (%t), want %q (%t)", id, table, got, has, want, ok)
+			}
+		}
+	}
+}
