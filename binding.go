@@ -100,6 +100,11 @@ type binding struct {
 	suspectedTo lsn
 	indirect    bool // our role may not read a partition itself: it is read by way of the table
 	lockPoor    bool // the server has no room for locks on all of its partitions at once: they are read one by one
+	// lenient is set for a session that took the binding over from one that did not look at its replica identity: relations
+	// without the key are put up with, until a change comes whose old key is not told.
+	lenient bool
+	// untold is set where some partition's replica identity lacks the key, or did when the capture was last started.
+	untold bool
 
 	filters     bool // changes past scanned are dropped
 	scanned     []value
@@ -169,7 +174,7 @@ func (b *binding) park() {
 		b.transition(eventVanish)
 	}
 	b.state = &bindingState{Mode: storedMissing}
-	b.meta = bindingMetadata{}
+	b.meta, b.lenient, b.untold = bindingMetadata{}, false, false
 	b.partitions.forget()
 	b.chunk, b.waiting, b.unsettled, b.table, b.plan, b.suspectedTo = nil, nil, nil, nil, nil, 0
 	b.failures, b.locked, b.suspended = 0, 0, ""

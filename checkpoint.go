@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/jackc/pglogrepl"
@@ -68,6 +69,9 @@ type bindingMetadata struct {
 	ByLeaf bool `json:"byLeaf"`
 	// Hidden is set while the binding is parked because row-level security came to hide rows of the table under its backfill.
 	Hidden bool `json:"hidden"`
+	// Untold is set while the table is captured though its replica identity lacks the collection key, as it was captured before us:
+	// until a change comes whose old key is not told.
+	Untold bool `json:"untold"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`
@@ -147,6 +151,16 @@ func (b *bindingState) metadata() (m bindingMetadata, ours bool) {
 		return bindingMetadata{}, false
 	}
 	return m, true
+}
+
+// captures reports whether the entry is of a table that is being captured with the key, whatever its replica identity: taken over
+// from the incumbent, who does not look at that, or by us as such.
+func (b *bindingState) captures(key []string) bool {
+	if b == nil || b.Mode == storedIgnore || b.Mode == storedMissing || len(b.KeyColumns) > 0 && !slices.Equal(b.KeyColumns, key) {
+		return false
+	}
+	m, ours := b.metadata()
+	return m.Untold || !ours && b.Mode != storedPending
 }
 
 func (b *bindingState) setMetadata(m *bindingMetadata) {

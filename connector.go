@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -235,6 +236,8 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (respo
 	var resources []resource
 	var names []tableName
 	var faults []error
+	captured := make(map[tableName]bool) // already, with the same key
+	before := bindingsBefore(r.LastCapture)
 	validated := &pc.Response_Validated{}
 	for i, b := range r.Bindings {
 		res, err := parseResource(b.ResourceConfigJson)
@@ -242,12 +245,20 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (respo
 			faults = append(faults, fmt.Errorf("binding %d: %w", i, err))
 			continue
 		}
-		if err := validateResource(res, b, r.LastCapture); err != nil {
+		old := before[res.table]
+		if old != nil && b.Backfill > old.backfill {
+			old = nil // captured anew
+		}
+		if err := validateResource(res, b, old); err != nil {
 			faults = append(faults, err)
+		}
+		need := requirementOf(res, b.Collection.Key)
+		if old != nil && slices.Equal(old.key, need.key) {
+			captured[res.table] = true
 		}
 		names = append(names, res.table)
 		resources = append(resources, res)
-		wanted = append(wanted, requirementOf(res, b.Collection.Key))
+		wanted = append(wanted, need)
 		validated.Bindings = append(validated.Bindings, &pc.Response_Validated_Binding{
 			ResourcePath: []string{res.table.schema, res.table.name},
 		})
@@ -263,7 +274,12 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (respo
 	bound := func(name tableName) bool { return isBound[name] }
 	for i, w := range wanted {
 		if t := read.tables[w.table]; t != nil {
-			faults = append(faults, keyColumnsFault(t, w.key), filterFault(ctx, db, resources[i]))
+			faults = append(faults, keyColumnsFault(t, w.key))
+			if err := filterFault(ctx, db, resources[i]); err != nil && captured[w.table] {
+				logrus.Warnf("%v. The table is captured already: the filter counts when it is backfilled", err)
+			} else {
+				faults = append(faults, err)
+			}
 			for _, warning := range [...]string{t.columnsWarning(), t.childrenWarning(bound)} {
 				if warning != "" {
 					logrus.Warn(warning)
@@ -271,7 +287,7 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (respo
 			}
 		}
 	}
-	warnings, err := checkPrerequisites(ctx, db, wanted)
+	warnings, err := checkPrerequisites(ctx, db, wanted, slices.Collect(maps.Keys(captured))...)
 	for _, w := range warnings {
 		logrus.Warn(w)
 	}
@@ -317,29 +333,42 @@ func keyColumnsFault(t *table, key []string) error {
 	return nil
 }
 
-// validateResource checks one binding against itself and the capture before.
-func validateResource(res resource, b *pc.Request_Validate_Binding, last *pf.CaptureSpec) error {
+// bindingBefore is a binding of the capture as it was published last.
+type bindingBefore struct {
+	resource
+	backfill uint32
+	key      []string // as requirementOf has it
+}
+
+// bindingsBefore are the bindings of the capture as it was published last, by table.
+func bindingsBefore(last *pf.CaptureSpec) map[tableName]*bindingBefore {
+	before := make(map[tableName]*bindingBefore)
+	if last == nil {
+		return before
+	}
+	for _, b := range last.Bindings {
+		if r, err := parseResource(b.ResourceConfigJson); err == nil {
+			before[r.table] = &bindingBefore{resource: r, backfill: b.Backfill, key: requirementOf(r, b.Collection.Key).key}
+		}
+	}
+	return before
+}
+
+// validateResource checks one binding against itself, and against what it was if it is not captured anew.
+func validateResource(res resource, b *pc.Request_Validate_Binding, before *bindingBefore) error {
 	keyed := res.mode != modeKeyless && res.mode != modeOnlyChanges
 	if keyed && len(res.primaryKey) == 0 && keyColumnsOf(b.Collection.Key) == nil {
 		return &userError{msg: fmt.Sprintf("%s has no key to scan it by (its collection's key is the fallback key): set its "+
 			"backfill mode to %q or %q, or give the collection a key", res.table, modeKeyless, modeOnlyChanges)}
 	}
-	if last == nil {
-		return nil
-	}
-	for _, old := range last.Bindings {
-		before, err := parseResource(old.ResourceConfigJson)
-		if err != nil || before.table != res.table || b.Backfill > old.Backfill {
-			continue
-		}
-		if before.mode != res.mode {
-			return &userError{msg: fmt.Sprintf("%s: changing the backfill mode from %q to %q needs a new backfill: trigger a "+
-				"backfill of this binding together with the change", res.table, before.mode, res.mode)}
-		}
-		if before.filter != res.filter && res.filter != "" {
-			return &userError{msg: fmt.Sprintf("%s: changing advanced.additional_backfill_filter needs a new backfill: "+
-				"trigger a backfill of this binding together with the change", res.table)}
-		}
+	switch {
+	case before == nil:
+	case before.mode != res.mode:
+		return &userError{msg: fmt.Sprintf("%s: changing the backfill mode from %q to %q needs a new backfill: trigger a "+
+			"backfill of this binding together with the change", res.table, before.mode, res.mode)}
+	case before.filter != res.filter && res.filter != "":
+		return &userError{msg: fmt.Sprintf("%s: changing advanced.additional_backfill_filter needs a new backfill: "+
+			"trigger a backfill of this binding together with the change", res.table)}
 	}
 	return nil
 }
@@ -457,7 +486,7 @@ func stopCause(ctx context.Context, err error) error {
 
 // start checks the server, reconciles the stored state with the task's bindings and emits the opening messages.
 func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, state *captureState) error {
-	var names []tableName
+	var names, captured []tableName
 	var wanted []requirement
 	for i, b := range c.bindings {
 		if c.byName[b.name()] != nil {
@@ -465,7 +494,11 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		}
 		c.byName[b.name()] = b
 		names = append(names, b.name())
-		wanted = append(wanted, requirementOf(b.resource, specs[i].Collection.Key))
+		need := requirementOf(b.resource, specs[i].Collection.Key)
+		wanted = append(wanted, need)
+		if b.lenient = state.Bindings[b.stateKey].captures(need.key); b.lenient {
+			captured = append(captured, b.name())
+		}
 	}
 	before, err := c.readFitness(ctx) // as the server had it, before we add what is missing
 	if err != nil {
@@ -477,7 +510,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	}
 	c.types = read.types
 	c.diag.status("Verifying capture requirements")
-	unfit, warnings, err := openPrerequisites(ctx, c.db, wanted, false)
+	unfit, untold, warnings, err := resumePrerequisites(ctx, c.db, wanted, captured, false)
 	for _, w := range warnings {
 		logrus.Warn(w)
 	}
@@ -488,6 +521,13 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		return err
 	}
 	c.reconcile(specs, state)
+	for _, b := range c.bindings {
+		b.untold = b.meta.Untold
+		b.noteUntold(untold[b.name()] != "")
+		if lost := untold[b.name()]; lost != "" {
+			c.status("%s %s", lost, goesOn)
+		}
+	}
 	if err := c.prepareAll(read.tables, unfit); err != nil {
 		return err
 	}

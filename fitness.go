@@ -72,7 +72,8 @@ SELECT w.schema, w.name, c.relkind::text, c.relpersistence::text, coalesce(p.oid
            SELECT i.inhrelid, i.xmin::text::bigint FROM down JOIN pg_inherits i ON i.inhparent = down.oid%[3]s
          )
          SELECT ARRAY[concat_ws(' ', count(*), sum(d.oid::bigint), sum(down.attached), sum(d.relfilenode::bigint),
-             sum(d.reltoastrelid::bigint)), coalesce(min(quote_ident(n.nspname) || '.' || quote_ident(d.relname))
+             sum(d.reltoastrelid::bigint),
+             sum(hashtext(d.oid || d.relreplident::text))), coalesce(min(quote_ident(n.nspname) || '.' || quote_ident(d.relname))
              FILTER (WHERE d.relpersistence = 'u' AND d.relkind = 'r'), '')]
            FROM down JOIN pg_class d ON d.oid = down.oid JOIN pg_namespace n ON n.oid = d.relnamespace) END,
        concat_ws(' ', c.oid, c.relkind, c.relpersistence, c.relispartition, c.relfilenode, c.reltoastrelid, c.relreplident,

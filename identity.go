@@ -55,6 +55,12 @@ func (r *replicaIdentity) index() *uniqueIndex {
 	return nil
 }
 
+// lacks reports whether the server writes old images that lack some of the columns.
+func (r *replicaIdentity) lacks(key []string) bool {
+	x := r.index()
+	return r.hasIdentity() && r.identity != 'f' && x != nil && !x.covers(key)
+}
+
 // remedy is the statement that makes old images carry the key, the cheapest one that does.
 func (r *replicaIdentity) remedy(key []string) string {
 	alter := "ALTER TABLE " + quoteTable(r.tableName) + " REPLICA IDENTITY "
@@ -83,15 +89,11 @@ const maxRemedies = 10
 func keyFault(t tableName, held []replicaIdentity, key []string) (fault, warning string) {
 	var uncovered, rejecting []*replicaIdentity
 	for i := range held {
-		r := &held[i]
-		if r.identity == 'f' || !r.hasIdentity() {
-			continue
-		}
-		switch x := r.index(); {
-		case x == nil:
-			rejecting = append(rejecting, r)
-		case !x.covers(key):
+		switch r := &held[i]; {
+		case r.lacks(key):
 			uncovered = append(uncovered, r)
+		case r.identity != 'f' && r.index() == nil && r.hasIdentity():
+			rejecting = append(rejecting, r)
 		}
 	}
 	if len(uncovered) > 0 {

@@ -684,7 +684,7 @@ func (c *capture) look() error {
 			return err
 		}
 	}
-	return nil
+	return c.judgeKeys(bindings)
 }
 
 // leafPlace is an expression of a leaf's relfilenode, and of the transaction that attached it if it is a partition, with the

@@ -27,8 +27,11 @@ const maxFaults = 20
 // checkPrerequisites checks what the server must have for a capture of the tables, creating the watermarks table, the
 // publication and its members where permitted. All faults are in one userError, each with the server's reason and the SQL
 // that fixes it; warnings are what the operator should know though the capture can run.
-func checkPrerequisites(ctx context.Context, db *database, tables []requirement) (warnings []string, err error) {
-	c, err := runChecks(ctx, db, tables, false)
+//
+// captured are those tables that are captured already with the same key: what only a capture that began now would not get right is
+// told of them by a warning.
+func checkPrerequisites(ctx context.Context, db *database, tables []requirement, captured ...tableName) (warnings []string, err error) {
+	c, err := runChecks(ctx, db, tables, captured, false)
 	if err != nil {
 		return nil, err
 	}
@@ -40,9 +43,17 @@ func checkPrerequisites(ctx context.Context, db *database, tables []requirement)
 // been renamed for a moment, and another is not to take its place.
 func openPrerequisites(ctx context.Context, db *database, tables []requirement, running bool,
 ) (unfit map[tableName]string, warnings []string, err error) {
-	c, err := runChecks(ctx, db, tables, running)
+	unfit, _, warnings, err = resumePrerequisites(ctx, db, tables, nil, running)
+	return unfit, warnings, err
+}
+
+// resumePrerequisites is openPrerequisites for a capture some tables of which are captured already. Of these, untold are those
+// whose replica identity lacks the collection key: they may go on until a change comes whose old key is not told.
+func resumePrerequisites(ctx context.Context, db *database, tables []requirement, captured []tableName, running bool,
+) (unfit, untold map[tableName]string, warnings []string, err error) {
+	c, err := runChecks(ctx, db, tables, captured, running)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var general []fault
 	unfit = make(map[tableName]string)
@@ -58,11 +69,16 @@ func openPrerequisites(ctx context.Context, db *database, tables []requirement, 
 			unfit[t] += f.text
 		}
 	}
-	return unfit, c.warnings, faultsError(general)
+	return unfit, c.untold, c.warnings, faultsError(general)
 }
 
-func runChecks(ctx context.Context, db *database, tables []requirement, running bool) (*checker, error) {
-	c := &checker{db: db, s: db.settings, tables: tables, running: running}
+func runChecks(ctx context.Context, db *database, tables []requirement, captured []tableName, running bool) (*checker, error) {
+	c := &checker{
+		db: db, s: db.settings, tables: tables, running: running, captured: make(map[tableName]bool, len(captured)), untold: make(map[tableName]string),
+	}
+	for _, t := range captured {
+		c.captured[t] = true
+	}
 	if db.settings.flags.skipPrerequisites {
 		return c, nil
 	}
@@ -87,6 +103,8 @@ type checker struct {
 	tables  []requirement
 	running bool // the publication is not created
 
+	captured map[tableName]bool // before, with the same key
+
 	server      serverFacts
 	publication *publicationFacts // nil: there is none
 	found       map[tableName]*tableFacts
@@ -94,6 +112,7 @@ type checker struct {
 
 	faults   []fault
 	warnings []string
+	untold   map[tableName]string // captured tables whose replica identity lacks the key, with the fault it would be for others
 }
 
 func (c *checker) fault(format string, args ...any) {
@@ -495,10 +514,18 @@ func (c *checker) checkIdentities(ctx context.Context) error {
 	return nil
 }
 
+// goesOn is said of a table that is captured though its replica identity lacks the collection key.
+const goesOn = "It is captured already, and goes on while rows are only inserted: the first update or delete whose old key is not told parks it"
+
 // judgeIdentities judges the relations that hold a table's rows. harm is why the table was not added to the publication.
 func (c *checker) judgeIdentities(r requirement, held []replicaIdentity, harm string) {
 	lost, warning := keyFault(r.table, held, r.key)
-	if lost != "" {
+	switch {
+	case lost == "":
+	case c.captured[r.table]:
+		c.untold[r.table] = lost
+		c.warn("%s %s", lost, goesOn)
+	default:
 		c.tableFault(r.table, "%s", lost)
 	}
 	switch {
@@ -519,6 +546,10 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity, harm st
 			}
 		}
 	}
+	tell := c.tableFault
+	if c.captured[r.table] { // the incumbent puts up with it
+		tell = func(_ tableName, format string, args ...any) { c.warn(format, args...) }
+	}
 	for i := range held {
 		leaf := &held[i]
 		if f := c.found[r.table]; len(leaf.generated) > 0 && harm == "" {
@@ -536,7 +567,7 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity, harm st
 			c.tableFault(r.table, "table %s: its partition %s is unlogged: its changes are not written to the WAL. Run: ALTER TABLE %s SET LOGGED;",
 				r.table, leaf.tableName, quoteTable(leaf.tableName))
 		case len(r.key) == 0 && !leaf.readable:
-			c.tableFault(r.table, "the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: GRANT USAGE "+
+			tell(r.table, "the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: GRANT USAGE "+
 				"ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %s;", user, leaf.tableName, r.table, quoteIdent(leaf.schema), user,
 				quoteTable(leaf.tableName), user)
 		}

@@ -265,6 +265,12 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if b.isOther(e.relation) {
 		return nil
 	}
+	if b.lenient && ch.op != 'I' && !c.oldKeyTold(e, ch) {
+		if ch.op == 'U' {
+			return c.lostKey(b, "an update")
+		}
+		return c.lostKey(b, "a delete")
+	}
 	if b.phase == phasePending {
 		return c.applyPending(e, ch)
 	}
@@ -387,11 +393,27 @@ func (c *capture) oldHasKey(e *relationEntry, ch *change) bool {
 	return true
 }
 
+// oldKeyTold reports whether an update or delete tells under which key its row was. An update without an old tuple has changed no
+// column of the replica identity: that tells it where the key is of that. For a partitioned table the stream describes the root's.
+func (c *capture) oldKeyTold(e *relationEntry, ch *change) bool {
+	switch {
+	case ch.oldKind != 0:
+		return c.oldHasKey(e, ch)
+	case e.binding.untold && e.binding.table != nil && e.binding.table.kind == 'p':
+		return false
+	}
+	return !slices.ContainsFunc(e.plan.key, func(i int) bool { return !e.relation.columns[i].key })
+}
+
 // lostKey parks the binding of a row that is gone or has another key now, and whose document cannot be told, as the start of a
 // session would.
 func (c *capture) lostKey(b *binding, change string) error {
+	remedy, err := c.identityRemedy(b)
+	if err != nil {
+		return err
+	}
 	return c.parkForNow(b, fmt.Sprintf("%s does not carry the collection key: the replica identity lacks some of its columns; "+
-		"run ALTER TABLE %s REPLICA IDENTITY FULL", change, quoteTable(b.name())))
+		"run %s", change, remedy))
 }
 
 // isOldKey reports whether an old key is one: not with a value that the tuple does not carry, or a NULL in a tuple of identity

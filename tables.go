@@ -405,9 +405,10 @@ func (c *capture) describe(e *relationEntry) error {
 }
 
 // checkIdentity parks a binding when old images do not carry its key at this place of the stream: a key move would pass
-// unseen. Without a usable identity no column is marked, and the server itself refuses updates and deletes.
+// unseen. Without a usable identity no column is marked, and the server itself refuses updates and deletes. What the stream says of
+// a partitioned table is the root's identity, by which nothing is logged: those of its partitions are in the catalog (judgeKeys).
 func (c *capture) checkIdentity(e *relationEntry) error {
-	if e.relation.identity == 'f' || !slices.ContainsFunc(e.relation.columns, func(k relationColumn) bool { return k.key }) {
+	if e.binding.lenient || e.binding.table.kind == 'p' || e.relation.identity == 'f' || !slices.ContainsFunc(e.relation.columns, func(k relationColumn) bool { return k.key }) {
 		return nil
 	}
 	for _, i := range e.plan.key {
@@ -417,6 +418,82 @@ func (c *capture) checkIdentity(e *relationEntry) error {
 		}
 	}
 	return nil
+}
+
+// judgeKeys parks those partitioned tables some partition of which is logged without the key.
+func (c *capture) judgeKeys(bindings []*binding) error {
+	var partitioned []*binding
+	var oids []uint32
+	for _, b := range bindings {
+		if b.phase != phaseMissing && b.table != nil && b.table.kind == 'p' && !c.settings.flags.skipTablePrerequisites &&
+			!c.settings.flags.skipPrerequisites {
+			partitioned, oids = append(partitioned, b), append(oids, b.table.oid)
+		}
+	}
+	if len(partitioned) == 0 {
+		return nil
+	}
+	held, err := c.loadIdentities(oids)
+	if err != nil {
+		return err
+	}
+	for _, b := range partitioned {
+		switch lost, _ := keyFault(b.name(), held[b.table.oid], b.identified()); {
+		case lost == "":
+		case b.lenient:
+			b.noteUntold(true)
+		default:
+			c.parkBinding(b, lost)
+			c.due, c.dueSince = true, time.Now()
+		}
+	}
+	return nil
+}
+
+// identified are the columns that old images of the binding's rows must carry.
+func (b *binding) identified() []string {
+	if b.keyless() {
+		return b.collectionKey
+	}
+	return b.scanColumns()
+}
+
+// noteUntold keeps whether a captured table's replica identity lacks the key. The stream may be behind: what was so holds for the
+// session.
+func (b *binding) noteUntold(untold bool) {
+	if b.untold = b.untold || untold; b.meta.Untold != untold {
+		b.meta.Untold = untold
+		b.mark()
+	}
+}
+
+// identityRemedy is what has the changes of a binding's table carry its key: statements for the relations that are logged without it
+// now, which of a partitioned table are its partitions.
+func (c *capture) identityRemedy(b *binding) (string, error) {
+	var lacking []*replicaIdentity
+	if c.db.pool != nil && b.table != nil {
+		held, err := c.loadIdentities([]uint32{b.table.oid})
+		if err != nil {
+			return "", err
+		}
+		for i := range held[b.table.oid] {
+			if r := &held[b.table.oid][i]; r.lacks(b.identified()) {
+				lacking = append(lacking, r)
+			}
+		}
+	}
+	if len(lacking) == 0 { // it has been put right since
+		return "ALTER TABLE " + quoteTable(b.name()) + " REPLICA IDENTITY FULL;", nil
+	}
+	return remedies(lacking, b.identified()), nil
+}
+
+func (c *capture) loadIdentities(oids []uint32) (held map[uint32][]replicaIdentity, err error) {
+	err = c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		held, err = loadIdentities(c.ctx, conn, oids)
+		return err
+	})
+	return held, err
 }
 
 // parkForNow parks a binding for what the stream has shown of its table. The stream may be behind: where that has been put
@@ -781,6 +858,9 @@ func (c *capture) refreshAll(bindings []*binding, before map[tableName]fitness) 
 	}
 	c.fitness = before // what came behind it is seen by the next look
 	c.judgeFitness(before, now)
+	if err := c.judgeKeys(bindings); err != nil {
+		return err
+	}
 	return nil
 }
 
@@ -790,7 +870,7 @@ func (c *capture) unfitToReturn(loaded map[tableName]*table) (unfit map[tableNam
 	var wanted []requirement
 	for _, b := range c.bindings {
 		if b.phase == phaseMissing && loaded[b.name()] != nil {
-			wanted = append(wanted, requirement{table: b.name(), key: b.scanColumns()})
+			wanted = append(wanted, requirement{table: b.name(), key: b.identified()})
 		}
 	}
 	if len(wanted) == 0 {
