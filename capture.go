@@ -117,6 +117,7 @@ type capture struct {
 	renewAt      lsn                   // the session is to be started anew from a position at or behind this; 0: not asked for
 	renewing     map[uint64]bool       // attachments (knownPartition.path) that ask for it
 	renewed      map[uint64]bool       // those behind which the present session, or one before, was started
+	sentAs       sentAs                // what the last Relation messages say of a table whose changes may be sent as another's
 	described    *binding              // the partitioned table that the last Relation message was of; nil for another
 	change       change
 	newKey       []value

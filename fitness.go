@@ -369,6 +369,47 @@ func (c *capture) lookAtFitness() error {
 	return c.refreshAll(changed, read)
 }
 
+// sentAs follows the messages that prove that changes of a captured table are sent as those of a table that is not captured, which has,
+// or had for a moment, the captured one as a partition: ahead of its first change the server describes the one as which it is sent,
+// then the table itself, and then comes the change of the first (pgoutput.c, maybe_send_schema). Nothing else makes
+// such a row of three: a TRUNCATE of both is described so, too, but then no change follows.
+type sentAs struct {
+	foreign *relationEntry // described by message number at
+	at      int
+	table   *relationEntry // captured, described by the next one
+}
+
+// describe takes note of the n-th message, which describes a relation.
+func (s *sentAs) describe(e *relationEntry, n int) {
+	switch {
+	case e.binding == nil:
+		*s = sentAs{foreign: e, at: n}
+	case s.foreign != nil && s.table == nil && n == s.at+1:
+		s.table = e
+	default:
+		*s = sentAs{}
+	}
+}
+
+// sawForeign is told of a change of a relation that no binding captures.
+func (c *capture) sawForeign(e *relationEntry) {
+	s := &c.sentAs
+	if s.table == nil || s.foreign != e || c.handled != s.at+2 {
+		return
+	}
+	b, at := s.table.binding, e.relation
+	captured := (b.phase == phaseActive || b.phase == phaseBackfill) && !b.isOther(s.table.relation)
+	c.sentAs = sentAs{}
+	if !captured {
+		return
+	}
+	c.status("Changes of %s were sent as those of %s.%s, of which it is or was a partition (publish_via_partition_root): they are missed, so all "+
+		"rows are backfilled. Documents of rows that vanished stay in the collection.", b.name(), at.schema, at.name)
+	c.rewind(b)
+	c.due, c.dueSince = true, time.Now()
+	c.doubtFitness()
+}
+
 // howHidden tells what may have hidden changes, given the mark that was remembered and the one that was found. It follows upon the
 // names of the tables.
 func (c *capture) howHidden(remembered, found string) string {

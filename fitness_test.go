@@ -185,3 +185,99 @@ func TestFitnessCost(t *testing.T) {
 		t.Errorf("%d tables, the first is sent as %s", len(names), fmt.Sprint(f))
 	}
 }
+
+// partitionsByThemselves starts a capture of the two partitions of a root that is not captured, with looks far apart.
+func partitionsByThemselves(t *testing.T, db *testDB, members string, viaRoot bool) (r *testRuntime, root, one, two tableName) {
+	t.Helper()
+	root, one, two = db.table("root"), db.table("one"), db.table("two")
+	db.script(fmt.Sprintf(`CREATE TABLE %[1]s (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+		CREATE TABLE %[2]s PARTITION OF %[1]s FOR VALUES FROM (0) TO (100); CREATE TABLE %[3]s PARTITION OF %[1]s FOR VALUES FROM (100) TO (200);
+		INSERT INTO %[1]s SELECT i, 'a' FROM generate_series(1, 199) i`, quoteTable(root), quoteTable(one), quoteTable(two)))
+	db.grant(root, one, two)
+	members = strings.NewReplacer("{root}", quoteTable(root), "{one}", quoteTable(one), "{two}", quoteTable(two)).Replace(members)
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = %t)", quoteIdent(db.publication), viaRoot))
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(db.publication), members))
+	r = edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"capture_as_partitions": true})},
+		map[tableName]backfillMode{one: modeAutomatic, two: modeAutomatic})
+	r.waitStreaming()
+	return r, root, one, two
+}
+
+// TestFitnessSentAsRoot: partitions are captured by themselves, and for a moment that leaves no trace in the catalog the changes of
+// one are sent as those of its root. The stream proves it.
+func TestFitnessSentAsRoot(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	r, root, one, two := partitionsByThemselves(t, db, "{one}, {two}", true)
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(db.publication), quoteTable(root)))
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'b' WHERE id = 7", quoteTable(root)))
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", quoteIdent(db.publication), quoteTable(root)))
+	r.waitLog(fmt.Sprintf("Changes of %s were sent as those of %s", one, root))
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'c' WHERE id IN (8, 108)", quoteTable(root)))
+	r.waitFor("the rows", func() bool { return r.countLocked(one) >= 99+99 && r.countLocked(two) >= 99+1 })
+	r.waitStreaming()
+	r.finish()
+	r.checkRows(db, one)
+	r.checkRows(db, two)
+}
+
+// TestFitnessSentByItself: a root is captured whose changes are sent as those of its partitions for a moment. The stream shows
+// it, and what is sent is looked at at once.
+func TestFitnessSentByItself(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	root, one := db.table("root"), db.table("one")
+	db.script(fmt.Sprintf(`CREATE TABLE %[1]s (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+		CREATE TABLE %[2]s PARTITION OF %[1]s FOR VALUES FROM (0) TO (100); INSERT INTO %[1]s SELECT i, 'a' FROM generate_series(1, 50) i`,
+		quoteTable(root), quoteTable(one)))
+	db.grant(root, one)
+	db.publish(root)
+	r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{root: modeAutomatic})
+	r.waitStreaming()
+	began := time.Now()
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = false)", quoteIdent(db.publication)))
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'b' WHERE id = 7", quoteTable(root)))
+	db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true)", quoteIdent(db.publication)))
+	r.waitLog(fmt.Sprintf("%s was perhaps left out for some time by publication", root))
+	if took := time.Since(began); took > fitnessInterval/2 {
+		t.Errorf("noticed after %v", took)
+	}
+	r.waitFor("the rows", func() bool { return r.countLocked(root) >= 100 })
+	r.finish()
+	r.checkRows(db, root)
+}
+
+// TestFitnessPartitionsViaRoot: partitions captured by themselves are published as their root for a while: they are parked, the
+// statement shown is run, and they are captured anew; and for a moment while the capture is stopped.
+func TestFitnessPartitionsViaRoot(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	db.requireVersion(130000)
+	r, root, one, two := partitionsByThemselves(t, db, "{root}", false)
+	set := func(to string) {
+		db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = %s)", quoteIdent(db.publication), to))
+	}
+	r.finish()
+	set("true")
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'b' WHERE id IN (7, 107)", quoteTable(root)))
+	set("false")
+	r.start()
+	r.waitLog("were perhaps left out for some time by publication")
+	r.waitFor("the rows", func() bool { return r.countLocked(one) >= 2*99 && r.countLocked(two) >= 2*99 })
+	r.finish()
+
+	r.armed = []string{testHurryVariable + "=500ms"}
+	r.start()
+	r.waitStreaming()
+	set("true")
+	r.waitLog(fmt.Sprintf("are no longer captured: publication %q publishes its changes as those of %s; capture that table instead, or run ALTER "+
+		"PUBLICATION %s SET (publish_via_partition_root = false)", db.publication, root, quoteIdent(db.publication)))
+	db.exec(fmt.Sprintf("UPDATE %s SET v = 'c' WHERE id IN (8, 108)", quoteTable(root)))
+	set("false")
+	r.waitFor("the rows", func() bool { return r.countLocked(one) >= 3*99 && r.countLocked(two) >= 3*99 })
+	r.finish()
+	r.checkRows(db, one)
+	r.checkRows(db, two)
+}

@@ -295,6 +295,58 @@ var situations = []situation{
 		say: `skipped loading publication`,
 	},
 	{
+		name: "columns come while the slot is made",
+		setup: `create table t (id int primary key, v text); create table u (id int primary key, v text)
+			; insert into t select g, 'a' from generate_series(1, 10) g; insert into u select g, 'a' from generate_series(1, 10) g
+			; create table {s2}.elsewhere (id int)`,
+		steps: `1> begin; insert into {s2}.elsewhere values (1)
+			@capture
+			@slot
+			alter table t add column c text; insert into t (id, v, c) values (11, 'b', 'must not be lost'); alter table u drop column v; alter table u add column v int; insert into u values (11, 7)
+			1> commit
+			@streaming
+			update u set id = id + 100 where id < 3`,
+	},
+	{
+		name: "tables are made anew while the slot is made",
+		setup: `create table t (id int primary key, v text); create table u (id int primary key, v text)
+			; insert into t select g, 'a' from generate_series(1, 10) g; insert into u select g, 'a' from generate_series(1, 10) g
+			; create table {s2}.elsewhere (id int)`,
+		steps: `1> begin; insert into {s2}.elsewhere values (1)
+			@capture
+			@slot
+			drop table t; create table t (w text, id int primary key); insert into t values ('new', 1); grant select on t to public; alter publication {pub} add table t; alter table u rename to u_old; create table u (id int primary key, v text, x int); insert into u values (1, 'new', 1); alter publication {pub} add table u
+			1> commit
+			@streaming
+			update u set id = id + 100 where id < 3`,
+	},
+	{
+		name: "types change while the slot is made",
+		setup: `create table t (id int primary key, v text); create table u (id int primary key, v text)
+			; insert into t select g, 'a' from generate_series(1, 10) g; insert into u select g, 'a' from generate_series(1, 10) g
+			; create table {s2}.elsewhere (id int)`,
+		steps: `1> begin; insert into {s2}.elsewhere values (1)
+			@capture
+			@slot
+			alter table t alter v type varchar(20); alter table t alter id type bigint; insert into t values (5000000000, 'large'); alter table u rename v to w; alter table u add column v text; truncate u; insert into u values (1, 'w', 'v')
+			1> commit
+			@streaming
+			update u set id = id + 100 where id < 3`,
+	},
+	{
+		name: "what is published changes while the slot is made", from: 15,
+		setup: `create table t (id int primary key, v text); create table u (id int primary key, v text)
+			; insert into t select g, 'a' from generate_series(1, 10) g; insert into u select g, 'a' from generate_series(1, 10) g
+			; create table {s2}.elsewhere (id int)`,
+		steps: `1> begin; insert into {s2}.elsewhere values (1)
+			@capture
+			@slot
+			alter publication {pub} set table t (id), u, beside, {wm}; alter table t add column n int; alter publication {pub} set table t, u, beside, {wm}; insert into t values (11, 'b', 5); insert into u values (11, 'b')
+			1> commit
+			@streaming
+			update u set id = id + 100 where id < 3`,
+	},
+	{
 		name:  "rewritten in place",
 		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
 		steps: `vacuum full t

@@ -53,9 +53,11 @@ const (
 func (c *capture) handle(m *walMessage) error {
 	switch m.kind {
 	case 'k':
+		c.sentAs.at++ // it is no part of what is described
 		c.keepalive(m.start)
 		return nil
 	case 'N':
+		c.sentAs.at++
 		c.noticed(m.data)
 		return nil
 	case '?':
@@ -185,6 +187,9 @@ func (c *capture) handleChange(m *walMessage) error {
 		return nil
 	}
 	b := e.binding
+	if b == nil {
+		c.sawForeign(e)
+	}
 	if b == nil || b.phase == phaseMissing || b.phase == phasePending && b.meta.First {
 		return nil
 	}
@@ -782,6 +787,7 @@ func (c *capture) handleRelation(data []byte) error {
 			}
 		}
 	}
+	c.sentAs.describe(e, c.handled)
 	if e.binding == nil {
 		c.describedPartition(r.oid, again)
 		return nil
