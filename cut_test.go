@@ -570,3 +570,47 @@ func TestDocumentBudget(t *testing.T) {
 func newTestColumn(attnum int, c relationColumn) column {
 	return column{attnum: int16(attnum), name: c.name, typeOID: c.typeOID, typmod: c.typmod}
 }
+
+// A value is left unfinished where its document has become too large: at once, also within an element of an array, and not before.
+func TestUnfinishedValues(t *testing.T) {
+	controls := strings.Repeat("\x01", 3*wideText)
+	path := "((1e+300,1)" + strings.Repeat(",(1.5,-2)", 1<<12) + ")"
+	for name, c := range map[string]struct {
+		oid   uint32
+		text  string
+		slack int // of a text, a part of it; of a path, a number
+	}{
+		"text":         {pgtype.TextOID, controls, 6 * wideText},
+		"text[]":       {pgtype.TextArrayOID, "{a," + controls + "," + controls + "}", 6 * wideText},
+		"quoted text":  {pgtype.TextArrayOID, `{a,"` + controls + `,","` + controls + `"}`, 6 * wideText},
+		"escaped text": {pgtype.TextArrayOID, `{a,"\"` + controls + `","\\` + controls + `"}`, 6 * wideText},
+		"int4range":    {pgtype.Int4rangeOID, controls, 6 * wideText},
+		"bytea":        {pgtype.ByteaOID, `\x` + strings.Repeat("0a", 1<<16), 8},
+		"bytea[]":      {pgtype.ByteaArrayOID, `{"\\x` + strings.Repeat("0a", 1<<16) + `","\\x` + strings.Repeat("0a", 1<<16) + `"}`, 8},
+		"path":         {pgtype.PathOID, path, 400},
+		"path[]":       {1019, `{"` + path + `","` + path + `"}`, 400},
+	} {
+		for _, shape := range []encodeOptions{{flattenArrays: true}, {multidimensional: true}, {}} {
+			var end int
+			shape.end = &end
+			encode := testCatalog().encoder(c.oid, -1, shape)
+			const ahead = 10
+			end = 1 << 40
+			whole, err := encode(make([]byte, ahead), []byte(c.text))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for _, end = range []int{ahead, ahead + 1, 1000, len(whole) / 3, len(whole)/2 + 1, len(whole) - 100, len(whole) - 1, len(whole)} {
+				got, err := encode(make([]byte, ahead), []byte(c.text))
+				switch {
+				case err != nil:
+					t.Errorf("%s up to %d: %v", name, end, err)
+				case end == len(whole) && !bytes.Equal(got, whole):
+					t.Errorf("%s, which fits %d bytes, is cut to %d", name, end, len(got))
+				case end < len(whole) && (len(got) <= end || len(got) > end+c.slack+40):
+					t.Errorf("%s up to %d has %d bytes", name, end, len(got))
+				}
+			}
+		}
+	}
+}

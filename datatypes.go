@@ -249,9 +249,9 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	case t.element != 0:
 		return c.arrayEncoder(t, opts)
 	case t.kind == 'r':
-		return rangeEncoder(oid, limit, moments)
+		return rangeEncoder(oid, limit, opts.end, moments)
 	case t.kind == 'm':
-		return rangeEncoder(t.subtype, limit, moments)
+		return rangeEncoder(t.subtype, limit, opts.end, moments)
 	}
 	switch formOf(t) {
 	case formBool:
@@ -273,7 +273,7 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	case formByte:
 		return encodeByte
 	case formBytea:
-		return byteaEncoder(limit)
+		return byteaEncoder(limit, opts.end)
 	case formJSON, formJSONB:
 		return jsonEncoder(limit)
 	case formDate:
@@ -295,7 +295,7 @@ func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valu
 	case formInterval:
 		return quoted(appendInterval)
 	case formGeometry:
-		return quotedUpTo(limit, geometryUpTo(limit))
+		return quotedUpTo(limit, geometryUpTo(limit, opts.end))
 	case formInet:
 		return quoted(appendInet)
 	case formTID:
@@ -316,7 +316,10 @@ func (c *typeCatalog) arrayEncoder(t *dataType, opts encodeOptions) valueEncoder
 	if a.limit <= 0 {
 		a.limit = budget.document
 	}
-	opts.end = nil
+	if opts.end != nil {
+		a.reach = new(int)
+		opts.end = a.reach
+	}
 	a.element = c.encoder(t.element, -1, opts)
 	// The delimiter between elements is that of the element type: array_out, arrayfuncs.c.
 	if e := c.types[t.element]; e != nil {

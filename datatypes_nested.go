@@ -12,7 +12,7 @@ import (
 )
 
 // rangeEncoder returns the encoder of a range type and of the multirange over it.
-func rangeEncoder(rangeOID uint32, limit int, moments *momentWriter) valueEncoder {
+func rangeEncoder(rangeOID uint32, limit int, end *int, moments *momentWriter) valueEncoder {
 	switch rangeOID {
 	case pgtype.TsrangeOID:
 		return quotedUpTo(limit, rangeWriter(moments.appendTimestamp))
@@ -21,7 +21,7 @@ func rangeEncoder(rangeOID uint32, limit int, moments *momentWriter) valueEncode
 	case pgtype.DaterangeOID:
 		return quotedUpTo(limit, rangeWriter(moments.appendDateAsTimestamp))
 	}
-	return textEncoder(limit, nil)
+	return textEncoder(limit, end)
 }
 
 // rangeWriter copies the brackets of a range or multirange and writes its ends through end, without quotes. Texts of
@@ -77,7 +77,8 @@ type arrayEncoder struct {
 	delimiter byte
 	shape     arrayShape
 	limit     int
-	end       *int // as in encodeOptions; elements have none, as some are written behind a copy of their text
+	end       *int // as in encodeOptions
+	reach     *int // the elements' own: end, and the copy of its text that one is written behind
 }
 
 // maxArrayDimensions is MAXDIM of c.h.
@@ -87,6 +88,9 @@ const maxArrayDimensions = 6
 // elements at the same depth and all lists of one depth of the same length.
 func (a *arrayEncoder) encode(dst, text []byte) ([]byte, error) {
 	start, body := len(dst), text
+	if a.end != nil {
+		*a.reach = *a.end
+	}
 	if len(body) > 0 && body[0] == '[' {
 		body = body[bytes.IndexByte(body, '=')+1:]
 	}
@@ -251,6 +255,10 @@ func (a *arrayEncoder) appendEscapedElement(dst, escaped []byte) ([]byte, error)
 		dst = append(dst, escaped[j])
 	}
 	end := len(dst)
+	if a.end != nil {
+		*a.reach = *a.end + end - start
+		defer func() { *a.reach = *a.end }()
+	}
 	dst, err := a.element(dst, dst[start:end:end])
 	if err != nil {
 		return dst, fmt.Errorf("array element: %w", err)

@@ -153,7 +153,8 @@ var hexValue = func() (t [256]byte) {
 }()
 
 // byteaEncoder writes the first limit bytes of a bytea, given as \x and hex digits, in standard base64.
-func byteaEncoder(limit int) valueEncoder {
+// One may be left unfinished where dst has become longer than end.
+func byteaEncoder(limit int, end *int) valueEncoder {
 	const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	return func(dst, text []byte) ([]byte, error) {
 		if len(text) < 2 || len(text)%2 != 0 || text[0] != '\\' || text[1] != 'x' {
@@ -162,6 +163,9 @@ func byteaEncoder(limit int) valueEncoder {
 		digits := text[2:]
 		if hex.DecodedLen(len(digits)) > limit {
 			digits = digits[:hex.EncodedLen(limit)]
+		}
+		if end != nil { // three digits of hex are two of base64
+			digits = digits[:min(len(digits), 6*(max(0, *end-len(dst))/4+1))]
 		}
 		dst = append(slices.Grow(dst, 2*len(digits)/3+6), '"')
 		var bad byte // has a high bit once a digit was none

@@ -639,8 +639,13 @@ func encodeTID(dst, text []byte) ([]byte, error) {
 
 // geometryUpTo copies the brackets and commas of a geometric value and writes its numbers as plain decimals, and infinities as
 // +Inf and -Inf, as the incumbent's driver does. It ends behind limit bytes: a number of a few may take hundreds.
-func geometryUpTo(limit int) valueEncoder {
-	return func(dst, text []byte) ([]byte, error) { return appendGeometry(dst, text, limit) }
+func geometryUpTo(limit int, end *int) valueEncoder {
+	return func(dst, text []byte) ([]byte, error) {
+		if end == nil {
+			return appendGeometry(dst, text, limit)
+		}
+		return appendGeometry(dst, text, max(0, min(limit, *end-len(dst))))
+	}
 }
 
 func appendGeometry(dst, text []byte, limit int) ([]byte, error) {
