@@ -2,6 +2,7 @@
 
 TAGS ?= nozstd
 GO_TEST_FLAGS ?=
+export TAGS GO_TEST_FLAGS
 IMAGE ?= ghcr.io/estuary/source-postgres:local
 
 SOAK_DURATION ?= 1h
@@ -19,10 +20,10 @@ demo: ## backfill, live changes, kill -9 and resume on a throwaway PostgreSQL, c
 
 # With TEST_DATABASE_ADDRESS set the tests use that server, else a throwaway one.
 test: ## every test, those against a real PostgreSQL included
-	@TAGS="$(TAGS)" GO_TEST_FLAGS="$(GO_TEST_FLAGS)" tests/test.sh
+	@tests/test.sh
 
 test-matrix: ## the same on PostgreSQL 14 to 18, from npm (MAJORS="14 18": on these only)
-	@TAGS="$(TAGS)" GO_TEST_FLAGS="$(GO_TEST_FLAGS)" tests/matrix.sh $(MAJORS)
+	@tests/matrix.sh $(MAJORS)
 
 soak: ## kills, cuts, crashes and changes of shape at random for SOAK_DURATION (1h), resumable; writes tests/soak-report.md
 	go test -tags "$(TAGS)" -timeout 0 -count=1 -run '^TestSoak$$' . -args -soak -duration $(SOAK_DURATION)

@@ -103,6 +103,7 @@ func serverPrograms(t *testing.T, major int) string {
 // launchServer has tests/postgres.sh start a server, stopped at the end of the test.
 func launchServer(t *testing.T, how, settings []string) *ownServer {
 	t.Helper()
+	// By the number of our process tests/postgres.sh sweep knows whether the server is still wanted.
 	s := &ownServer{t: t, name: fmt.Sprintf("own-%d-%d", os.Getpid(), testCount.Add(1))}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

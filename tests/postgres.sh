@@ -29,6 +29,7 @@ usage: tests/postgres.sh start [OPTION]...            start a server, print shel
        tests/postgres.sh resume [--name NAME]         start a halted one again
        tests/postgres.sh promote [--name NAME]        make a primary of a standby
        tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
+       tests/postgres.sh sweep                        stop those of tests that were interrupted
 
 options of start, check and run:
   --name NAME      name of the server, to have several at once (default: default)
@@ -484,6 +485,19 @@ stop_local() {
 	rm -rf "$at_dir"
 }
 
+# sweep stops the servers of tests (own-PID-N, ownserver_test.go) whose process is gone: it was interrupted, or timed out.
+sweep() {
+	local pid
+	for state in "$states"/own-*/; do
+		[ -d "$state" ] || continue
+		state=${state%/}
+		name=$(basename "$state")
+		pid=${name#own-}
+		pid=${pid%%-*}
+		[ -d "/proc/$pid" ] || kill -0 "$pid" 2>/dev/null || (stop) || true
+	done
+}
+
 # --- commands
 
 # client runs a client program as superuser: the server's own, or else this machine's.
@@ -583,6 +597,10 @@ status)
 			echo "$name: not running"
 		fi
 	done
+	;;
+sweep)
+	parse "$@"
+	sweep
 	;;
 stop)
 	parse "$@"

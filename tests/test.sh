@@ -21,7 +21,7 @@ command=(go test -tags "${TAGS:-nozstd}" -timeout 60m -count=1 ${flags[@]+"${fla
 say "${command[*]}"
 GOTMPDIR=$(mktemp -d) # a build that is interrupted leaves its folder
 export GOTMPDIR
-trap 'rm -rf "$GOTMPDIR"' EXIT
+trap 'rm -rf "$GOTMPDIR"; tests/postgres.sh sweep' EXIT
 trap 'exit 130' INT TERM HUP
 case " ${flags[*]-} " in
 *' -v '* | *' -json '*) "${command[@]}" ;;
