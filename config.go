@@ -286,7 +286,8 @@ func (s *settings) parseNames(advanced *object) {
 		found.add("advanced.publicationName has %d bytes: the server's names have at most %d",
 			len(s.publication), maxIdentifierBytes)
 	}
-	s.slot = cmp.Or(advanced.text("slotName"), "flow_slot")
+	// Names in replication commands that are not quoted, as the incumbent's are not, have their capitals made small.
+	s.slot = strings.ToLower(cmp.Or(advanced.text("slotName"), "flow_slot"))
 	if !slotNames.MatchString(s.slot) {
 		found.add("advanced.slotName %q is no name for a slot: use 1 to 63 characters, each a lower-case letter a "+
 			"to z, a digit or an underscore", s.slot)

@@ -104,7 +104,7 @@ func TestParseConfig(t *testing.T) {
 		"empty tunnel inside": {configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": ""}}, func(*settings) {}},
 		"names": {
 			configChanges{
-				"historyMode": true, "advanced.publicationName": "Pub 1", "advanced.slotName": "slot_9",
+				"historyMode": true, "advanced.publicationName": "Pub 1", "advanced.slotName": "Slot_9",
 				"advanced.source_tag": "tag", "advanced.read_only_capture": true, "advanced.capture_as_partitions": true,
 				"advanced.discover_only_published": true,
 			},
@@ -250,7 +250,7 @@ func TestParseConfigFaults(t *testing.T) {
 		"history":       {configChanges{"historyMode": "yes"}, "historyMode must be true or false, but is a string"},
 		"slot": {
 			configChanges{"advanced.slotName": "Slot-1"},
-			`advanced.slotName "Slot-1" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore`,
+			`advanced.slotName "slot-1" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore`,
 		},
 		"slot length": {
 			configChanges{"advanced.slotName": strings.Repeat("x", 64)},
@@ -296,11 +296,11 @@ func TestParseConfigFaults(t *testing.T) {
 		"pattern":           {configChanges{"discoveryFilters.table_patterns": []string{"a", "a.b.c"}}, `discoveryFilters.table_patterns[1] "a.b.c" has more than one dot: write schema.table, and \. for a dot inside a name`},
 		"filters list":      {configChanges{"discoveryFilters": []any{}}, "discoveryFilters must be an object, but is a list"},
 		"several": {
-			configChanges{"address": nil, "credentials.password": nil, "advanced.slotName": "X", "advanced.zzz": 1, "advanced.failover_slot": 1, "extra": "s3cr3t"},
+			configChanges{"address": nil, "credentials.password": nil, "advanced.slotName": "X!", "advanced.zzz": 1, "advanced.failover_slot": 1, "extra": "s3cr3t"},
 			"6 faults\n" +
 				"address is missing" + addressRemedy + "\n" +
 				"credentials.password is missing: set it to the role's password\n" +
-				`advanced.slotName "X" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore` + "\n" +
+				`advanced.slotName "x!" is no name for a slot: use 1 to 63 characters, each a lower-case letter a to z, a digit or an underscore` + "\n" +
 				"advanced.failover_slot must be true or false, but is a number\n" +
 				"extra is not a known property: remove it\n" +
 				"advanced.zzz is not a known property: remove it",

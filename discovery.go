@@ -137,6 +137,15 @@ type column struct {
 	comment   string
 }
 
+// bare reports whether the server would reject updates and deletes of the table's rows in a publication, as far as its own identity and
+// that of its partitions of now and later tell (identity.go has all of it).
+func (t *table) bare() bool {
+	if t.kind == 'p' {
+		return t.primaryKey == nil || slices.ContainsFunc(t.leaves, func(l leaf) bool { return l.identity == 'n' })
+	}
+	return t.identity != 'f' && len(t.identityColumns) == 0
+}
+
 // column returns the column of that exact name, or nil.
 func (t *table) column(name string) *column {
 	for i := range t.columns {

@@ -203,8 +203,12 @@ func (c *capture) whyUnsent(f *tableFacts, p *publicationFacts, mark, unlogged s
 	case f.notTable() != "":
 		return "it " + f.notTable()
 	case mark == "":
-		return fmt.Sprintf("publication %q does not have it any more; run ALTER PUBLICATION %s ADD TABLE %s", c.settings.publication, name,
-			quoteTable(tableName{f.Schema, f.Name}))
+		t := tableName{f.Schema, f.Name}
+		text := fmt.Sprintf("publication %q does not have it any more; run %s;", c.settings.publication, addStatement(c.settings.publication, t))
+		if b := c.byName[t]; b != nil && b.table != nil && b.table.bare() {
+			text += " (the server rejects its updates and deletes then, unless it is given a replica identity first)"
+		}
+		return text
 	case lacking != "":
 		return lacking
 	case f.Kind == "p" && !p.viaRoot():
@@ -222,17 +226,7 @@ func (c *capture) whyUnsent(f *tableFacts, p *publicationFacts, mark, unlogged s
 
 // noPublication tells what to do where the publication is gone.
 func (c *capture) noPublication() string {
-	var members []tableName
-	if !c.settings.readOnly {
-		members = append(members, c.settings.watermarks)
-	}
-	if len(c.bindings) <= maxFaults {
-		for _, b := range c.bindings {
-			members = append(members, b.name())
-		}
-	}
-	return fmt.Sprintf("publication %q does not exist any more; rename it back, or run %s", c.settings.publication,
-		createPublicationStatement(c.db.version, c.settings.publication, members))
+	return fmt.Sprintf("publication %q does not exist any more; rename it back, or run %s", c.settings.publication, c.createStatement())
 }
 
 // accords reports whether a mark that was remembered allows for the one there is now: nothing has been hidden since. One

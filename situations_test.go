@@ -403,6 +403,13 @@ var situations = []situation{
 		silent: `without a key|keyless`,
 	},
 	{
+		name: "a keyless table leaves the publication", short: true,
+		setup: `create table t (id int, v text); insert into t values (1, 'a')`,
+		steps: `alter publication {pub} drop table t
+			@say \.t is no longer captured: publication \S+ does not have it any more; run ALTER PUBLICATION \S+ ADD TABLE ONLY \S+; \(the server rejects`,
+		parked: `t`,
+	},
+	{
 		name: "a keyless table is not published by the capture", short: true,
 		setup: `create publication {pub} for table beside, {wm}; alter publication {pub} owner to {role}
 			; create table t (id int, v text); alter table t owner to {role}`,

@@ -357,26 +357,49 @@ func (c *capture) lossOf(ctx context.Context, err error) error {
 		return nil
 	case !exists:
 		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
-			"or run: %s; What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name),
-			createPublicationStatement(c.db.version, name, c.publishing()), waysOut)}
+			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), c.createStatement(), waysOut)}
 	}
 	c.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
 		"cannot be read. %s", explain(err), name, waysOut)}}
 	return c.lost
 }
 
-// publishing lists the tables that a publication for the capture must have.
-func (c *capture) publishing() []tableName {
-	var tables []tableName
-	if !c.settings.readOnly {
-		tables = append(tables, c.settings.watermarks)
-	}
+// mostCreated bounds the tables that a statement for a person lists; the capture adds others, or names them by themselves.
+const mostCreated = 100
+
+// createStatement is what a person runs to make the publication anew. Tables that would come to harm in it are named behind it.
+func (c *capture) createStatement() string {
+	var members, bare []tableName
 	for _, b := range c.bindings {
-		if b.table != nil {
-			tables = append(tables, b.name())
+		switch {
+		case b.table == nil || len(members) == mostCreated:
+		case b.table.bare():
+			bare = append(bare, b.name())
+		default:
+			members = append(members, b.name())
 		}
 	}
-	return tables
+	if !c.settings.readOnly {
+		members = append([]tableName{c.settings.watermarks}, members...)
+	}
+	text := createPublicationStatement(c.db.version, c.settings.publication, members) + ";"
+	if len(bare) > 0 {
+		text += fmt.Sprintf(" It leaves out %s, whose updates and deletes the server would reject: a table without a replica identity is to be "+
+			"given one first, or added if its rows are only ever inserted.", listed(bare))
+	}
+	return text
+}
+
+// listed names tables, some of many.
+func listed(tables []tableName) string {
+	var names []string
+	for _, t := range tables[:min(len(tables), maxFaults)] {
+		names = append(names, t.String())
+	}
+	if more := len(tables) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
 }
 
 // serverFault says that the cursor is a position in another server's WAL. An upgrade makes a server another one, too: it
