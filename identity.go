@@ -21,7 +21,8 @@ type replicaIdentity struct {
 	kind        byte // relkind
 	persistence byte // relpersistence
 	identity    byte // relreplident: d primary key, i index, f full, n nothing
-	readable    bool // our role may read it directly
+	usable      bool // our role may use its schema
+	readable    bool // and read it directly, if it may that
 	indexes     []uniqueIndex
 	generated   map[string]string // generated columns, by name (18 and newer): s stored, v virtual
 }
@@ -189,7 +190,7 @@ WITH RECURSIVE tree (root, oid) AS (
 	FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
 )
 SELECT t.root::text, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-	(has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'))::text,
+	has_schema_privilege(n.oid, 'USAGE')::text, has_any_column_privilege(c.oid, 'SELECT')::text,
 	coalesce((
 		SELECT jsonb_agg(jsonb_build_object('name', x.relname, 'primary', i.indisprimary, 'identity', i.indisreplident,
 			'columns', k.columns, 'notnull', k.notnull) ORDER BY x.relname)
@@ -223,8 +224,8 @@ func loadIdentities(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uin
 	if err != nil {
 		return nil, fmt.Errorf("read the replica identities: %w", err)
 	}
-	var root, schema, name, kind, persistence, identity, readable, indexes, columns string
-	targets := []any{&root, &schema, &name, &kind, &persistence, &identity, &readable, &indexes, &columns}
+	var root, schema, name, kind, persistence, identity, usable, readable, indexes, columns string
+	targets := []any{&root, &schema, &name, &kind, &persistence, &identity, &usable, &readable, &indexes, &columns}
 	_, err = pgx.ForEachRow(rows, targets, func() error {
 		oid, err := strconv.ParseUint(root, 10, 32)
 		if err != nil {
@@ -232,7 +233,7 @@ func loadIdentities(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uin
 		}
 		r := replicaIdentity{
 			tableName: tableName{schema, name}, kind: kind[0], persistence: persistence[0], identity: identity[0],
-			readable: readable == "true",
+			usable: usable == "true", readable: readable == "true",
 		}
 		if err := json.Unmarshal([]byte(indexes), &r.indexes); err != nil {
 			return err

@@ -93,6 +93,15 @@ func runChecks(ctx context.Context, db *database, tables []requirement, captured
 type fault struct {
 	tables []tableName // whose bindings alone it concerns; none: the whole capture
 	text   string
+	usage  string // a statement in the text that other faults may have, too
+}
+
+// besides returns the fault's text without the statement that is told already.
+func (f *fault) besides() string {
+	if text := strings.Replace(f.text, f.usage+" ", "", 1); text != f.text {
+		return text
+	}
+	return strings.Replace(f.text, "Run: "+f.usage, "The statement for that is above", 1)
 }
 
 // checker is one run of the checks on one connection.
@@ -110,17 +119,24 @@ type checker struct {
 	found       map[tableName]*tableFacts
 	held        map[uint32][]replicaIdentity // by OID of a bound table, the relations that hold its rows; nil until they were read
 
+	watermarksMissing bool // and not to be created by us: told
+
 	faults   []fault
 	warnings []string
 	untold   map[tableName]string // captured tables whose replica identity lacks the key, with the fault it would be for others
 }
 
 func (c *checker) fault(format string, args ...any) {
-	c.faults = append(c.faults, fault{nil, fmt.Sprintf(format, args...)})
+	c.faults = append(c.faults, fault{text: fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) tableFault(t tableName, format string, args ...any) {
-	c.faults = append(c.faults, fault{[]tableName{t}, fmt.Sprintf(format, args...)})
+	c.faults = append(c.faults, fault{tables: []tableName{t}, text: fmt.Sprintf(format, args...)})
+}
+
+// usage is the statement that lets our role use a schema, which the last fault's text has; in one error it is told once.
+func (c *checker) usage(schema string) string {
+	return fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", quoteIdent(schema), quoteIdent(c.user()))
 }
 
 func (c *checker) warn(format string, args ...any) {
@@ -166,12 +182,18 @@ func faultsError(faults []fault) error {
 	}
 	var b strings.Builder
 	b.WriteString("the database is not ready for this capture:")
+	told := make(map[string]bool)
 	for i, f := range faults {
 		if i == maxFaults {
 			fmt.Fprintf(&b, "\n  - and %d more", len(faults)-i)
 			break
 		}
-		b.WriteString("\n  - " + f.text)
+		text := f.text
+		if f.usage != "" && told[f.usage] {
+			text = f.besides()
+		}
+		told[f.usage] = true
+		b.WriteString("\n  - " + text)
 	}
 	return &userError{b.String()}
 }
@@ -180,7 +202,8 @@ func faultsError(faults []fault) error {
 
 // serverFacts are settings and rights. What a version does not have is "".
 type serverFacts struct {
-	User               string `json:"user"`
+	User               string `json:"user"`    // the role in force, by whose rights tables are read (ALTER ROLE … SET role)
+	Session            string `json:"session"` // the role that logged in, by whose rights we replicate (postinit.c, InitPostgres)
 	Application        string `json:"application"`
 	Replication        bool   `json:"replication"`
 	WALLevel           string `json:"wal_level"`
@@ -199,9 +222,10 @@ type serverFacts struct {
 const sqlServerFacts = `
 SELECT jsonb_build_object(
 	'user', current_user,
+	'session', session_user,
 	'application', current_setting('application_name'),
-	'replication', (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
-		OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(oid, 'MEMBER')),
+	'replication', (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = session_user)
+		OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(session_user, oid, 'MEMBER')),
 	'wal_level', current_setting('wal_level'),
 	'effective_wal_level', current_setting('effective_wal_level', true),
 	'synchronous_standby_names', current_setting('synchronous_standby_names'),
@@ -237,7 +261,7 @@ func (c *checker) judgeServer() {
 	}
 	if !f.Replication {
 		c.fault("the role %s may not replicate. Run: ALTER ROLE %s REPLICATION; (on Amazon RDS: GRANT rds_replication TO %s;)",
-			quoteIdent(f.User), quoteIdent(f.User), quoteIdent(f.User))
+			quoteIdent(f.Session), quoteIdent(f.Session), quoteIdent(f.Session))
 	}
 	switch {
 	case !c.s.failoverSlot:
@@ -347,7 +371,7 @@ func (c *checker) checkReplication(ctx context.Context) error {
 	}
 	conn, err := c.db.connectReplication(ctx)
 	if err != nil {
-		c.fault("%v", err)
+		c.fault("%s", strings.TrimSuffix(err.Error(), "."))
 		return nil
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
@@ -412,22 +436,12 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 	if c.s.readOnly || c.db.standby {
 		return nil
 	}
-	name, user := quoteTable(c.s.watermarks), quoteIdent(c.user())
-	create := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (slot TEXT PRIMARY KEY, watermark TEXT);", name)
-	grant := fmt.Sprintf("GRANT SELECT, INSERT, UPDATE ON %s TO %s;", name, user)
-
+	create := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (slot TEXT PRIMARY KEY, watermark TEXT);", quoteTable(c.s.watermarks))
 	err := c.probeWatermarks(ctx)
-	if code := sqlState(err); code == "42P01" || code == "3F000" { // undefined_table, invalid_schema_name
+	if code := sqlState(err); code == codeUndefinedTable || code == codeInvalidSchema {
 		failpoint("watermarks.before")
 		if err = c.write(ctx, create, lockWait); err != nil {
-			schema := ""
-			if code := sqlState(err); code == "3F000" {
-				schema = fmt.Sprintf("CREATE SCHEMA %s; ", quoteIdent(c.s.watermarks.schema))
-			}
-			c.fault("the watermarks table %s does not exist and could not be created: %s. Run: %s%s GRANT USAGE ON SCHEMA %s TO "+
-				"%s; %s Or set `advanced.read_only_capture`", c.s.watermarks, serverReason(err), schema, create,
-				quoteIdent(c.s.watermarks.schema), user, grant)
-			return nil
+			return c.judgeNoWatermarks(ctx, err, create)
 		}
 		failpoint("watermarks.after")
 		err = c.probeWatermarks(ctx)
@@ -435,12 +449,107 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 	switch code := sqlState(err); {
 	case err == nil || code == "":
 		return err
-	case code == "42501": // insufficient_privilege
-		c.fault("the role %s may not write to the watermarks table %s: %s. Run: GRANT USAGE ON SCHEMA %s TO %s; %s", user,
-			c.s.watermarks, serverReason(err), quoteIdent(c.s.watermarks.schema), user, grant)
-	default:
+	case code == codePrivilege:
+		return c.judgeWatermarkRights(ctx, err, create)
+	case shapeFaults[code[:2]] || shapeFaults[code]:
 		c.fault("cannot write to the watermarks table %s: %s. It must have been created by: %s Drop or rename the one there is, "+
 			"or set `advanced.watermarksTable` to another name", c.s.watermarks, serverReason(err), create)
+	default: // no fault of the table's
+		_, advice := classify(err)
+		c.fault("%s", strings.TrimRight(fmt.Sprintf("cannot write to the watermarks table %s: %s. %s", c.s.watermarks, serverReason(err),
+			advised(advice, c.s)), ". "))
+	}
+	return nil
+}
+
+// shapeFaults are the SQLSTATEs, and classes of them, of a table, or what else has that name, that is not as it must be: wrong
+// columns, types, constraints or kind.
+var shapeFaults = map[string]bool{"42": true, "22": true, "23": true, codePrerequisite: true, "0A": true}
+
+// sqlWatermarkRights tells what there is of the table $2 of schema $1 and what our role may do with it.
+const sqlWatermarkRights = `SELECT jsonb_build_object('schema', n.oid IS NOT NULL, 'table', c.oid IS NOT NULL,
+	'usage', coalesce(has_schema_privilege(n.oid, 'USAGE'), false),
+	'missing', (SELECT string_agg(r, ', ') FROM unnest('{SELECT,INSERT,UPDATE}'::text[]) r
+		WHERE NOT coalesce(has_table_privilege(c.oid, r), false)),
+	'policies', coalesce(row_security_active(c.oid), false))::text
+FROM (SELECT) AS one LEFT JOIN pg_namespace n ON n.nspname = $1 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2`
+
+// watermarkRights is what sqlWatermarkRights tells.
+type watermarkRights struct {
+	Schema   bool   `json:"schema"`
+	Table    bool   `json:"table"`
+	Usage    bool   `json:"usage"`
+	Missing  string `json:"missing"` // rights on the table that our role lacks
+	Policies bool   `json:"policies"`
+}
+
+func (c *checker) watermarkRights(ctx context.Context) (rights watermarkRights, err error) {
+	var text string
+	if err := c.conn.QueryRow(ctx, sqlWatermarkRights, c.s.watermarks.schema, c.s.watermarks.name).Scan(&text); err != nil {
+		return rights, err
+	}
+	return rights, json.Unmarshal([]byte(text), &rights)
+}
+
+// grants are the statements that give our role the rights on the watermarks table that it lacks.
+func (c *checker) grants(r watermarkRights) string {
+	var statements []string
+	if !r.Usage {
+		statements = append(statements, c.usage(c.s.watermarks.schema))
+	}
+	if r.Missing != "" {
+		statements = append(statements, fmt.Sprintf("GRANT %s ON %s TO %s;", r.Missing, quoteTable(c.s.watermarks), quoteIdent(c.user())))
+	}
+	return strings.Join(statements, " ")
+}
+
+// judgeNoWatermarks tells that there is no watermarks table and that we could not make it, for the reason of err.
+func (c *checker) judgeNoWatermarks(ctx context.Context, err error, create string) error {
+	if sqlState(err) == "" {
+		return err
+	}
+	c.watermarksMissing = true
+	if sqlState(err) == codeReadOnly {
+		c.fault("the watermarks table %s does not exist and could not be created: %s. %s", c.s.watermarks, serverReason(err),
+			strings.TrimSuffix(adviceReadOnly, "."))
+		return nil
+	}
+	rights, look := c.watermarkRights(ctx)
+	if look != nil {
+		return look
+	}
+	if !rights.Schema {
+		create = fmt.Sprintf("CREATE SCHEMA %s; %s", quoteIdent(c.s.watermarks.schema), create)
+	}
+	c.fault("the watermarks table %s does not exist and could not be created: %s. Run: %s %s Or set `advanced.read_only_capture`",
+		c.s.watermarks, serverReason(err), create, c.grants(rights))
+	if !rights.Usage {
+		c.faults[len(c.faults)-1].usage = c.usage(c.s.watermarks.schema)
+	}
+	return nil
+}
+
+// judgeWatermarkRights tells why our role may not write to the watermarks table.
+func (c *checker) judgeWatermarkRights(ctx context.Context, err error, create string) error {
+	rights, look := c.watermarkRights(ctx)
+	if look != nil {
+		return look
+	}
+	user, reason := quoteIdent(c.user()), serverReason(err)
+	switch {
+	case !rights.Table: // the server does not say so to a role that may not use the schema
+		return c.judgeNoWatermarks(ctx, err, create)
+	case !rights.Usage || rights.Missing != "":
+		c.fault("the role %s may not write to the watermarks table %s: %s. Run: %s", user, c.s.watermarks, reason, c.grants(rights))
+		if !rights.Usage {
+			c.faults[len(c.faults)-1].usage = c.usage(c.s.watermarks.schema)
+		}
+	case rights.Policies:
+		c.fault("row-level security keeps the role %s from writing to the watermarks table %s: %s. Run: ALTER TABLE %s DISABLE ROW LEVEL "+
+			"SECURITY;", user, c.s.watermarks, reason, quoteTable(c.s.watermarks))
+	default:
+		c.fault("the role %s has the rights to write to the watermarks table %s, and yet: %s. Something that the table calls, such as a "+
+			"trigger, lacks a right: remove it, or grant that", user, c.s.watermarks, reason)
 	}
 	return nil
 }
@@ -566,10 +675,25 @@ func (c *checker) judgeIdentities(r requirement, held []replicaIdentity, harm st
 		case leaf.persistence == 'u':
 			c.tableFault(r.table, "table %s: its partition %s is unlogged: its changes are not written to the WAL. Run: ALTER TABLE %s SET LOGGED;",
 				r.table, leaf.tableName, quoteTable(leaf.tableName))
-		case len(r.key) == 0 && !leaf.readable:
-			tell(r.table, "the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: GRANT USAGE "+
-				"ON SCHEMA %s TO %s; GRANT SELECT ON %s TO %s;", user, leaf.tableName, r.table, quoteIdent(leaf.schema), user,
-				quoteTable(leaf.tableName), user)
+		}
+		if leaf.tableName == r.table || leaf.kind == 'f' || len(r.key) > 0 || leaf.usable && leaf.readable {
+			continue
+		}
+		statement, usage := fmt.Sprintf("GRANT SELECT ON %s TO %s;", quoteTable(leaf.tableName), user), ""
+		switch {
+		case leaf.usable:
+		case leaf.readable:
+			usage = c.usage(leaf.schema)
+			statement = usage
+		default:
+			usage = c.usage(leaf.schema)
+			statement = usage + " " + statement
+		}
+		told := len(c.faults)
+		tell(r.table, "the role %s may not read %s, a partition of %s, which has no key and so is read by partition. Run: %s", user,
+			leaf.tableName, r.table, statement)
+		if len(c.faults) > told {
+			c.faults[told].usage = usage
 		}
 	}
 }

@@ -189,6 +189,10 @@ func readConfig(path string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	raw = bytes.TrimPrefix(raw, []byte("\ufeff"))
+	if trimmed := bytes.TrimSpace(raw); json.Valid(trimmed) && trimmed[0] == '{' { // YAML knows other escapes
+		return trimmed, nil
+	}
 	var document map[string]any
 	if err := yaml.Unmarshal(raw, &document); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

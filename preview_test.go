@@ -822,6 +822,8 @@ func TestReadConfig(t *testing.T) {
 	for _, test := range []struct{ content, want, wantErr string }{
 		{content: "a: 1\nb: {c: [x, 2.5, true]}\n", want: `{"a":1,"b":{"c":["x",2.5,true]}}`},
 		{content: `{"address":"h:1"}`, want: `{"address":"h:1"}`},
+		{content: "\ufeff{\"a\": \"x\\/y\", \"b\": \"\\ud83d\\ude00\"}\n", want: `{"a": "x\/y", "b": "\ud83d\ude00"}`},
+		{content: "{a: 1, b: [2]}", want: `{"a":1,"b":[2]}`},
 		{content: "", wantErr: "PATH: empty, want the endpoint config"},
 		{content: "- a", wantErr: "PATH: yaml: unmarshal errors:\n  line 1: cannot unmarshal !!seq into map[string]interface {}"},
 	} {

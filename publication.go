@@ -112,8 +112,12 @@ func (c *checker) createPublication(ctx context.Context) error {
 		c.fault("the publication %q does not exist any more. Rename it back, or run: %s;", c.s.publication, statement(members))
 		return nil
 	}
+	told := members // with what is made by then, if all that is told is run in turn
+	if c.watermarksMissing {
+		told = append([]tableName{c.s.watermarks}, members...)
+	}
 	if c.db.standby {
-		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement(members))
+		c.fault("the publication %q does not exist. Run on the primary: %s;", c.s.publication, statement(told))
 		return nil
 	}
 	failpoint("publication.before")
@@ -126,7 +130,7 @@ func (c *checker) createPublication(ctx context.Context) error {
 			return err
 		}
 		c.fault("the publication %q does not exist and could not be created: %s. Run as the owner of the tables, or as a "+
-			"superuser: %s;", c.s.publication, serverReason(err), statement(members))
+			"superuser: %s;", c.s.publication, serverReason(err), statement(told))
 		return nil
 	}
 	failpoint("publication.after")
@@ -228,6 +232,7 @@ type tableFacts struct {
 	Columns     []string `json:"columns"`  // that the publication sends, nil before version 15
 	List        bool     `json:"list"`     // they are a column list
 	Filter      []string `json:"filter"`   // columns that the row filter looks at
+	Where       string   `json:"where"`    // the row filter
 	Ancestor    string   `json:"ancestor"` // a published ancestor of a partition
 }
 
@@ -327,7 +332,7 @@ SELECT (jsonb_build_object('schema', w.name ->> 0, 'name', w.name ->> 1, 'schema
 		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT')
 			AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))
 			AND (coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' OR p.attnames IS NOT NULL AND %s)) END,
-	'columns', %s, 'ancestor', %s) || %s)::text
+	'columns', %s, 'where', %s, 'ancestor', %s) || %s)::text
 FROM jsonb_array_elements($1::text::jsonb) AS w (name)
 LEFT JOIN pg_namespace n ON n.nspname = (w.name ->> 0)::name AND n.nspname::text = w.name ->> 0
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = (w.name ->> 1)::name AND c.relname::text = w.name ->> 1
@@ -382,9 +387,9 @@ func (c *checker) findTables(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	columns, ancestor, generated, restrictions := "NULL", "NULL", "false", "'{}'"
+	columns, where, ancestor, generated, restrictions := "NULL", "NULL", "NULL", "false", "'{}'"
 	if c.db.version >= 150000 {
-		columns, restrictions = "to_jsonb(p.attnames)", sqlRestrictions
+		columns, where, restrictions = "to_jsonb(p.attnames)", "p.rowfilter", sqlRestrictions
 	}
 	if c.db.version >= 130000 {
 		ancestor = sqlAncestor
@@ -392,7 +397,7 @@ func (c *checker) findTables(ctx context.Context) error {
 	if c.db.version >= 180000 { // version 15 lists generated columns that it does not send
 		generated = "true"
 	}
-	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, publishedTables(c.db.version/10000, "$2::text::name"), generated, columns, ancestor,
+	rows, err := c.conn.Query(ctx, fmt.Sprintf(sqlTables, publishedTables(c.db.version/10000, "$2::text::name"), generated, columns, where, ancestor,
 		restrictions),
 		string(list), c.s.publication)
 	if err != nil {
@@ -461,11 +466,16 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 		c.tableFault(t, "table %s does not exist. If it was dropped or renamed, remove the binding%s", t, nameRemedy(t))
 		return
 	case f.notTable() != "":
-		c.tableFault(t, "%s %s", t, f.notTable())
+		add := ""
+		if p := c.publication; f.Persistence == "u" && !f.Published && (p == nil || !p.AllTables && !(p.Owned && f.Owned)) {
+			add = " " + addStatement(c.s.publication, t) + ";"
+		}
+		c.tableFault(t, "%s %s%s", t, f.notTable(), add)
 		return
 	case !f.Usage:
-		c.tableFault(t, "the role %s may not use schema %q, which holds table %s. Run: GRANT USAGE ON SCHEMA %s TO %s;", user, t.schema, t,
-			quoteIdent(t.schema), user)
+		usage := c.usage(t.schema)
+		c.tableFault(t, "the role %s may not use schema %q, which holds table %s. Run: %s", user, t.schema, t, usage)
+		c.faults[len(c.faults)-1].usage = usage
 	}
 	if !f.Select {
 		c.tableFault(t, "the role %s may not read table %s. Run: GRANT SELECT ON %s TO %s;", user, t, quoteTable(t), user)
@@ -488,12 +498,15 @@ func (c *checker) judgeTable(r requirement, f *tableFacts) {
 		}
 	}
 	if f.Published && f.Columns != nil {
-		for _, column := range r.key {
-			if !slices.Contains(f.Columns, column) {
-				c.tableFault(t, "table %s: the column list of publication %q lacks %s, which is part of the collection key. Set it anew "+
-					"with that column (ALTER PUBLICATION %s DROP TABLE %s; then ADD TABLE with the list)", t, c.s.publication,
-					quoteIdent(column), quoteIdent(c.s.publication), quoteTable(t))
+		lacking := slices.DeleteFunc(slices.Clone(r.key), func(column string) bool { return slices.Contains(f.Columns, column) })
+		if len(lacking) > 0 {
+			filter := ""
+			if f.Where != "" {
+				filter = " WHERE (" + f.Where + ")"
 			}
+			c.tableFault(t, "table %s: the column list of publication %q lacks %s, which the collection key has. Run as the owner of both, or "+
+				"as a superuser: ALTER PUBLICATION %s DROP TABLE %s; %s (%s)%s;", t, c.s.publication, quoteIdents(lacking),
+				quoteIdent(c.s.publication), quoteTable(t), addStatement(c.s.publication, t), quoteIdents(slices.Concat(f.Columns, lacking)), filter)
 		}
 	}
 }
@@ -612,6 +625,18 @@ func (c *checker) checkMembers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.watermarksMissing && !c.publication.AllTables {
+		published := false
+		if c.db.version >= 150000 {
+			if err := c.conn.QueryRow(ctx, sqlSchemaPublished, c.s.publication, c.s.watermarks.schema).Scan(&published); err != nil {
+				return err
+			}
+		}
+		if !published {
+			c.fault("the watermarks table %s must be in the publication %q, too. Run as the owner of both, or as a superuser, once there "+
+				"is one: %s;", c.s.watermarks, c.s.publication, addStatement(c.s.publication, c.s.watermarks))
+		}
+	}
 	if len(locked) > 0 {
 		if err := c.judgeLocked(ctx, locked); err != nil {
 			return err
@@ -642,10 +667,13 @@ func (c *checker) checkMembers(ctx context.Context) error {
 	if c.db.standby {
 		where = "on the primary"
 	}
-	c.faults = append(c.faults, fault{refused, fmt.Sprintf("%s%s %s not in the publication %q and could not be added: %s. Run %s: %s;",
+	c.faults = append(c.faults, fault{tables: refused, text: fmt.Sprintf("%s%s %s not in the publication %q and could not be added: %s. Run %s: %s;",
 		subject, strings.Join(names, ", "), be, c.s.publication, reason, where, addStatement(c.s.publication, refused...))})
 	return nil
 }
+
+const sqlSchemaPublished = `SELECT EXISTS (SELECT FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+	JOIN pg_namespace n ON n.oid = s.pnnspid WHERE p.pubname = $1 AND n.nspname = $2)`
 
 // addMembers adds tables to the publication. It returns those that the server refuses to add, with its first reason, and those
 // that others have locked; its error is one of the connection.
