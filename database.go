@@ -12,6 +12,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -244,7 +245,9 @@ func (db *database) probe(ctx context.Context) error {
 
 	const sqlAboutServer = `SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('TimeZone'),` +
 		` pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(),` +
-		` pg_catalog.current_setting('search_path'), ` + sqlStarted
+		` pg_catalog.encode(CASE WHEN pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding(pg_catalog.current_setting('server_encoding'))) > 1` +
+		` THEN pg_catalog.convert_to(pg_catalog.current_setting('search_path'), 'UTF8')` +
+		` ELSE pg_catalog.textsend(pg_catalog.current_setting('search_path')) END, 'hex'), ` + sqlStarted
 	result := conn.ExecParams(ctx, sqlAboutServer, nil, nil, nil, nil).Read()
 	if result.Err != nil {
 		return connectError(ctx, db.settings, fmt.Errorf("the first query failed: %w", result.Err))
@@ -259,9 +262,13 @@ func (db *database) probe(ctx context.Context) error {
 	db.timeZone = string(row[1])
 	db.encoding = string(row[2])
 	db.standby = string(row[3]) == "t"
-	db.charset, db.searchPath = nil, string(row[4])
+	path, err := hex.DecodeString(string(row[4]))
+	if err != nil {
+		return connectError(ctx, db.settings, fmt.Errorf("the search path is %q, not hex", row[4]))
+	}
+	db.charset, db.searchPath = nil, string(path)
 	if c := charsetOf(db.encoding); c != nil {
-		db.searchPath = string(c.decode(nil, row[4]))
+		db.searchPath = string(c.decode(nil, path))
 		if c.gaps {
 			db.charset = c
 		}

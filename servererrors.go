@@ -83,8 +83,9 @@ const (
 	advicePublication = "The publication did not exist when a change was made that is still to be sent. " + waysOut
 	adviceObject      = "Something that the capture needs was dropped or renamed: restore it, or remove its binding."
 	adviceForeign     = "If the slot is of another database or kind, set `advanced.slotName` to a name that nothing else uses."
-	adviceEncoding    = "Text of the database is not valid in its encoding: repair the rows, or leave the column out by a column list of " +
-		"the publication."
+	adviceEncoding    = "Text of the database has characters that mean nothing in its encoding: repair the rows, or leave the column out " +
+		"by a column list of the publication. A change that is still to be streamed keeps them, whatever becomes of its row: then also " +
+		"re-backfill all bindings (raise the `backfill` counter of every binding at once; the slot is then created anew)."
 	adviceDisk     = "Free or add disk space on the server."
 	adviceMemory   = "The server is short of memory: lower `logical_decoding_work_mem`, or give it more."
 	adviceTimeout  = "If it comes again, raise the timeout that it names."
