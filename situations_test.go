@@ -492,7 +492,7 @@ var situations = []situation{
 	},
 	{
 		name: "row-level security comes amid its backfill", short: true, live: true,
-		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 50000) g; select '{role}'`,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 100000) g; select '{role}'`,
 		steps: `@capture
 			@rows 2000
 			alter table x enable row level security
@@ -505,7 +505,7 @@ var situations = []situation{
 	},
 	{
 		name: "row-level security that comes amid a backfill stays, also over a restart", live: true,
-		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 50000) g; select '{role}'`,
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 100000) g; select '{role}'`,
 		steps: `@capture
 			@rows 2000
 			create policy p on x using (id % 2 = 0); alter table x enable row level security
@@ -521,9 +521,9 @@ var situations = []situation{
 	},
 	{
 		name: "row-level security that was there, then other policies, then none", live: true,
-		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 50000) g
+		setup: `create table x (id int primary key, a int); insert into x select g, g from generate_series(1, 100000) g
 			; create policy p on x using (id <= 25000); alter table x enable row level security
-			; create table y (id int primary key, a int); insert into y select g, g from generate_series(1, 50000) g
+			; create table y (id int primary key, a int); insert into y select g, g from generate_series(1, 100000) g
 			; create policy p on y using (id <= 25000); alter table y enable row level security; select '{role}'`,
 		steps: `@capture
 			@rows 4000
@@ -547,6 +547,40 @@ var situations = []situation{
 		say: `Row-level security is active on a partition of`,
 	},
 	{
+		name: "row-level security comes to a table whose rows are read again", live: true,
+		setup: `create table x (id int primary key, v text); alter table x alter v set storage external
+			; insert into x select g, repeat(g::text, 4000) from generate_series(1, 10) g; select '{role}'`,
+		steps: `alter table x enable row level security; update x set id = 101 where id = 1
+			@say x is no longer captured: row-level security
+			@look
+			@sync
+			alter role {role} bypassrls
+			@say x is there anew
+			@streaming`,
+	},
+	{
+		name: "rows that row-level security hid from the start are read again", live: true,
+		setup: `create table x (id int primary key, v text); alter table x alter v set storage external
+			; insert into x select g, repeat(g::text, 4000) from generate_series(1, 10) g
+			; create policy p on x using (id <= 5); alter table x enable row level security; select '{role}'`,
+		steps: `update x set id = 101 where id = 7
+			@say Row-level security hides a row of \S+x .*BYPASSRLS`,
+		silent: `no longer captured`,
+		parked: `x`,
+	},
+	{
+		name: "a column that is read again may not be read any more", live: true,
+		setup: `create table x (id int primary key, v text); alter table x alter v set storage external
+			; insert into x select g, repeat(g::text, 4000) from generate_series(1, 10) g; select '{role}'`,
+		steps: `revoke pg_read_all_data from {role}; revoke select on x from {role}; grant select (id) on x to {role}
+			update x set id = 101 where id = 7
+			@say x is no longer captured: .*GRANT SELECT \("v"\) ON
+			@sync
+			grant select on x to {role}
+			@say x is there anew
+			@streaming`,
+	},
+	{
 		name: "policies that fail", live: true,
 		setup: `create table orders (id int primary key, tenant int); insert into orders values (1, 1)
 			; alter table orders enable row level security; create policy p on orders using (tenant = current_setting('app.tenant')::int); select '{role}'`,
@@ -567,7 +601,7 @@ var situations = []situation{
 	},
 	{
 		name: "policies begin to fail amid a backfill", live: true,
-		setup: `create table x (id int primary key, tenant int); insert into x select g, g from generate_series(1, 50000) g
+		setup: `create table x (id int primary key, tenant int); insert into x select g, g from generate_series(1, 100000) g
 			; create policy p on x using (true); alter table x enable row level security; select '{role}'`,
 		steps: `@capture
 			@rows 2000
@@ -581,7 +615,7 @@ var situations = []situation{
 	},
 	{
 		name: "rights narrow amid a backfill", live: true,
-		setup: `create table x (id int primary key, a int, b int); insert into x select g, g, g from generate_series(1, 50000) g; select '{role}'`,
+		setup: `create table x (id int primary key, a int, b int); insert into x select g, g, g from generate_series(1, 100000) g; select '{role}'`,
 		steps: `@capture
 			@rows 2000
 			revoke pg_read_all_data from {role}; revoke select on x from {role}; grant select (id, a) on x to {role}
