@@ -115,7 +115,7 @@ func TestPooler(t *testing.T) {
 		name, settings string
 		want           []string
 	}{
-		{"plain", "", []string{"unsupported startup parameter", "This looks like a connection pooler"}},
+		{"plain", "", []string{"unsupported startup parameter", "This comes from a connection pooler"}},
 		{"swallowed settings", swallow, []string{"this looks like a connection pooler"}},
 		{"swallowed replication", swallow + ",replication", []string{"this looks like a connection pooler"}},
 	} {

@@ -487,15 +487,31 @@ stop_local() {
 
 # sweep stops the servers of tests (own-PID-N, ownserver_test.go) whose process is gone: it was interrupted, or timed out.
 sweep() {
-	local pid
+	local pid try
 	for state in "$states"/own-*/; do
 		[ -d "$state" ] || continue
 		state=${state%/}
 		name=$(basename "$state")
 		pid=${name#own-}
 		pid=${pid%%-*}
-		[ -d "/proc/$pid" ] || kill -0 "$pid" 2>/dev/null || (stop) || true
+		for ((try = 0; try < 20; try++)); do # it may be about to end
+			! works "$pid" || {
+				sleep 0.1
+				continue
+			}
+			(stop) || true
+			break
+		done
 	done
+}
+
+# works tells whether the process has not ended; one that nobody has asked for its status has.
+works() {
+	if [ -d /proc/self ]; then
+		grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$1/status"
+	else
+		kill -0 "$1" 2>/dev/null
+	fi
 }
 
 # --- commands
