@@ -20,6 +20,11 @@ type acknowledgements struct {
 	pending []lsn // cursors of checkpoints in the order sent; pushed by capture, popped by run
 
 	flushed atomic.Uint64 // acknowledged position; stored by run, loaded by standby
+	moved   chan struct{} // tells standby of each acknowledgement
+}
+
+func newAcknowledgements() *acknowledgements {
+	return &acknowledgements{moved: make(chan struct{}, 1)}
 }
 
 // push notes a checkpoint that is about to be written.
@@ -53,6 +58,10 @@ func (a *acknowledgements) pop(n int) error {
 		}
 	}
 	a.pending = append(a.pending[:0], a.pending[n:]...)
+	select {
+	case a.moved <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

@@ -133,6 +133,13 @@ type capture struct {
 	roundRobin   int
 	waitingSince time.Time
 	lastWaiting  string // the last status about a backfill that waits
+
+	watermark []byte    // the last value that the stream had of our row
+	missedAt  time.Time // when the server was last looked at because a watermark did not come; zero while they come
+
+	askedAt  lsn // where the stream was when askPause began
+	askPause time.Duration
+	askNext  time.Time // when to ask the server how far it is
 }
 
 // stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.cursor is where to start.
@@ -141,6 +148,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
 	c.looks, c.described = nil, nil
+	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
 	c.tx = transaction{}
 	c.previousEnd, c.idleEnd = start, start
 	c.seed = maphash.MakeSeed()
@@ -322,7 +330,9 @@ func (c *capture) promote() error {
 	r.chunks = kept
 	c.open = r
 	failpoint("promote.after")
-	r.fence.sawKeepalive(max(c.previousEnd, c.idleEnd)) // an LSN fence may lie behind us already
+	// It may lie behind us already: an LSN fence, and one whose watermark came before the open one was known to be missed.
+	r.fence.sawWatermark(c.watermark)
+	r.fence.sawCommit(max(c.previousEnd, c.idleEnd))
 	if c.stage != stageCapture {
 		return nil
 	}
@@ -427,6 +437,15 @@ func (c *capture) settle() error {
 	r := c.open
 	c.open = nil
 	failpoint("settle.before")
+	if r.fence.watermark != nil {
+		about := c.watermarkCame
+		if r.fence.missed {
+			about = func() error { return c.watermarkMissed(r.fence) }
+		}
+		if err := about(); err != nil {
+			return err
+		}
+	}
 	switch c.stage {
 	case stageCatchUp:
 		if r.fence.watermark == nil {
@@ -642,15 +661,13 @@ func (c *capture) checkpoint() error {
 func (c *capture) tick() error {
 	c.lastTick = time.Now()
 	c.diag.tick()
-	if c.open != nil && c.open.fence.watermark == nil {
-		c.session.askKeepalive() // an LSN fence on a quiet server passes by a keepalive
-	}
 	if err := c.pollWaiting(); err != nil {
 		return err
 	}
 	if c.tx.open {
 		return nil
 	}
+	c.askWhenSilent(c.lastTick)
 	if c.renewAt != 0 {
 		if err := c.renewSession(); err != nil {
 			return err
@@ -674,9 +691,14 @@ func (c *capture) tick() error {
 			return err
 		}
 	}
-	// Nothing is undelivered and the server is further on: the cursor moves, so that the slot can.
+	// Nothing is undelivered and the server is further on: the cursor moves, so that the slot can. At once, where commits may
+	// wait for that.
+	rest := hurried(idleCheckpoint)
+	if c.session.prompt.Load() {
+		rest = 0
+	}
 	if !c.polling && !c.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
-		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= hurried(idleCheckpoint) {
+		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= rest {
 		failpoint("checkpoint.idle")
 		c.cursor = max(c.cursor, c.idleEnd)
 		return c.checkpoint()

@@ -443,7 +443,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		}
 		bindings = append(bindings, b)
 	}
-	acks := &acknowledgements{}
+	acks := newAcknowledgements()
 	go func() { k.stop(acks.run(k.requests)) }()
 
 	logStatus("Connecting to database", nil)
@@ -510,14 +510,18 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	}
 	c.types = read.types
 	c.diag.status("Verifying capture requirements")
-	unfit, untold, warnings, err := resumePrerequisites(ctx, c.db, wanted, captured, false)
+	if c.cursor, err = state.cursor(); err != nil {
+		return err
+	}
+	checks := checkFirst
+	if c.cursor != 0 {
+		checks = checkResumed
+	}
+	unfit, untold, warnings, err := resumePrerequisites(ctx, c.db, wanted, captured, checks)
 	for _, w := range warnings {
 		logrus.Warn(w)
 	}
 	if err != nil {
-		return err
-	}
-	if c.cursor, err = state.cursor(); err != nil {
 		return err
 	}
 	c.reconcile(specs, state)
@@ -723,7 +727,7 @@ func transient(err error) bool {
 		return class == classRetry || class == classUnknown
 	}
 	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, net.ErrClosed) || errors.Is(err, errStreamEnded) || pgconn.Timeout(err) {
+		errors.Is(err, net.ErrClosed) || errors.Is(err, errStreamEnded) || errors.Is(err, errReleased) || pgconn.Timeout(err) {
 		return true
 	}
 	return class == classRetry
@@ -746,7 +750,7 @@ func (c *capture) replicate(ctx context.Context) error {
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return err
 	}
-	timeout, err := c.senderTimeout(ctx)
+	timeout, prompt, err := c.senderSettings(ctx, conn.PID())
 	if err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return err
@@ -758,7 +762,9 @@ func (c *capture) replicate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	session.prompt.Store(prompt)
 	c.session = session
+	c.progress.session.Store(session)
 	failpoint("session.started")
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -791,7 +797,7 @@ var errSessionOver = errors.New("the replication session is over")
 func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start lsn, timeout time.Duration) (*replication, error) {
 	deadline := time.Now().Add(slotBusyLimit)
 	for {
-		session, err := startReplication(ctx, conn, c.settings.slot, c.settings.publication, start, &c.acks.flushed, timeout)
+		session, err := startReplication(ctx, conn, c.settings.slot, c.settings.publication, start, c.acks, timeout)
 		if err == nil || sqlState(err) != "55006" {
 			return session, err
 		}
@@ -817,15 +823,19 @@ func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start l
 // slotBusyLimit is how long the slot may be held by our predecessor, which the runtime kills within seconds.
 const slotBusyLimit = 30 * time.Second
 
-func (c *capture) senderTimeout(ctx context.Context) (time.Duration, error) {
+// senderSettings reads wal_sender_timeout, and whether commits may wait for our acknowledgements (see replication.prompt).
+func (c *capture) senderSettings(ctx context.Context, pid uint32) (timeout time.Duration, prompt bool, err error) {
 	var milliseconds int64
-	err := c.db.with(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'`).Scan(&milliseconds)
+	var synchronous string
+	var alone bool
+	err = c.db.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT setting::bigint, current_setting('synchronous_standby_names'), `+sqlNoStandby+` FROM pg_settings
+			WHERE name = 'wal_sender_timeout'`, fmt.Sprint(pid)).Scan(&milliseconds, &synchronous, &alone)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+		return 0, false, fmt.Errorf("read wal_sender_timeout: %w", err)
 	}
-	return time.Duration(milliseconds) * time.Millisecond, nil
+	return time.Duration(milliseconds) * time.Millisecond, !c.db.standby && alone && c.db.mayBeSynchronous(synchronous), nil
 }
 
 // position decides where to start: at the cursor if the slot still has what follows it, at a new slot's start otherwise.

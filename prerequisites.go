@@ -31,7 +31,7 @@ const maxFaults = 20
 // captured are those tables that are captured already with the same key: what only a capture that began now would not get right is
 // told of them by a warning.
 func checkPrerequisites(ctx context.Context, db *database, tables []requirement, captured ...tableName) (warnings []string, err error) {
-	c, err := runChecks(ctx, db, tables, captured, false)
+	c, err := runChecks(ctx, db, tables, captured, checkFirst)
 	if err != nil {
 		return nil, err
 	}
@@ -39,19 +39,18 @@ func checkPrerequisites(ctx context.Context, db *database, tables []requirement,
 }
 
 // openPrerequisites is checkPrerequisites for a capture that starts: the faults of single tables, which keep only their own
-// bindings from going on, are apart from those of the whole capture. running is set of one that goes on: the publication may have
-// been renamed for a moment, and another is not to take its place.
-func openPrerequisites(ctx context.Context, db *database, tables []requirement, running bool,
+// bindings from going on, are apart from those of the whole capture.
+func openPrerequisites(ctx context.Context, db *database, tables []requirement, of checkedCapture,
 ) (unfit map[tableName]string, warnings []string, err error) {
-	unfit, _, warnings, err = resumePrerequisites(ctx, db, tables, nil, running)
+	unfit, _, warnings, err = resumePrerequisites(ctx, db, tables, nil, of)
 	return unfit, warnings, err
 }
 
 // resumePrerequisites is openPrerequisites for a capture some tables of which are captured already. Of these, untold are those
 // whose replica identity lacks the collection key: they may go on until a change comes whose old key is not told.
-func resumePrerequisites(ctx context.Context, db *database, tables []requirement, captured []tableName, running bool,
+func resumePrerequisites(ctx context.Context, db *database, tables []requirement, captured []tableName, of checkedCapture,
 ) (unfit, untold map[tableName]string, warnings []string, err error) {
-	c, err := runChecks(ctx, db, tables, captured, running)
+	c, err := runChecks(ctx, db, tables, captured, of)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -72,9 +71,18 @@ func resumePrerequisites(ctx context.Context, db *database, tables []requirement
 	return unfit, c.untold, c.warnings, faultsError(general)
 }
 
-func runChecks(ctx context.Context, db *database, tables []requirement, captured []tableName, running bool) (*checker, error) {
+// checkedCapture is how far the capture is that is checked.
+type checkedCapture uint8
+
+const (
+	checkFirst   checkedCapture = iota // it has no place in the stream yet
+	checkResumed                       // it has: what does it no harm is a warning, as a restart must not make an outage of it
+	checkRunning                       // it goes on: the publication may have been renamed for a moment, and another is not to take its place
+)
+
+func runChecks(ctx context.Context, db *database, tables []requirement, captured []tableName, of checkedCapture) (*checker, error) {
 	c := &checker{
-		db: db, s: db.settings, tables: tables, running: running, captured: make(map[tableName]bool, len(captured)), untold: make(map[tableName]string),
+		db: db, s: db.settings, tables: tables, of: of, captured: make(map[tableName]bool, len(captured)), untold: make(map[tableName]string),
 	}
 	for _, t := range captured {
 		c.captured[t] = true
@@ -106,11 +114,13 @@ func (f *fault) besides() string {
 
 // checker is one run of the checks on one connection.
 type checker struct {
-	db      *database
-	s       *settings
-	conn    *pgx.Conn
-	tables  []requirement
-	running bool // the publication is not created
+	db     *database
+	s      *settings
+	conn   *pgx.Conn
+	tables []requirement
+	of     checkedCapture
+
+	unwritten bool // our row could not be written, which is told
 
 	captured map[tableName]bool // before, with the same key
 
@@ -160,6 +170,7 @@ func (c *checker) run(ctx context.Context) error {
 		{fmt.Sprintf("the publication %q", c.s.publication), c.checkPublication},
 		{"the tables", c.checkTables},
 		{"the members of the publication", c.checkMembers},
+		{"what is published of the watermarks table", c.checkPublishedWatermarks},
 		{"the replica identities", c.checkIdentities},
 	} {
 		err := check.make(ctx)
@@ -290,9 +301,13 @@ func (c *checker) judgeServer() {
 				"slot. Run on the standby: ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf();")
 		}
 	} else if matchesStandby(f.SynchronousNames, f.Application) { // a standby's own walsenders are never synchronous
-		c.fault("synchronous_standby_names = %s would make this capture (application_name %s) a synchronous standby, and every "+
-			"commit of the database would wait for it. Set it to the names of the standbys that are meant, and run: SELECT "+
-			"pg_reload_conf();", literal(f.SynchronousNames), f.Application)
+		if c.of != checkFirst { // it is not held to be one (replication.go), and stopped it would help nobody
+			c.warn("%s", synchronousText(f.SynchronousNames, f.Application))
+		} else {
+			c.fault("synchronous_standby_names = %s would make this capture (application_name %s) a synchronous standby: where no other "+
+				"is there, every commit of the database would wait for it. Set it to the names of the standbys that are meant, and "+
+				"run: SELECT pg_reload_conf();", literal(f.SynchronousNames), f.Application)
+		}
 	}
 	if t := f.IdleSlotTimeout; t != "" && t != "0" && t != "0s" {
 		c.warn("idle_replication_slot_timeout is %s: a capture that is stopped for longer loses its replication slot, and has "+
@@ -436,6 +451,8 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 	if c.s.readOnly || c.db.standby {
 		return nil
 	}
+	before := len(c.faults)
+	defer func() { c.unwritten = len(c.faults) > before }()
 	create := fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (slot TEXT PRIMARY KEY, watermark TEXT);", quoteTable(c.s.watermarks))
 	err := c.probeWatermarks(ctx)
 	if code := sqlState(err); code == codeUndefinedTable || code == codeInvalidSchema {
@@ -451,6 +468,9 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 		return err
 	case code == codePrivilege:
 		return c.judgeWatermarkRights(ctx, err, create)
+	case code == codePrerequisite: // no replica identity (execReplication.c, CheckCmdReplicaIdentity)
+		c.fault("cannot write to the watermarks table %s: %s. Run: ALTER TABLE %s REPLICA IDENTITY FULL;", c.s.watermarks,
+			serverReason(err), quoteTable(c.s.watermarks))
 	case shapeFaults[code[:2]] || shapeFaults[code]:
 		c.fault("cannot write to the watermarks table %s: %s. It must have been created by: %s Drop or rename the one there is, "+
 			"or set `advanced.watermarksTable` to another name", c.s.watermarks, serverReason(err), create)
@@ -554,16 +574,38 @@ func (c *checker) judgeWatermarkRights(ctx context.Context, err error, create st
 	return nil
 }
 
-// probeWatermarks writes our row. It waits for no synchronous standby: what counts is that it may write.
+// existenceCheck is what our row holds when it may be written.
+const existenceCheck = "existence-check"
+
+// probeWatermarks writes our row, which must be possible more than once. It waits for no synchronous standby: what counts is that
+// it may write.
 func (c *checker) probeWatermarks(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s (slot, watermark) VALUES ($1, 'existence-check') "+
-			"ON CONFLICT (slot) DO UPDATE SET watermark = excluded.watermark", quoteTable(c.s.watermarks)), c.s.slot)
-		return err
+		for _, value := range []string{"existence-probe", existenceCheck} {
+			_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s (slot, watermark) VALUES ($1, $2) "+
+				"ON CONFLICT (slot) DO UPDATE SET watermark = excluded.watermark", quoteTable(c.s.watermarks)), c.s.slot, value)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// checkPublishedWatermarks looks whether what is written to our row gets into the stream. REQUIRES: it has been written.
+func (c *checker) checkPublishedWatermarks(ctx context.Context) error {
+	if c.s.readOnly || c.db.standby || c.publication == nil || !c.publication.Insert || !c.publication.Update ||
+		c.unwritten || slices.ContainsFunc(c.faults, func(f fault) bool { return slices.Contains(f.tables, c.s.watermarks) }) {
+		return nil // told already
+	}
+	fault, err := watermarksFault(ctx, c.conn, c.s, c.db.version, existenceCheck)
+	if fault != "" {
+		c.fault("%s", fault)
+	}
+	return err
 }
 
 // user is the role in force, or the configured one if that is not known.

@@ -94,8 +94,8 @@ func TestJudgeServer(t *testing.T) {
 				`rds_replication TO "bob@server";)`,
 		}, nil},
 		{"synchronous", 150000, false, false, func(f *serverFacts) { f.SynchronousNames = "ANY 1 (*)" }, []string{
-			"synchronous_standby_names = 'ANY 1 (*)' would make this capture (application_name estuary_flow) a synchronous standby, " +
-				"and every commit of the database would wait for it. Set it to the names of the standbys that are meant, and run: " +
+			"synchronous_standby_names = 'ANY 1 (*)' would make this capture (application_name estuary_flow) a synchronous standby: " +
+				"where no other is there, every commit of the database would wait for it. Set it to the names of the standbys that are meant, and run: " +
 				"SELECT pg_reload_conf();",
 		}, nil},
 		{"synchronous for others", 150000, false, false, func(f *serverFacts) { f.SynchronousNames = "s1" }, nil, nil},
@@ -694,7 +694,7 @@ func TestOpenPrerequisites(t *testing.T) {
 	db.grant(unfit)
 	gone := tableName{"test", db.name("gone")}
 	tables := []requirement{{fine, []string{"id"}}, {gone, nil}, {unfit, []string{"b"}}}
-	got, warnings, err := openPrerequisites(db.ctx, db.connect(nil), tables, false)
+	got, warnings, err := openPrerequisites(db.ctx, db.connect(nil), tables, checkFirst)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -717,14 +717,14 @@ func TestOpenPrerequisites(t *testing.T) {
 
 	// Without its watermarks in the publication no binding can go on.
 	db.exec(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", quoteIdent(db.publication), quoteTable(db.watermarks)))
-	_, _, err = openPrerequisites(db.ctx, db.connect(nil), tables, false)
+	_, _, err = openPrerequisites(db.ctx, db.connect(nil), tables, checkFirst)
 	wantPrefix := "the database is not ready for this capture:\n  - 2 tables (test.watermarks, test.unfit) are not in the publication"
 	if !strings.HasPrefix(db.sanitize(errorText(err)), wantPrefix) {
 		t.Errorf("got %v", err)
 	}
 	s := db.settings()
 	s.flags.skipPrerequisites = true
-	got, _, err = openPrerequisites(db.ctx, db.connect(s), tables, false)
+	got, _, err = openPrerequisites(db.ctx, db.connect(s), tables, checkFirst)
 	if err != nil || len(got) != 0 {
 		t.Errorf("skipped: %v, %v", got, err)
 	}

@@ -1,6 +1,7 @@
 // progress.go owns the facts about a running capture that its operator is told: how far it is behind, what the slot
-// retains, how the backfills get on, and what holds them up. The capture goroutine notes what it does; the watcher, a
-// goroutine of its own, looks at that and at the server from outside, so that it can speak when the capture is stuck.
+// retains, how the backfills get on, what holds them up, and what of the server's set-up has changed under the capture. The
+// capture goroutine notes what it does; the watcher, a goroutine of its own, looks at that and at the server from outside, so
+// that it can speak when the capture is stuck, and lets a server go that is shutting down.
 package main
 
 import (
@@ -16,14 +17,17 @@ import (
 
 const (
 	watchInterval = time.Second
-	// observeInterval is how often the server is asked about its position and our slot.
-	observeInterval = 30 * time.Second
+	// observeInterval is how often the server is asked about its position, its settings and our slot.
+	observeInterval = 3 * time.Second
 	// observeTimeout bounds that question.
 	observeTimeout = 10 * time.Second
 	// stallRepeat is how often a stall that lasts is told again, with the numbers of then.
 	stallRepeat = 5 * time.Minute
 	// lagNotice is how far behind a capture may be before its status says so.
 	lagNotice = 10 * time.Minute
+	// shutdownPatience is how long a server that says it is shutting down may wait for us. Before that it has sent us all and
+	// heard that we have it, unless the runtime does not read.
+	shutdownPatience = 3 * time.Second
 )
 
 // stallLimit is how long something that should be quick may take before the status says so.
@@ -41,6 +45,9 @@ type progress struct {
 	inside    atomic.Int64  // its changes so far
 	fence     atomic.Int64  // since when a fence is being streamed to, Unix nanoseconds; 0 without one
 	reading   atomic.Int64  // since when the stream waits for chunks to be read, Unix nanoseconds; 0 when it does not
+
+	session   atomic.Pointer[replication] // the one under way, or the last
+	serverEnd atomic.Uint64               // end of the server's WAL, as the watcher has seen it last
 
 	mu        sync.Mutex
 	backfills []backfillProgress
@@ -89,6 +96,13 @@ type observation struct {
 	lag      time.Duration // age of the oldest of them, at most; negative when nobody knows
 	retained int64         // bytes of WAL that the slot keeps
 	growth   float64       // bytes of WAL that the server writes in a second; 0 when not known
+
+	synchronous string // synchronous_standby_names
+	syncState   string // of our session, as pg_stat_replication has it; "" where our role may not see it
+	syncBefore  bool   // so it was at the look before: at a single one it may just be reporting a position
+	alone       bool   // there is no standby
+	readOnly    bool   // default_transaction_read_only
+	walLevel    string // effective_wal_level; "" before version 19
 }
 
 // watcher is the goroutine that looks from outside.
@@ -104,6 +118,7 @@ type watcher struct {
 	ahead   lsn       // the server's position at aheadAt, which the stream had not reached
 	aheadAt time.Time
 
+	stopping time.Time            // since when the server says that it is shutting down
 	told     map[string]time.Time // when each kind of stall was told
 	loggedAt time.Time
 	logged   int64 // documents by then
@@ -118,7 +133,7 @@ func (w *watcher) run(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	started := time.Now()
-	for observeAt := started.Add(5 * time.Second); ; {
+	for observeAt := started.Add(observeInterval); ; {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -131,6 +146,9 @@ func (w *watcher) run(ctx context.Context) {
 			var err error
 			if seen, err = w.observe(ctx, 0); err != nil && ctx.Err() == nil {
 				logrus.WithError(err).Debug("could not look at the server and the slot")
+			}
+			if w.shuttingDown(now, err) {
+				observeAt = now.Add(watchInterval)
 			}
 		}
 		w.judge(now, seen)
@@ -147,7 +165,15 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-const sqlObserve = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, %s`
+// sqlNoStandby tells that no session but those of logical slots and ours, whose pid is $1, is sent WAL. What it is called, other
+// roles than members of pg_read_all_stats do not see.
+const sqlNoStandby = `NOT EXISTS (SELECT FROM pg_stat_replication r WHERE r.pid <> $1::int AND r.pid NOT IN
+	(SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL))`
+
+const sqlObserve = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, %s,
+	current_setting('synchronous_standby_names'), current_setting('default_transaction_read_only') = 'on',
+	coalesce(current_setting('effective_wal_level', true), ''),
+	coalesce((SELECT sync_state FROM pg_stat_replication WHERE pid = $1::int), ''), ` + sqlNoStandby + `, $2::text`
 
 // observe asks the server, unless it was asked less than fresh ago.
 func (w *watcher) observe(ctx context.Context, fresh time.Duration) (*observation, error) {
@@ -161,9 +187,12 @@ func (w *watcher) observe(ctx context.Context, fresh time.Duration) (*observatio
 	o := &observation{spilled: -1}
 	spilled := "-1::bigint"
 	if w.db.version >= 140000 {
-		spilled = `coalesce((SELECT spill_bytes FROM pg_stat_replication_slots WHERE slot_name = $1), 0)::bigint`
-	} else {
-		spilled += ", $1::text"
+		spilled = `coalesce((SELECT spill_bytes FROM pg_stat_replication_slots WHERE slot_name = $2::text), 0)::bigint`
+	}
+	session := w.progress.session.Load()
+	var pid uint32
+	if session != nil {
+		pid = session.pid
 	}
 	err := w.db.with(ctx, func(conn *pgx.Conn) (err error) {
 		if o.slot, err = readSlot(ctx, conn, w.db.settings.slot); err != nil {
@@ -171,11 +200,9 @@ func (w *watcher) observe(ctx context.Context, fresh time.Duration) (*observatio
 		}
 		asked := time.Now()
 		var clock int64
-		targets := []any{&clock, &o.spilled}
-		if w.db.version < 140000 {
-			targets = append(targets, new(string))
-		}
-		err = conn.QueryRow(ctx, fmt.Sprintf(sqlObserve, spilled), w.db.settings.slot).Scan(targets...)
+		var slot string
+		err = conn.QueryRow(ctx, fmt.Sprintf(sqlObserve, spilled), fmt.Sprint(pid), w.db.settings.slot).
+			Scan(&clock, &o.spilled, &o.synchronous, &o.readOnly, &o.walLevel, &o.syncState, &o.alone, &slot)
 		o.at = time.Now()
 		o.skew = time.UnixMicro(clock).Sub(asked.Add(o.at.Sub(asked) / 2))
 		return err
@@ -184,8 +211,61 @@ func (w *watcher) observe(ctx context.Context, fresh time.Duration) (*observatio
 		return nil, err
 	}
 	w.measure(o)
+	o.syncBefore = w.last != nil && w.last.syncState != "" && w.last.syncState != "async"
+	w.progress.serverEnd.Store(uint64(o.slot.end))
+	if session != nil {
+		session.prompt.Store(o.alone && o.holdsCommits(w.db) != "")
+	}
 	w.last = o
 	return o, nil
+}
+
+// holdsCommits says why the server may take us for a synchronous standby, "" when it does not. On a standby nothing is
+// synchronous.
+func (o *observation) holdsCommits(db *database) string {
+	switch {
+	case o.slot.standby || o.synchronous == "":
+		return ""
+	case db.mayBeSynchronous(o.synchronous):
+		return synchronousText(o.synchronous, db.applicationName())
+	case o.syncState != "" && o.syncState != "async" && o.syncBefore:
+		return fmt.Sprintf("The server takes this capture for a synchronous standby (sync_state %s in pg_stat_replication)", o.syncState)
+	}
+	return ""
+}
+
+// mayBeSynchronous reports whether synchronous_standby_names stands for our replication session.
+func (db *database) mayBeSynchronous(names string) bool {
+	return matchesStandby(names, db.applicationName())
+}
+
+func (db *database) applicationName() string { return db.sessionParams()["application_name"] }
+
+// synchronousText says that we are among the synchronous standbys, and what to do.
+func synchronousText(names, application string) string {
+	return fmt.Sprintf("synchronous_standby_names = %s stands for this capture too (application_name %s), which is no standby. It leaves "+
+		"that part to any other; but where there is none, commits wait until the runtime has taken in what they wrote. Name the "+
+		"standbys that are meant, and run: ALTER SYSTEM SET synchronous_standby_names = 'NAME'; SELECT pg_reload_conf(); or, if there are "+
+		"none, ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();", literal(names), application)
+}
+
+// shuttingDown looks whether the server says that it is shutting down, which it cannot finish before our session has ended.
+// A session that is still there after some time is ended: nothing is lost by that, since the slot keeps its place.
+func (w *watcher) shuttingDown(now time.Time, err error) bool {
+	code := sqlState(err)
+	switch {
+	case err == nil:
+		w.stopping = time.Time{}
+	case code != "57P01" && code != "57P02" && code != "57P03": // admin_shutdown, crash_shutdown, cannot_connect_now
+	case w.stopping.IsZero():
+		w.stopping = now
+	case now.Sub(w.stopping) >= shutdownPatience:
+		if session := w.progress.session.Load(); session != nil && session.letServerGo() {
+			w.diag.say("The server is shutting down and waits for the replication connection, which is closed: the replication slot keeps " +
+				"its place")
+		}
+	}
+	return !w.stopping.IsZero()
 }
 
 // measure fills in what follows from the server's words and the capture's.
@@ -224,6 +304,9 @@ func (w *watcher) measure(o *observation) {
 	}
 }
 
+// observedStalls are the kinds that a look at the server shows, the gravest last: what is said last stays.
+var observedStalls = []string{"slot", "lag", "read-only", "synchronous", "decoding", "lost"}
+
 // judge tells the stalls that have lasted too long, and when the last one is over.
 func (w *watcher) judge(now time.Time, seen *observation) {
 	stalls := make(map[string]string)
@@ -241,8 +324,17 @@ func (w *watcher) judge(now time.Time, seen *observation) {
 			what = "its fence"
 		}
 		text := fmt.Sprintf("The backfill has waited %s for %s in the stream", now.Sub(time.Unix(0, since)).Round(time.Second), what)
-		if last := w.lastObservation(); last != nil {
-			text += fmt.Sprintf(": %s of WAL are still to be decoded", byteCount(last.behind))
+		switch last := w.lastObservation(); {
+		case last == nil:
+			text += ", and the server does not answer queries about it: see whether it is overloaded, or its connections are used up"
+		case last.behind > 0:
+			text += fmt.Sprintf(": %s of WAL are still to be decoded. If that does not get less, see what the sender waits for: SELECT "+
+				"wait_event_type, wait_event FROM pg_stat_activity WHERE backend_type = 'walsender';", byteCount(last.behind))
+		case last.slot.standby:
+			text += ", which has come to the end of the standby's WAL: see whether its primary sends more (pg_stat_wal_receiver)"
+		default:
+			text += ", which has come to the end of the server's WAL. The server writes more within half a minute; if it does not, restart " +
+				"the capture"
 		}
 		stalls["fence"] = text
 	} else if since := w.progress.reading.Load(); since != 0 && now.Sub(time.Unix(0, since)) >= stallLimit {
@@ -257,14 +349,29 @@ func (w *watcher) judge(now time.Time, seen *observation) {
 			stalls["lag"] = fmt.Sprintf("The capture is %s and %s of WAL behind the server", seen.lag.Round(time.Second),
 				byteCount(seen.behind))
 		}
+		if text := seen.holdsCommits(w.db); text != "" {
+			stalls["synchronous"] = text
+		}
+		if seen.readOnly && !w.db.settings.readOnly && !seen.slot.standby {
+			stalls["read-only"] = "The server takes no writes (default_transaction_read_only = on), so that backfills cannot go on: their " +
+				"watermarks cannot be written. Streaming goes on. When the reason for that is gone, run: ALTER SYSTEM RESET " +
+				"default_transaction_read_only; SELECT pg_reload_conf(); (ALTER DATABASE or ALTER ROLE, where it was set there)"
+		}
+		if seen.walLevel != "" && seen.walLevel != "logical" {
+			stalls["decoding"] = fmt.Sprintf("The server has switched logical decoding off (effective_wal_level = %s): changes from now on "+
+				"cannot be read. Run: ALTER SYSTEM SET wal_level = logical; and restart the server", seen.walLevel)
+		}
+		if reason := seen.slot.lossReason(); seen.slot.exists && reason != "" {
+			stalls["lost"] = fmt.Sprintf("The server has invalidated the replication slot %q: %s. %s", seen.slot.name, reason, waysOut)
+		}
 	} else {
-		for _, kind := range []string{"slot", "lag"} { // as long as nobody has looked again
+		for _, kind := range observedStalls { // as long as nobody has looked again
 			if _, told := w.told[kind]; told {
 				stalls[kind] = ""
 			}
 		}
 	}
-	for _, kind := range []string{"sink", "transaction", "fence", "reading", "slot", "lag"} {
+	for _, kind := range append([]string{"sink", "transaction", "fence", "reading"}, observedStalls...) {
 		text, stalled := stalls[kind]
 		at, told := w.told[kind]
 		switch {

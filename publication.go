@@ -108,7 +108,7 @@ func (c *checker) createPublication(ctx context.Context) error {
 	statement := func(members []tableName) string {
 		return createPublicationStatement(c.db.version, c.s.publication, members)
 	}
-	if c.running {
+	if c.of == checkRunning {
 		c.fault("the publication %q does not exist any more. Rename it back, or run: %s;", c.s.publication, statement(members))
 		return nil
 	}

@@ -1,8 +1,13 @@
 // replication.go owns the replication session: START_REPLICATION, the receive half that turns the socket's bytes into
 // WAL messages, and the standby half that answers the server. Messages reach the capture in batches that alias the
 // receive buffers; the bytes handed over and not yet released are bounded by sessionBuffers*budget.message and one message
-// that was larger and is cut as it comes in (cut.go). Answering the server never depends on the capture or on stdout, and only
-// the acknowledged position is ever reported, so answering is not acknowledging.
+// that was larger and is cut as it comes in (cut.go). Answering the server never depends on the capture or on stdout, and no
+// position but the acknowledged one is ever reported as flushed, so answering is not acknowledging.
+//
+// A flush position is reported only where there is something to acknowledge, and taken back in the same breath. Without a
+// valid one a client is asynchronous to the server, whatever synchronous_standby_names says (syncrep.c,
+// SyncRepGetCandidateStandbys: "Must have a valid flush position"; walsender.c, pg_stat_get_wal_senders), and at its shutdown
+// the server waits until the client has received everything, not until it has acknowledged that (walsender.c, WalSndDone).
 package main
 
 import (
@@ -68,9 +73,14 @@ type replication struct {
 	ask   chan struct{}   // a status update is wanted now
 	reply atomic.Bool     // the next update asks the server for a keepalive; set by anyone, cleared by standby
 
-	flushed  *atomic.Uint64 // acknowledged position; stored by acks, loaded by standby
-	received atomic.Int64   // Unix nanoseconds of the last byte from the server; stored by receive and answer, loaded by diagnostics
-	interval time.Duration  // between status updates
+	acks      *acknowledgements
+	confirmed uint64        // the acknowledged position that the server knows; owned by standby
+	sent      atomic.Uint64 // how far the server has sent, by its keepalives; stored by receive, loaded by standby
+	prompt    atomic.Bool   // acknowledgements are reported as they come: commits wait for us; stored by watch, loaded by standby
+	released  atomic.Bool   // by letServerGo; loaded by receive and standby
+	ended     atomic.Bool   // nothing more comes; stored by receive, loaded by watch
+	received  atomic.Int64  // Unix nanoseconds of the last byte from the server; stored by receive and answer, loaded by diagnostics
+	interval  time.Duration // between status updates
 
 	current *batch // owned by next
 	at      int    // offset of the next frame in current
@@ -79,7 +89,7 @@ type replication struct {
 
 // startReplication turns a walsender connection into a session that streams from start. It owns conn from here on.
 func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publication string, start lsn,
-	flushed *atomic.Uint64, senderTimeout time.Duration,
+	acks *acknowledgements, senderTimeout time.Duration,
 ) (*replication, error) {
 	if err := quiesce(ctx, conn); err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
@@ -99,7 +109,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 		free:     make(chan *batch, sessionBuffers),
 		cut:      make(chan []cutClass, 1),
 		ask:      make(chan struct{}, 1),
-		flushed:  flushed,
+		acks:     acks,
 		interval: statusInterval,
 	}
 	if senderTimeout > 0 && senderTimeout/6 < s.interval {
@@ -211,6 +221,7 @@ func (s *replication) receive(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	defer close(s.full)
+	defer s.ended.Store(true)
 	var tail []byte  // the incomplete frame behind the batch handed over last
 	var spare []byte // a buffer to convert into
 	for {
@@ -229,9 +240,12 @@ func (s *replication) receive(ctx context.Context) error {
 			err = s.fillCut(ctx, b)
 		}
 		if err != nil {
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() != nil:
 				err = context.Cause(ctx)
-			} else {
+			case s.released.Load():
+				err = errReleased
+			default:
 				err = fmt.Errorf("receive the replication stream: %w", err)
 			}
 			s.err = err
@@ -265,7 +279,7 @@ func (b *batch) convert(c *charset, spare []byte) []byte {
 // fill reads until b holds at least one whole frame, or the head of a change that is too large for it.
 func (s *replication) fill(b *batch) error {
 	for {
-		if err := b.scan(); err != nil {
+		if err := s.scan(b); err != nil {
 			return err
 		}
 		if b.n > 0 {
@@ -366,8 +380,12 @@ func (s *replication) answer(classes []cutClass) {
 	s.cut <- classes
 }
 
-// scan advances b.n over whole CopyData frames. Frames of other kinds end the stream or are dropped by next.
-func (b *batch) scan() error {
+// A keepalive is a CopyData frame: kind, length; 'k', WAL end, send time, reply wanted.
+const keepaliveFrameSize = 5 + 18
+
+// scan advances b.n over whole CopyData frames, and takes note of keepalives: they are answered though the capture stands
+// still. Frames of other kinds end the stream or are dropped by next.
+func (s *replication) scan(b *batch) error {
 	for len(b.buf)-b.n >= 5 {
 		size := int(binary.BigEndian.Uint32(b.buf[b.n+1:]))
 		if size < 4 || size > maxMessage {
@@ -378,6 +396,12 @@ func (b *batch) scan() error {
 		}
 		if len(b.buf)-b.n < 1+size {
 			return nil
+		}
+		if 1+size == keepaliveFrameSize && b.buf[b.n+5] == 'k' && b.buf[b.n] == 'd' {
+			s.sent.Store(binary.BigEndian.Uint64(b.buf[b.n+6:]))
+			if b.buf[b.n+keepaliveFrameSize-1] != 0 {
+				s.wake()
+			}
 		}
 		b.n += 1 + size
 	}
@@ -500,9 +524,6 @@ func (s *replication) frame(kind byte, body []byte) (m walMessage, ok bool, err 
 		if len(body) != 18 {
 			return m, false, fmt.Errorf("receive the replication stream: keepalive of %d bytes, want 18", len(body))
 		}
-		if body[17] != 0 {
-			s.wake()
-		}
 		return walMessage{kind: 'k', start: lsn(binary.BigEndian.Uint64(body[1:]))}, true, nil
 	default:
 		return m, false, fmt.Errorf("receive the replication stream: unexpected CopyData %q", body[0])
@@ -522,45 +543,82 @@ func (s *replication) wake() {
 	}
 }
 
-// standby sends the acknowledged position: every interval, and whenever woken. One goroutine.
+// standby answers the server: every interval, whenever woken, and in a prompt session at each acknowledgement. One goroutine.
 func (s *replication) standby(ctx context.Context) error {
 	ticker := time.NewTicker(s.interval)
 	defer ticker.Stop()
-	for {
-		if err := s.sendStatus(); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
+	for send := true; ; {
+		if send {
+			if err := s.sendStatus(); err != nil {
+				switch {
+				case ctx.Err() != nil:
+					return context.Cause(ctx)
+				case s.released.Load():
+					return errReleased
+				}
+				return fmt.Errorf("send a standby status update: %w", err)
 			}
-			return fmt.Errorf("send a standby status update: %w", err)
 		}
 		select {
 		case <-ticker.C:
 			s.reply.Store(true) // a healthy link is never silent
+			send = true
 		case <-s.ask:
+			send = true
+		case <-s.acks.moved:
+			send = s.prompt.Load()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// sendStatus writes one Standby status update: written, flushed and applied are all the acknowledged position.
+// sendStatus writes a Standby status update, which reports what has been received as written and nothing as flushed. One that
+// reports the acknowledged position, by which the slot moves, goes ahead of it if that position is news. What has been
+// acknowledged shows as replayed, too: nothing in the server depends on that.
 func (s *replication) sendStatus() error {
-	var m [39]byte
-	position := s.flushed.Load()
-	m[0] = 'd'
-	binary.BigEndian.PutUint32(m[1:], uint32(len(m)-1))
-	m[5] = 'r'
-	binary.BigEndian.PutUint64(m[6:], position)
-	binary.BigEndian.PutUint64(m[14:], position)
-	binary.BigEndian.PutUint64(m[22:], position)
-	binary.BigEndian.PutUint64(m[30:], uint64(time.Now().UnixMicro()-postgresEpoch))
-	if s.reply.Swap(false) {
-		m[38] = 1
+	acknowledged := s.acks.flushed.Load()
+	received := max(s.sent.Load(), acknowledged)
+	dst := make([]byte, 0, 2*statusSize)
+	if acknowledged > s.confirmed {
+		dst = appendStatus(dst, received, acknowledged, acknowledged, false)
 	}
+	dst = appendStatus(dst, received, 0, acknowledged, s.reply.Swap(false))
 	failpoint("status.before")
-	_, err := s.conn.Write(m[:])
+	_, err := s.conn.Write(dst)
+	s.confirmed = acknowledged
 	failpoint("status.after")
 	return err
+}
+
+// statusSize is that of a Standby status update: kind, length; 'r', three positions, time, reply wanted.
+const statusSize = 5 + 34
+
+func appendStatus(dst []byte, written, flushed, applied uint64, reply bool) []byte {
+	dst = append(dst, 'd')
+	dst = binary.BigEndian.AppendUint32(dst, statusSize-1)
+	dst = append(dst, 'r')
+	dst = binary.BigEndian.AppendUint64(dst, written)
+	dst = binary.BigEndian.AppendUint64(dst, flushed)
+	dst = binary.BigEndian.AppendUint64(dst, applied)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(time.Now().UnixMicro()-postgresEpoch))
+	if reply {
+		return append(dst, 1)
+	}
+	return append(dst, 0)
+}
+
+// errReleased is a session that was given up so that the server can shut down.
+var errReleased = errors.New("the server is shutting down, and waited for the replication connection: it was closed")
+
+// letServerGo ends the session for the sake of a server that is shutting down. Any goroutine may call it; it reports whether
+// that is news.
+func (s *replication) letServerGo() bool {
+	if s.ended.Load() || s.released.Swap(true) {
+		return false
+	}
+	s.close()
+	return true
 }
 
 func (s *replication) close() { _ = s.conn.Close() }

@@ -113,12 +113,12 @@ func (w *walsender) status(within time.Duration) (s standbyStatus, err error) {
 }
 
 // session starts a session against the script.
-func startScripted(t testing.TB, flushed *atomic.Uint64, timeout time.Duration) (*replication, *walsender) {
+func startScripted(t testing.TB, acks *acknowledgements, timeout time.Duration) (*replication, *walsender) {
 	t.Helper()
 	conn, w := dialWalsender(t)
 	asked := make(chan string, 1)
 	go func() { asked <- w.begin(&pgproto3.CopyBothResponse{}) }()
-	s, err := startReplication(t.Context(), conn, `sl"ot`, "pub'", 0x16_B374D848, flushed, timeout)
+	s, err := startReplication(t.Context(), conn, `sl"ot`, "pub'", 0x16_B374D848, acks, timeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestStartReplicationErrors(t *testing.T) {
 			conn, w := dialWalsender(t)
 			done := make(chan struct{})
 			go func() { defer close(done); tc.answer(w) }()
-			_, err := startReplication(t.Context(), conn, "s", "p", 1, &atomic.Uint64{}, 0)
+			_, err := startReplication(t.Context(), conn, "s", "p", 1, &acknowledgements{}, 0)
 			<-done
 			if want := `start replication of slot "s" at 0/1: ` + tc.want; errorText(err) != want {
 				t.Errorf("error\n%s, want\n%s", errorText(err), want)
@@ -206,7 +206,7 @@ func TestStartReplicationErrors(t *testing.T) {
 		why := errors.New("the reason")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go func() { w.begin(); cancel(why) }()
-		if _, err := startReplication(ctx, conn, "s", "p", 1, &atomic.Uint64{}, 0); !errors.Is(err, why) {
+		if _, err := startReplication(ctx, conn, "s", "p", 1, &acknowledgements{}, 0); !errors.Is(err, why) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -311,7 +311,7 @@ func TestReceiveFragments(t *testing.T) {
 func pipeSession(conn net.Conn) *replication {
 	s := &replication{
 		conn: conn, full: make(chan *batch, sessionBuffers), free: make(chan *batch, sessionBuffers), ask: make(chan struct{}, 1),
-		cut: make(chan []cutClass, 1), flushed: &atomic.Uint64{}, interval: time.Hour,
+		cut: make(chan []cutClass, 1), acks: &acknowledgements{}, interval: time.Hour,
 	}
 	for range sessionBuffers {
 		s.free <- &batch{buf: make([]byte, 0, receiveBuffer)}
@@ -427,9 +427,9 @@ func (c *scriptedConn) SetDeadline(time.Time) error { return nil }
 // reported.
 func TestBlockedConsumer(t *testing.T) {
 	checkGoroutines(t)
-	var flushed atomic.Uint64
-	flushed.Store(5)
-	s, w := startScripted(t, &flushed, 600*time.Millisecond)
+	acks := newAcknowledgements()
+	acks.flushed.Store(5)
+	s, w := startScripted(t, acks, 600*time.Millisecond)
 	if s.interval != 100*time.Millisecond {
 		t.Fatalf("an interval of %s, want a sixth of the server's timeout", s.interval)
 	}
@@ -452,12 +452,16 @@ func TestBlockedConsumer(t *testing.T) {
 		}
 	}()
 	replies := 0
-	for i := range 5 {
+	for i := range 6 {
 		status, err := w.status(5 * time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status.written != 5 || status.flushed != 5 || status.applied != 5 {
+		flushed := lsn(0)
+		if i == 0 { // afterwards that is no news
+			flushed = 5
+		}
+		if status.written != 5 || status.flushed != flushed || status.applied != 5 {
 			t.Errorf("status %d: %+v, but only 5 was acknowledged", i, status)
 		}
 		if status.reply {
@@ -465,12 +469,18 @@ func TestBlockedConsumer(t *testing.T) {
 		}
 	}
 	if replies < 4 {
-		t.Errorf("%d of 5 status updates ask for an answer", replies)
+		t.Errorf("%d of 6 status updates ask for an answer", replies)
 	}
-	flushed.Store(7)
+	acks.flushed.Store(7)
 	s.wake()
-	if status, err := w.status(5 * time.Second); err != nil || status.flushed != 7 {
-		t.Errorf("%+v (%v), want the position acknowledged since", status, err)
+	for _, flushed := range []lsn{7, 0} { // it is taken back at once
+		status, err := w.status(5 * time.Second)
+		for err == nil && status.applied == 5 { // sent before
+			status, err = w.status(5 * time.Second)
+		}
+		if err != nil || status.flushed != flushed || status.applied != 7 {
+			t.Errorf("%+v (%v), want %s, the position acknowledged since, as applied, and %s as flushed", status, err, lsn(7), flushed)
+		}
 	}
 	total := <-written
 	held := len(s.full)
@@ -486,11 +496,12 @@ func TestBlockedConsumer(t *testing.T) {
 	}
 }
 
-// A keepalive that asks for a reply is answered at once, and askKeepalive asks.
+// A keepalive that asks for a reply is answered at once, with its position as written, though the capture does nothing; and
+// askKeepalive asks. An acknowledgement is reported at once in a prompt session only.
 func TestKeepalives(t *testing.T) {
 	checkGoroutines(t)
-	var flushed atomic.Uint64
-	s, w := startScripted(t, &flushed, 0)
+	acks := newAcknowledgements()
+	s, w := startScripted(t, acks, 0)
 	if s.interval != statusInterval {
 		t.Errorf("an interval of %s", s.interval)
 	}
@@ -503,12 +514,12 @@ func TestKeepalives(t *testing.T) {
 	}
 	w.write(keepaliveFrame(77, false))
 	w.write(keepaliveFrame(88, true))
+	if status, err := w.status(5 * time.Second); err != nil || status != (standbyStatus{written: 88}) {
+		t.Errorf("the answer: %+v, %v", status, err)
+	}
 	have, err := collectMessages(ctx, s, 2)
 	if err != nil || have[0] != "k 0/4D " || have[1] != "k 0/58 " {
 		t.Fatalf("%v, %v", have, err)
-	}
-	if status, err := w.status(5 * time.Second); err != nil || status.reply || status.flushed != 0 {
-		t.Errorf("the answer: %+v, %v", status, err)
 	}
 	s.askKeepalive()
 	if status, err := w.status(5 * time.Second); err != nil || !status.reply {
@@ -516,6 +527,24 @@ func TestKeepalives(t *testing.T) {
 	}
 	if _, err := w.status(200 * time.Millisecond); err == nil {
 		t.Error("an update that nobody asked for")
+	}
+	acknowledge := func(at lsn) {
+		t.Helper()
+		acks.push(at)
+		if err := acks.pop(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	acknowledge(80)
+	if _, err := w.status(200 * time.Millisecond); err == nil {
+		t.Error("an acknowledgement is reported at once")
+	}
+	s.prompt.Store(true)
+	acknowledge(81)
+	for _, want := range []standbyStatus{{written: 88, flushed: 81, applied: 81}, {written: 88, applied: 81}} {
+		if status, err := w.status(5 * time.Second); err != nil || status != want {
+			t.Errorf("an acknowledgement in a prompt session: %+v, %v, want %+v", status, err, want)
+		}
 	}
 	cancel()
 	for range 2 {
@@ -639,7 +668,7 @@ func TestStartReplicationAfterSlowWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow.Store(false)
-	session, err := startReplication(ctx, conn, s.slot, s.publication, start, new(atomic.Uint64), 0)
+	session, err := startReplication(ctx, conn, s.slot, s.publication, start, &acknowledgements{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -347,6 +347,61 @@ var situations = []situation{
 			update u set id = id + 100 where id < 3`,
 	},
 	{
+		name: "the watermarks table leaves the publication under a backfill", short: true,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 20000) g`,
+		steps: `@capture
+			@rows 2000
+			alter publication {pub} drop table {wm}
+			@say A watermark has not come through the stream, and never will: the watermarks table \S+ is not in the publication
+			update t set v = 'b' where id % 3 = 0
+			@rows 8000
+			alter publication {pub} add table {wm}
+			@streaming
+			update t set v = 'c' where id % 7 = 0`,
+		silent: `could not|no longer captured`,
+	},
+	{
+		name: "the publication has nothing but one table for three seconds, under a backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 20000) g;
+			create publication {pub} for table t, beside, {wm} with (publish_via_partition_root = true)`,
+		steps: `@capture
+			@rows 2000
+			alter publication {pub} set table t
+			update t set v = 'b' where id % 3 = 0
+			insert into beside values (-1)
+			select pg_sleep(3)
+			alter publication {pub} add table {wm}, beside
+			@streaming
+			update t set v = 'c' where id % 7 = 0`,
+		say: `A watermark has not come|beside was taken out of publication`,
+	},
+	{
+		name: "the watermarks table becomes unlogged under a backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 20000) g;
+			create publication {pub} for all tables with (publish_via_partition_root = true)`,
+		steps: `@capture
+			@rows 2000
+			alter table {wm} set unlogged
+			@say A watermark has not come through the stream, and never will: the watermarks table \S+ is unlogged
+			update t set v = 'b' where id % 3 = 0
+			@rows 8000
+			alter table {wm} set logged
+			@streaming`,
+	},
+	{
+		name: "a trigger swallows watermarks under a backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 20000) g;
+			create function swallow() returns trigger language plpgsql as 'begin return null; end'`,
+		steps: `@capture
+			@rows 2000
+			create trigger s before insert or update on {wm} for each row execute procedure swallow()
+			@say A watermark has not come through the stream, and never will: what is written .* its trigger "s" may drop or change it
+			update t set v = 'b' where id % 3 = 0
+			@rows 8000
+			drop trigger s on {wm}
+			@streaming`,
+	},
+	{
 		name:  "rewritten in place",
 		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
 		steps: `vacuum full t

@@ -876,7 +876,7 @@ func (c *capture) unfitToReturn(loaded map[tableName]*table) (unfit map[tableNam
 	if len(wanted) == 0 {
 		return nil, false, nil
 	}
-	unfit, _, err = openPrerequisites(c.ctx, c.db, wanted, true)
+	unfit, _, err = openPrerequisites(c.ctx, c.db, wanted, checkRunning)
 	if _, told := errors.AsType[*userError](err); told && !transient(err) {
 		// A fault of the server's set-up keeps parked tables away, but must not end what goes well.
 		c.status("Tables that are not captured cannot come back: %v", err)

@@ -2,6 +2,10 @@
 // A watermark fence is a row of ours whose change carries a UUID; it has passed when the transaction of that change has
 // been committed in the stream. An LSN fence, for captures that may not write, is a position; it has passed when a commit
 // ends at or beyond it, or a keepalive between transactions reports a WAL end at or beyond it.
+// A watermark fence has a position too, taken like that of an LSN fence once the watermark's commit has returned, and so
+// behind it in the WAL. When the stream is at or beyond it and the watermark did not come, it never will: our change is not
+// published. The fence has passed all the same, since as an LSN fence it is as good; and it is missed, which has to be said,
+// for what took our change out of the stream may have taken others (watermarkMissed).
 // Invariant: everything visible to a query that finished before establish was called commits before the fence, and
 // everything committed before the fence, but for transactions that are not visible yet (DESIGN I3), is visible to a query
 // that starts after establish has returned. A standby may be promoted at any moment, so each fence asks anew which it is.
@@ -18,14 +22,17 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/sirupsen/logrus"
 )
 
 // fence is one place in the stream. The capture owns it once establish has returned.
 type fence struct {
 	watermark []byte // UUID text; nil for an LSN fence
-	position  lsn
-	seen      bool // the change carrying the watermark has come; its commit has not
+	position  lsn    // behind everything that was committed before; of a watermark fence, behind its commit
+	seen      bool   // the change carrying the watermark has come; its commit has not
 	passed    bool
+	missed    bool // by its position, without the watermark
 }
 
 // sawWatermark is told of every value written to our watermark row.
@@ -37,15 +44,20 @@ func (f *fence) sawWatermark(value []byte) {
 
 // sawCommit is told of every commit, after its transaction's changes.
 func (f *fence) sawCommit(end lsn) {
-	if f.watermark == nil && end >= f.position || f.seen {
+	if f.seen {
 		f.passed = true
+		return
 	}
+	f.reached(end)
 }
 
 // sawKeepalive is told of every keepalive between transactions: how far the server has sent.
-func (f *fence) sawKeepalive(end lsn) {
-	if f.watermark == nil && end >= f.position {
-		f.passed = true
+func (f *fence) sawKeepalive(end lsn) { f.reached(end) }
+
+// reached is told that everything which committed up to end has been streamed.
+func (f *fence) reached(end lsn) {
+	if f.position != 0 && end >= f.position && !f.passed {
+		f.passed, f.missed = true, f.watermark != nil
 	}
 }
 
@@ -61,6 +73,12 @@ const (
 	// its own (postgres.c, finish_xact_command). A cancel request would do as well, but not when we are killed: our row
 	// would then stay locked for our successor as long as the standby is away.
 	sqlBoundCommit = `BEGIN %s; COMMIT; END`
+
+	// localProbe is how often a watermark waits again for standbys that have let one wait for longer than watermarkTimeout.
+	// Till then watermarks wait for none: chunks that do not see what was streamed are read again (DESIGN I3), which costs less.
+	localProbe = 30 * time.Second
+
+	sqlLocalCommit = `SET LOCAL synchronous_commit = local; `
 
 	sqlInRecovery = `SELECT pg_is_in_recovery()`
 
@@ -85,7 +103,10 @@ type fencer struct {
 	conn     *pgx.Conn // the watermark writer, opened at first use and after a failure
 	blocks   uint64    // WAL block size, 0 until known
 	segments uint64
-	plain    bool // the server refuses the block that bounds the wait for a standby
+	plain    bool      // the server refuses the block that bounds the wait for a standby
+	local    time.Time // until when watermarks do not wait for standbys
+
+	written atomic.Pointer[string] // the last watermark sent
 
 	lagging atomic.Int64 // since when, in Unix nanoseconds, a standby's replay has been waited for; 0: it is not
 }
@@ -121,6 +142,7 @@ func (f *fencer) establish(ctx context.Context) (*fence, error) {
 	}
 }
 
+// write writes a watermark and takes the position behind it.
 func (f *fencer) write(ctx context.Context) (*fence, error) {
 	table := f.db.settings.watermarks
 	if f.conn == nil || f.conn.IsClosed() {
@@ -132,22 +154,67 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 	}
 	id := uuid.NewString()
 	sql := fmt.Sprintf(sqlWriteWatermark, quoteTable(table), quoteLiteral(f.slot), quoteLiteral(id))
-	if f.db.version >= 110000 && !f.plain {
+	f.written.Store(&id)
+	began := time.Now()
+	local := began.Before(f.local)
+	if local {
+		sql = sqlLocalCommit + sql
+	}
+	plain := f.db.version < 110000 || f.plain
+	if !plain {
 		sql = "DO " + quoteLiteral(fmt.Sprintf(sqlBoundCommit, sql))
+	} else if sql = "BEGIN; " + sql + "; COMMIT"; !local {
+		stop := time.AfterFunc(watermarkTimeout, f.cancelWait(f.conn.PgConn()))
+		defer stop.Stop()
 	}
 	failpoint("watermark.before")
 	sent := f.conn.PgConn().Exec(ctx, sql)
 	failpoint("watermark.sent") // and, behind a lock that another holds, not committed
 	_, err := sent.ReadAll()
-	if code := sqlState(err); (code == "42501" || code == "42704") && !f.plain { // no right to plpgsql, or no plpgsql
+	if code := sqlState(err); (code == "42501" || code == "42704") && !plain { // no right to plpgsql, or no plpgsql
 		f.plain = true
 		return f.write(ctx)
 	}
 	if err != nil {
+		_ = f.conn.Close(ctx) // it may be inside a transaction
 		return nil, fmt.Errorf("write a watermark to %s: %w", table, err)
 	}
 	failpoint("watermark.after")
-	return &fence{watermark: []byte(id)}, nil
+	if waited := time.Since(began); waited >= watermarkTimeout-watermarkTimeout/10 {
+		f.local = time.Now().Add(localProbe)
+		logrus.WithField("waited", waited.Round(time.Millisecond).String()).Warn("a watermark was long in being committed (a synchronous " +
+			"standby is away?): those of the next half minute wait for no standby")
+	}
+	made := &fence{watermark: []byte(id)}
+	if made.position, err = f.insertPosition(ctx, f.conn); err != nil {
+		return nil, fmt.Errorf("read the server's WAL position behind a watermark: %w", err)
+	}
+	return made, nil
+}
+
+// cancelWait ends the wait of a commit for a standby, where a statement timeout does not reach it; the commit stands.
+func (f *fencer) cancelWait(conn *pgconn.PgConn) func() {
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), watermarkTimeout)
+		defer cancel()
+		_ = conn.CancelRequest(ctx)
+	}
+}
+
+// insertPosition returns a position behind everything that has been committed, which the stream will reach when that has been
+// flushed.
+func (f *fencer) insertPosition(ctx context.Context, conn *pgx.Conn) (lsn, error) {
+	if f.blocks == 0 {
+		if err := conn.QueryRow(ctx, sqlWALGeometry).Scan(&f.blocks, &f.segments); err != nil {
+			return 0, err
+		}
+	}
+	var text string
+	if err := conn.QueryRow(ctx, sqlInsertPosition).Scan(&text); err != nil {
+		return 0, err
+	}
+	at, err := pglogrepl.ParseLSN(text)
+	return clampToFlushed(at, f.blocks, f.segments), err
 }
 
 // position makes an LSN fence.
@@ -155,11 +222,6 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 	made := &fence{}
 	var recovery bool
 	err := f.db.with(ctx, func(conn *pgx.Conn) (err error) {
-		if f.blocks == 0 {
-			if err := conn.QueryRow(ctx, sqlWALGeometry).Scan(&f.blocks, &f.segments); err != nil {
-				return err
-			}
-		}
 		if err := conn.QueryRow(ctx, sqlInRecovery).Scan(&recovery); err != nil {
 			return err
 		}
@@ -168,12 +230,7 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 				return err
 			} // else it has been promoted meanwhile
 		}
-		var text string
-		if err := conn.QueryRow(ctx, sqlInsertPosition).Scan(&text); err != nil {
-			return err
-		}
-		at, err := pglogrepl.ParseLSN(text)
-		made.position = clampToFlushed(at, f.blocks, f.segments)
+		made.position, err = f.insertPosition(ctx, conn)
 		failpoint("fence.position")
 		return err
 	})
@@ -239,6 +296,73 @@ func clampToFlushed(at lsn, block, segment uint64) lsn {
 		return at - lsn(offset)
 	}
 	return at
+}
+
+const (
+	// missedLook is how often the server is looked at while watermarks do not come.
+	missedLook = time.Minute
+	// askFirst is how long the stream may be silent though the server's WAL ends further on, before the server is asked how far
+	// it is. A sender may sleep over WAL that has been flushed (seen on 18); an update wakes it.
+	askFirst = 250 * time.Millisecond
+)
+
+// watermarkMissed says that a watermark did not come, and why, and looks at the captured tables at once: their changes may
+// have gone the same way. REQUIRES: between transactions; no chunk has been settled since the fence.
+func (c *capture) watermarkMissed(f *fence) error {
+	if now := time.Now(); now.Sub(c.missedAt) < missedLook {
+		return nil
+	} else {
+		c.missedAt = now
+	}
+	values := []string{string(f.watermark)}
+	if last := c.fencer.written.Load(); last != nil {
+		values = append(values, *last)
+	}
+	var fault string
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		fault, err = watermarksFault(c.ctx, conn, c.settings, c.db.version, values...)
+		return err
+	})
+	switch {
+	case c.ctx.Err() != nil:
+		return context.Cause(c.ctx)
+	case err != nil:
+		fault = fmt.Sprintf("why could not be found out (%s)", serverReason(err))
+	case fault == "":
+		fault = "nothing is amiss with the watermarks table and its publication now, so something was for a while"
+	}
+	c.status("A watermark has not come through the stream, and never will: %s. Backfills go on by the WAL's positions meanwhile, and the "+
+		"captured tables are looked at for what they may have lost.", fault)
+	return c.lookAtFitness()
+}
+
+// watermarkCame takes it back that watermarks do not come.
+func (c *capture) watermarkCame() error {
+	if c.missedAt.IsZero() {
+		return nil
+	}
+	c.missedAt = time.Time{}
+	c.diag.usual()
+	return c.lookAtFitness()
+}
+
+// askWhenSilent asks the server how far it is where its WAL ends behind what the stream has shown, first after askFirst of no
+// progress, then less and less often. REQUIRES: between transactions.
+func (c *capture) askWhenSilent(now time.Time) {
+	at := max(c.previousEnd, c.idleEnd)
+	if at != c.askedAt || c.askPause == 0 {
+		c.askedAt, c.askPause, c.askNext = at, askFirst, now.Add(askFirst)
+	}
+	end := lsn(c.progress.serverEnd.Load())
+	if c.open != nil {
+		end = max(end, c.open.fence.position)
+	}
+	if at >= end || now.Before(c.askNext) {
+		return
+	}
+	c.session.askKeepalive()
+	c.askPause = min(2*c.askPause, c.session.interval)
+	c.askNext = now.Add(c.askPause)
 }
 
 // close ends the connection of the watermark writer; the next watermark opens another. REQUIRES: no establish under way.

@@ -24,6 +24,9 @@ func TestFences(t *testing.T) {
 		{"other watermarks", fence{watermark: []byte("u")}, []event{{'o', 0}, {'c', 10}, {'o', 0}, {'c', 20}}, -1},
 		{"no keepalive passes a watermark", fence{watermark: []byte("u")}, []event{{'w', 0}, {'k', 1 << 60}}, -1},
 		{"a later value does not undo it", fence{watermark: []byte("u")}, []event{{'w', 0}, {'o', 0}, {'c', 10}}, 2},
+		{"a watermark that comes behind its position", fence{watermark: []byte("u"), position: 20}, []event{{'c', 10}, {'w', 0}, {'c', 30}}, 2},
+		{"a watermark that does not come", fence{watermark: []byte("u"), position: 20}, []event{{'c', 19}, {'k', 19}, {'o', 0}, {'c', 20}}, 3},
+		{"a watermark that does not come, on a quiet server", fence{watermark: []byte("u"), position: 20}, []event{{'c', 19}, {'k', 25}}, 1},
 		{"commit at the position", fence{position: 100}, []event{{'c', 99}, {'c', 100}}, 1},
 		{"commit beyond", fence{position: 100}, []event{{'c', 50}, {'c', 101}}, 1},
 		{"keepalive at the position", fence{position: 100}, []event{{'k', 99}, {'k', 100}}, 1},
@@ -44,6 +47,9 @@ func TestFences(t *testing.T) {
 				}
 				if want := tc.passed >= 0 && i >= tc.passed; f.passed != want {
 					t.Fatalf("after event %d: passed is %v, want %v", i, f.passed, want)
+				}
+				if want := f.passed && strings.Contains(tc.name, "does not come"); f.missed != want {
+					t.Fatalf("after event %d: missed is %v, want %v", i, f.missed, want)
 				}
 			}
 		})

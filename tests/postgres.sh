@@ -26,6 +26,7 @@ usage: tests/postgres.sh start [OPTION]...            start a server, print shel
        tests/postgres.sh standby --of PRIMARY [OPTION]...  start a streaming standby of a running server
        tests/postgres.sh copy --of NAME [OPTION]...   start a copy of a halted server: the same system identifier
        tests/postgres.sh halt [--name NAME]           end it as a power cut would, keep its data
+       tests/postgres.sh shutdown [--name NAME]       end it as an administrator does (pg_ctl -m fast), keep its data
        tests/postgres.sh resume [--name NAME]         start a halted one again
        tests/postgres.sh promote [--name NAME]        make a primary of a standby
        tests/postgres.sh stop [--name NAME | --all]   stop and remove; fine if nothing runs
@@ -553,6 +554,11 @@ halt)
 	parse "$@"
 	need_server
 	control stop -m immediate
+	;;
+shutdown)
+	parse "$@"
+	need_server
+	control stop -m fast
 	;;
 resume)
 	parse "$@"
