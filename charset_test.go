@@ -304,3 +304,48 @@ UPDATE bad.columns SET y = 'changed' WHERE id = 1; INSERT INTO bad.parent VALUES
 		})
 	}
 }
+
+// A row that is cut as it comes in is that of the converted row, whatever pieces it comes in.
+func TestCharsetCut(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	c := charsetOf("WIN1253")
+	classes := []cutClass{{kind: cutText}, {kind: cutJSON}, {kind: cutArray, element: cutText, delimiter: ','}, {kind: cutNever}, {kind: cutText, key: true}}
+	text := func() string {
+		var b strings.Builder
+		for range random.IntN(900) {
+			b.WriteString([]string{"a", "\xc1", "\xd2", "\x81", "\xdc", "\x80"}[random.IntN(6)])
+		}
+		return b.String()
+	}
+	cut := func(row []byte, c *charset) (string, int) {
+		r := rowCut{
+			pieces: pieces{in: iotest.HalfReader(bytes.NewReader(row)), left: len(row), room: make([]byte, 1+random.IntN(300)+4)},
+			rule:   cutRule{value: 400, bound: 2000}, charset: c,
+		}
+		level, err := r.row(classes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(r.dst), level
+	}
+	raised := 0
+	for range 2000 {
+		values := []string{text(), `"` + text() + `"`, `{` + text() + `,"` + text() + `"}`, text(), text()}
+		raw := binary.BigEndian.AppendUint16(nil, uint16(len(values)))
+		converted := slices.Clone(raw)
+		for _, v := range values {
+			raw = append(binary.BigEndian.AppendUint32(raw, uint32(len(v))), v...)
+			decoded := c.decode(nil, []byte(v))
+			converted = append(binary.BigEndian.AppendUint32(converted, uint32(len(decoded))), decoded...)
+		}
+		got, level := cut(raw, c)
+		want, wantLevel := cut(converted, nil)
+		if got != want || level != wantLevel {
+			t.Fatalf("%x is cut to\n%x at level %d, want\n%x at %d", raw, got, level, want, wantLevel)
+		}
+		raised += level
+	}
+	if raised == 0 {
+		t.Error("no row was cut for its own sake")
+	}
+}
