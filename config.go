@@ -42,6 +42,7 @@ type settings struct {
 	includeSchemas      []string // empty: all
 	excludeSchemas      []string
 	tablePatterns       []tablePattern // empty: all
+	tableGlobs          []string       // what they were made of
 	discoverUnpublished bool
 	captureAsPartitions bool
 
@@ -248,13 +249,13 @@ func splitAddress(address string) (host, port string, ok bool) {
 
 func (s *settings) parseDiscovery(filters, advanced *object) {
 	found := filters.found
-	s.includeSchemas = filters.list("include_schemas")
+	s.includeSchemas = trimmed(filters.list("include_schemas"))
 	for i, name := range s.includeSchemas {
 		if strings.TrimSpace(name) == "" {
 			found.add("discoveryFilters.include_schemas[%d] is blank: remove it, or name a schema", i)
 		}
 	}
-	for i, name := range advanced.list("discover_schemas") {
+	for i, name := range trimmed(advanced.list("discover_schemas")) {
 		if strings.TrimSpace(name) == "" {
 			found.add("advanced.discover_schemas[%d] is blank: remove it, or name a schema", i)
 		}
@@ -262,8 +263,9 @@ func (s *settings) parseDiscovery(filters, advanced *object) {
 			s.includeSchemas = append(s.includeSchemas, name)
 		}
 	}
-	s.excludeSchemas = filters.list("exclude_schemas")
-	for i, glob := range filters.list("table_patterns") {
+	s.excludeSchemas = trimmed(filters.list("exclude_schemas"))
+	s.tableGlobs = trimmed(filters.list("table_patterns"))
+	for i, glob := range s.tableGlobs {
 		p, err := compileTablePattern(glob)
 		if err != nil {
 			found.add("discoveryFilters.table_patterns[%d] %q %w", i, glob, err)
@@ -276,23 +278,32 @@ func (s *settings) parseDiscovery(filters, advanced *object) {
 	s.captureAsPartitions = advanced.flag("capture_as_partitions")
 }
 
+// trimmed cuts the blanks around each name.
+func trimmed(names []string) []string {
+	for i := range names {
+		names[i] = strings.TrimSpace(names[i])
+	}
+	return names
+}
+
 // slotNames are the names the server takes (slot.c, ReplicationSlotValidateName).
 var slotNames = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
 func (s *settings) parseNames(advanced *object) {
 	found := advanced.found
-	s.publication = cmp.Or(advanced.text("publicationName"), "flow_publication")
+	// Blanks around a name are none of it: a second publication, or slot, would be made for one.
+	s.publication = cmp.Or(strings.TrimSpace(advanced.text("publicationName")), "flow_publication")
 	if len(s.publication) > maxIdentifierBytes {
 		found.add("advanced.publicationName has %d bytes: the server's names have at most %d",
 			len(s.publication), maxIdentifierBytes)
 	}
 	// Names in replication commands that are not quoted, as the incumbent's are not, have their capitals made small.
-	s.slot = strings.ToLower(cmp.Or(advanced.text("slotName"), "flow_slot"))
+	s.slot = strings.ToLower(cmp.Or(strings.TrimSpace(advanced.text("slotName")), "flow_slot"))
 	if !slotNames.MatchString(s.slot) {
 		found.add("advanced.slotName %q is no name for a slot: use 1 to 63 characters, each a lower-case letter a "+
 			"to z, a digit or an underscore", s.slot)
 	}
-	watermarks := cmp.Or(advanced.text("watermarksTable"), "public.flow_watermarks")
+	watermarks := cmp.Or(strings.TrimSpace(advanced.text("watermarksTable")), "public.flow_watermarks")
 	var ok bool
 	if s.watermarks, ok = parseTableName(watermarks); !ok {
 		found.add("advanced.watermarksTable %q is not of the form schema.table, such as public.flow_watermarks", watermarks)
@@ -320,7 +331,7 @@ func cutName(text, end string) (name, rest string, ok bool) {
 		if i < 0 || strings.Contains(text[:i], `"`) {
 			return "", "", false
 		}
-		return strings.ToLower(text[:i]), text[i:], true
+		return strings.ToLower(strings.TrimSpace(text[:i])), text[i:], true
 	}
 	for i := 1; i < len(text); i++ {
 		if text[i] != '"' {

@@ -98,7 +98,11 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (respo
 	types := db.newTypeCatalog()
 	var tables []*table
 	var leftOut map[string][]tableName
+	var schemas []string
 	err = db.with(ctx, func(conn *pgx.Conn) (err error) {
+		if schemas, err = listSchemas(ctx, conn); err != nil {
+			return err
+		}
 		if tables, leftOut, err = listTables(ctx, conn, s); err != nil {
 			return err
 		}
@@ -132,7 +136,11 @@ func (k *connector) discover(ctx context.Context, r *pc.Request_Discover) (respo
 		return nil, &userError{msg: fmt.Sprintf("the schemas of %d tables take %d MiB, more than one answer may hold: narrow the "+
 			"discovery with discoveryFilters (include_schemas, exclude_schemas, table_patterns)", len(tables), size>>20)}
 	}
-	if len(tables) == 0 {
+	idle := idleFilters(s, schemas, tables, leftOut)
+	for _, warning := range idle {
+		logrus.Warn(warning)
+	}
+	if len(tables) == 0 && len(idle) == 0 {
 		logrus.Warn("no tables were discovered: grant the capture user access to them and add them to the publication, or " +
 			"set advanced.discover_unpublished_tables")
 	}

@@ -234,6 +234,62 @@ func listTables(ctx context.Context, conn *pgx.Conn, s *settings) (tables []*tab
 	return tables, leftOut, nil
 }
 
+// listSchemas returns the names of all schemas.
+func listSchemas(ctx context.Context, conn *pgx.Conn) ([]string, error) {
+	rows, err := conn.Query(ctx, `SELECT nspname::text FROM pg_namespace WHERE nspname <> 'pg_toast' ORDER BY nspname::text COLLATE "C"`)
+	if err != nil {
+		return nil, fmt.Errorf("list the schemas: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// idleFilters tells of entries of discoveryFilters that nothing fits, each with what may have been meant.
+func idleFilters(s *settings, schemas []string, tables []*table, leftOut map[string][]tableName) []string {
+	var warnings []string
+	for _, list := range []struct {
+		property string
+		names    []string
+	}{{"include_schemas", s.includeSchemas}, {"exclude_schemas", s.excludeSchemas}} {
+		for _, name := range list.names {
+			if slices.Contains(schemas, name) {
+				continue
+			}
+			warning := fmt.Sprintf("discoveryFilters.%s has %q, and there is no schema of that name", list.property, name)
+			if i := slices.IndexFunc(schemas, func(schema string) bool { return strings.EqualFold(schema, name) }); i >= 0 {
+				warning += fmt.Sprintf(": did you mean %q? Names are taken in exact case", schemas[i])
+			}
+			warnings = append(warnings, warning)
+		}
+	}
+	if len(s.tablePatterns) == 0 {
+		return warnings
+	}
+	var names []tableName
+	for _, t := range tables {
+		names = append(names, t.tableName)
+	}
+	for _, left := range leftOut {
+		names = append(names, left...)
+	}
+	for i, pattern := range s.tablePatterns {
+		if slices.ContainsFunc(names, pattern.matches) {
+			continue
+		}
+		warning := fmt.Sprintf("discoveryFilters.table_patterns has %q, which fits no table", s.tableGlobs[i])
+		// \ is the same in both cases, and so are the other marks.
+		if lower, err := compileTablePattern(strings.ToLower(s.tableGlobs[i])); err == nil {
+			fits := func(t tableName) bool {
+				return lower.matches(tableName{strings.ToLower(t.schema), strings.ToLower(t.name)})
+			}
+			if i := slices.IndexFunc(names, fits); i >= 0 {
+				warning += fmt.Sprintf(": did you mean %s? Names are taken in exact case", names[i].show())
+			}
+		}
+		warnings = append(warnings, warning)
+	}
+	return warnings
+}
+
 // whyLeftOut returns the reason why discovery does not offer a table, or "".
 func whyLeftOut(t *table, s *settings, publication *publication) string {
 	switch t.kind {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
@@ -679,4 +680,29 @@ func TestArrayOfNames(t *testing.T) {
 	if got := arrayOfNames(nil); got != nil {
 		t.Errorf("NULL is read as %q", got)
 	}
+}
+
+// TestIdleFilters: a filter that nothing fits is named, with what may have been meant.
+func TestIdleFilters(t *testing.T) {
+	s, err := parseConfig(edit(t, json.RawMessage(`{"address":"h","user":"u","advanced":{},"credentials":{"auth_type":"UserPassword","password":"p"}}`),
+		map[string]any{
+			"discoveryFilters": map[string]any{
+				"include_schemas": []string{"Sales", " other "}, "exclude_schemas": []string{"none"}, "table_patterns": []string{"ORD*", " other.x", "z?"},
+			},
+			"advanced.publicationName": " pub ", "advanced.slotName": "slot\t", "advanced.watermarksTable": " a . B ",
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.publication != "pub" || s.slot != "slot" || s.watermarks != (tableName{"a", "b"}) {
+		t.Errorf("%q, %q, %q", s.publication, s.slot, s.watermarks)
+	}
+	got := idleFilters(s, []string{"other", "public", "sales"}, []*table{{tableName: tableName{"other", "x"}}},
+		map[string][]tableName{leftOutPattern: {{"other", "Orders"}}})
+	wantLines(t, "warning", got, []string{
+		`discoveryFilters.include_schemas has "Sales", and there is no schema of that name: did you mean "sales"? Names are taken in exact case`,
+		`discoveryFilters.exclude_schemas has "none", and there is no schema of that name`,
+		`discoveryFilters.table_patterns has "ORD*", which fits no table: did you mean other.Orders? Names are taken in exact case`,
+		`discoveryFilters.table_patterns has "z?", which fits no table`,
+	})
 }

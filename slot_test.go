@@ -659,3 +659,20 @@ func TestAnotherServer(t *testing.T) {
 		t.Errorf("fault %v on the same server", fault)
 	}
 }
+
+// TestReadOnCurrent: only a slot that came with the promotion proves that somebody has read on the new timeline.
+func TestReadOnCurrent(t *testing.T) {
+	const history = "1\t0/100\tno recovery target\n2\t0/300\tno recovery target\n"
+	for _, c := range []struct {
+		carried   bool
+		confirmed lsn
+		want      bool
+	}{{true, 0x301, true}, {true, 0x300, false}, {true, 0x200, false}, {false, 0x400, false}} {
+		if got := readOnCurrent([]byte(history), &slotStatus{carried: c.carried, confirmed: c.confirmed}); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	if readOnCurrent(nil, &slotStatus{carried: true, confirmed: 1}) {
+		t.Error("without a history")
+	}
+}
