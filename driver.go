@@ -1,10 +1,8 @@
 package main
 
-// driver.go is a stand-in for the Flow runtime: it starts the connector as a child process and speaks the capture
-// protocol to it as spec/flow-protocol.md §3.1 lays down, for preview and for the tests.
-//
-// Invariant: the state a session commits is the opening state with the patches of exactly those checkpoints whose
-// documents were handed to the sink before, and only committed checkpoints are acknowledged.
+// driver.go is a stand-in for the Flow runtime, in its two versions: it starts the connector as a child process and speaks
+// the capture protocol to it as spec/flow-protocol.md §3.1 and spec/platform-2026.md §1 lay down, for preview and for the
+// tests. What becomes of a session's messages is in drivertransaction.go.
 
 import (
 	"bytes"
@@ -15,6 +13,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,11 +22,26 @@ import (
 )
 
 const (
-	maxTransaction     = 32 << 20        // captured bytes after which the runtime folds no more checkpoints into a transaction
-	stopGrace          = 5 * time.Second // between stdin EOF and SIGKILL
+	stopGrace          = 5 * time.Second // between stdin EOF and SIGKILL, where the runtime gives any
+	maxApplies         = 3               // of one spec, while Apply returns a state
 	driverVersion      = "ffffffffffffffff"
 	driverIntervalSecs = 300
 )
+
+// runtimeVersion is which of the two runtimes the driver stands in for.
+type runtimeVersion uint8
+
+const (
+	runtimeV2 runtimeVersion = iota // what captures run on
+	runtimeV1                       // what flowctl preview runs on, and captures whose label says so
+)
+
+func (v runtimeVersion) String() string {
+	if v == runtimeV1 {
+		return "v1"
+	}
+	return "v2"
+}
 
 // runtimeDriver says how the connector is started and what every request carries. Its methods each start one process,
 // which is asked to stop when their context is cancelled.
@@ -35,12 +49,15 @@ type runtimeDriver struct {
 	command  []string // empty: this executable
 	env      []string // added to our own environment, after what the driver sets
 	codec    codec
+	runtime  runtimeVersion
+	limits   *transactionLimits // nil: those of the runtime
+	indirect bool               // specs are sent in the indirect form, with a table of collections
 	task     string
 	config   json.RawMessage
 	logLevel string                 // empty: info
 	onLog    func(log connectorLog) // called in order by one goroutine per process; may be nil
 	onStart  func(pid int)          // called for the process that captures; may be nil
-	// encode frames the requests; nil is appendRequest.
+	// encode frames the requests; nil is appendRequest, or appendIndirectRequest where specs are indirect.
 	encode func(dst []byte, request *pc.Request, c codec) ([]byte, error)
 	// wrap comes between the output of the process that captures and us; may be nil.
 	wrap func(io.Reader) io.Reader
@@ -155,9 +172,54 @@ func (d *runtimeDriver) validate(
 	return capture, capture.Validate()
 }
 
-// apply runs Apply as before every session; last is the spec that was applied before, or nil.
-func (d *runtimeDriver) apply(ctx context.Context, capture, last *pf.CaptureSpec) (*pc.Response_Applied, error) {
-	request := &pc.Request_Apply{Capture: capture, Version: driverVersion, LastCapture: last}
+// apply runs Apply ahead of a session, and returns the state that the session opens with. last is the spec that was applied
+// before, or nil. V1 applies for every session and drops the state that Apply returns. V2 applies a spec that has changed,
+// again until no state is returned; what was returned is kept even if an error comes behind it.
+func (d *runtimeDriver) apply(
+	ctx context.Context, capture, last *pf.CaptureSpec, state json.RawMessage,
+) (json.RawMessage, error) {
+	if d.runtime == runtimeV1 {
+		_, err := d.applyOnce(ctx, capture, last, nil)
+		return state, err
+	}
+	if same, err := sameSpec(capture, last); same || err != nil {
+		return state, err
+	}
+	for range maxApplies {
+		applied, err := d.applyOnce(ctx, capture, last, state)
+		if err != nil || applied.State == nil {
+			return state, err
+		}
+		have, err := decodeState(state)
+		if err == nil {
+			have, err = reduceState(have, applied.State)
+		}
+		if err != nil {
+			return state, fmt.Errorf("apply: %w", err)
+		}
+		if state, err = json.Marshal(have); err != nil {
+			return state, err
+		}
+	}
+	return state, fmt.Errorf("apply: did not converge after %d iterations", maxApplies)
+}
+
+func sameSpec(a, b *pf.CaptureSpec) (bool, error) {
+	if a == nil || b == nil {
+		return a == b, nil
+	}
+	left, err := a.Marshal()
+	if err != nil {
+		return false, err
+	}
+	right, err := b.Marshal()
+	return bytes.Equal(left, right), err
+}
+
+func (d *runtimeDriver) applyOnce(
+	ctx context.Context, capture, last *pf.CaptureSpec, state json.RawMessage,
+) (*pc.Response_Applied, error) {
+	request := &pc.Request_Apply{Capture: capture, Version: driverVersion, LastCapture: last, StateJson: state}
 	if last != nil {
 		request.LastVersion = driverVersion
 	}
@@ -212,29 +274,14 @@ func (d *runtimeDriver) unary(ctx context.Context, request *pc.Request) (*pc.Res
 	return response, nil
 }
 
-// sessionSink takes what a session captures. All calls come from the goroutine in run.
-type sessionSink interface {
-	document(binding int, doc []byte) error // doc is lent for the call
-	sourcedSchema(binding int, schema json.RawMessage) error
-	// checkpoint ends what document and sourcedSchema were given since the last one.
-	checkpoint(patch *pf.ConnectorState) error
-	// commit makes everything up to the last checkpoint durable together with the state, and returns how many
-	// checkpoints to acknowledge: n, those since the last commit, unless a test wants otherwise. Documents given after
-	// the last checkpoint are not part of it.
-	commit(n int, state json.RawMessage) (acknowledge int, err error)
-}
-
-// session is one process that captures.
+// session is one process that captures. Only stop, kill and acknowledge may be called from any goroutine.
 type session struct {
+	runtimeTransactions
 	process  *connectorProcess
 	pump     *pump
-	capture  *pf.CaptureSpec
-	sink     sessionSink
-	explicit bool // acknowledgements are wanted
-	state    any
-	pending  int  // checkpoints not committed
-	bytes    int  // captured since the last commit
-	open     bool // something was captured after the last checkpoint
+	explicit bool        // acknowledgements are wanted
+	stopped  atomic.Bool // by stop, on V2: nothing more is taken
+	unwatch  func() bool // no longer stop when the context of open ends
 }
 
 // open starts a process, sends Spec and Open, and reads Opened. The caller goes on with run. Either the session or the
@@ -242,24 +289,26 @@ type session struct {
 func (d *runtimeDriver) open(
 	ctx context.Context, capture *pf.CaptureSpec, state json.RawMessage, sink sessionSink,
 ) (*session, error) {
-	s := &session{capture: capture, sink: sink}
+	s := &session{}
 	if len(state) == 0 {
 		state = json.RawMessage("{}")
 	}
-	var err error
-	if s.state, err = decodeState(state); err != nil {
+	opening, err := decodeState(state)
+	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	s.process, err = d.start(ctx, func(r io.Reader) io.Reader {
+	s.runtimeTransactions = newRuntimeTransactions(d, capture, opening, sink, s.acknowledgeCommitted)
+	s.process, err = d.start(context.WithoutCancel(ctx), func(r io.Reader) io.Reader {
 		if d.wrap != nil {
 			r = d.wrap(r)
 		}
-		s.pump = newPump(r, s.commitPending)
+		s.pump = newPump(r, s.idle, s.woken)
 		return s.pump
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.unwatch = context.AfterFunc(ctx, s.stop)
 	if d.onStart != nil {
 		d.onStart(s.process.cmd.Process.Pid)
 	}
@@ -292,86 +341,20 @@ func (d *runtimeDriver) open(
 var errNotOpened = errors.New("the connector exited without an answer to Open")
 
 // run hands everything captured to the sink until the connector ends. It returns nil when the connector exited with
-// status 0 at a checkpoint, and a *connectorExit when it failed.
+// status 0 at a checkpoint or was stopped as V2 stops it, and a *connectorExit when it failed.
 func (s *session) run() error {
 	for {
 		r, err := s.process.responses.next()
+		if err == nil && s.stopped.Load() {
+			err = io.EOF // the stream was closed ahead of this
+		}
 		if err == nil {
 			err = s.take(r)
 		}
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				if commitErr := s.commitPending(); commitErr != nil {
-					err = commitErr
-				}
-			}
 			return s.end(err)
 		}
 	}
-}
-
-// take handles one response.
-func (s *session) take(r *pc.Response) error {
-	switch {
-	case r.Captured != nil:
-		if int(r.Captured.Binding) >= len(s.capture.Bindings) {
-			return fmt.Errorf("a document of binding %d, but there are %d", r.Captured.Binding, len(s.capture.Bindings))
-		}
-		s.open = true
-		s.bytes += len(r.Captured.DocJson)
-		return s.sink.document(int(r.Captured.Binding), r.Captured.DocJson)
-	case r.SourcedSchema != nil:
-		if int(r.SourcedSchema.Binding) >= len(s.capture.Bindings) {
-			return fmt.Errorf("a schema of binding %d, but there are %d", r.SourcedSchema.Binding, len(s.capture.Bindings))
-		}
-		s.open = true
-		return s.sink.sourcedSchema(int(r.SourcedSchema.Binding), r.SourcedSchema.SchemaJson)
-	case r.Checkpoint != nil:
-		if r.Checkpoint.State == nil {
-			return errors.New("a checkpoint without state, which the runtime rejects")
-		}
-		patch, err := decodeState(r.Checkpoint.State.UpdatedJson)
-		if err != nil {
-			return fmt.Errorf("checkpoint: %w", err)
-		}
-		if r.Checkpoint.State.MergePatch {
-			s.state = mergePatch(s.state, patch)
-		} else {
-			s.state = patch
-		}
-		s.open = false
-		s.pending++
-		if err := s.sink.checkpoint(r.Checkpoint.State); err != nil {
-			return err
-		}
-		if s.bytes >= maxTransaction {
-			return s.commitPending()
-		}
-		return nil
-	}
-	return fmt.Errorf("the connector sent %s during a capture", responseKind(r))
-}
-
-// commitPending commits what is complete. The pump calls it when there is nothing left to read without waiting.
-func (s *session) commitPending() error {
-	if s.pending == 0 {
-		return nil
-	}
-	state, err := json.Marshal(s.state)
-	if err != nil {
-		return err
-	}
-	n := s.pending
-	acknowledge, err := s.sink.commit(n, state)
-	if err != nil {
-		return err
-	}
-	s.pending, s.bytes = 0, 0
-	if acknowledge > 0 && s.explicit {
-		// As in the runtime a failure to write is no error: why the connector is gone shows in its exit.
-		_ = s.acknowledge(acknowledge)
-	}
-	return nil
 }
 
 // acknowledge sends an Acknowledge. Tests that withhold them in commit call it later, from any goroutine.
@@ -379,30 +362,56 @@ func (s *session) acknowledge(checkpoints int) error {
 	return s.process.send(&pc.Request{Acknowledge: &pc.Request_Acknowledge{Checkpoints: uint32(checkpoints)}})
 }
 
-// end reaps the process after err ended the conversation and returns what the session's result is.
+// acknowledgeCommitted acknowledges if the connector wants it. As in the runtime a failure to write is no error: why the
+// connector is gone shows in its exit.
+func (s *session) acknowledgeCommitted(checkpoints int) {
+	if s.explicit {
+		_ = s.acknowledge(checkpoints)
+	}
+}
+
+// end commits what is complete, if nothing but the end of the process ended the conversation, reaps the process, and returns
+// what the session's result is.
 func (s *session) end(err error) error {
 	// One that was killed may have been cut off within a message.
 	gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) ||
 		errors.Is(err, errPartial) && s.process.killed.Load()
+	if gone {
+		if commitErr := s.flush(); commitErr != nil {
+			gone, err = false, commitErr
+		}
+	}
 	if !gone {
 		s.process.kill()
 	}
 	s.pump.close()
 	s.process.stdin.Close()
 	exit := s.process.wait()
+	s.unwatch()
+	_ = s.settle() // an error of it is not the first
 	switch {
 	case !gone:
 		return err
+	case s.stopped.Load():
+		return nil
 	case exit != nil:
 		return exit
-	case s.open:
-		return errors.New("unexpected capture connector EOF while within a checkpoint")
 	}
-	return nil
+	return s.checkEnd()
 }
 
-// stop asks the connector to stop by closing its stdin, and kills it after stopGrace. From any goroutine.
-func (s *session) stop() { s.process.stop() }
+// stop ends the session gracefully, as the runtime does for a new spec and some minutes before the token of an IAM login
+// expires. V1 closes the connector's stdin, and kills it after stopGrace; V2 closes its output at the same time, with which
+// it is killed. From any goroutine.
+func (s *session) stop() {
+	if s.version == runtimeV1 {
+		s.process.stop()
+		return
+	}
+	s.stopped.Store(true)
+	s.process.stdin.Close()
+	s.process.kill()
+}
 
 // kill ends the connector with SIGKILL. From any goroutine.
 func (s *session) kill() { s.process.kill() }
@@ -419,6 +428,15 @@ func decodeState(raw []byte) (any, error) {
 		return nil, fmt.Errorf("want a JSON object, have %.60s", raw)
 	}
 	return v, nil
+}
+
+// reduceState applies what a checkpoint says to a state, which it may change, and returns the result.
+func reduceState(state any, update *pf.ConnectorState) (any, error) {
+	patch, err := decodeState(update.UpdatedJson)
+	if err != nil || !update.MergePatch {
+		return patch, err
+	}
+	return mergePatch(state, patch), nil
 }
 
 // mergePatch applies an RFC 7396 merge patch to target, which it may change, and returns the result.

@@ -63,6 +63,9 @@ func (d *runtimeDriver) start(ctx context.Context, wrap func(io.Reader) io.Reade
 	}
 	if p.encode == nil {
 		p.encode = appendRequest
+		if d.indirect {
+			p.encode = appendIndirectRequest
+		}
 	}
 	level := d.logLevel
 	if level == "" {
@@ -390,6 +393,8 @@ func responseKind(r *pc.Response) string {
 		{r.Captured != nil, "Captured"},
 		{r.SourcedSchema != nil, "SourcedSchema"},
 		{r.Checkpoint != nil, "Checkpoint"},
+		{r.BackfillBegin != nil, "BackfillBegin"},
+		{r.BackfillComplete != nil, "BackfillComplete"},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -408,22 +413,24 @@ func codecName(c codec) string {
 	return "proto"
 }
 
-// pump reads ahead of its reader, so that the reader knows when it is about to wait: it calls idle first.
+// pump reads ahead of its reader, so that the reader knows when it is about to wait: it calls idle first, and again whenever
+// it is woken while it waits.
 type pump struct {
-	full chan []byte
-	free chan []byte
-	done chan struct{}
-	once sync.Once
-	idle func() error
-	err  error  // written before full is closed
-	lent []byte // the block being read, whole
-	rest []byte // what of it has not been read
+	full  chan []byte
+	free  chan []byte
+	done  chan struct{}
+	once  sync.Once
+	idle  func() error
+	woken <-chan struct{}
+	err   error  // written before full is closed
+	lent  []byte // the block being read, whole
+	rest  []byte // what of it has not been read
 }
 
-func newPump(r io.Reader, idle func() error) *pump {
+func newPump(r io.Reader, idle func() error, woken <-chan struct{}) *pump {
 	const blocks, size = 8, 256 << 10
 	p := &pump{
-		full: make(chan []byte, blocks), free: make(chan []byte, blocks), done: make(chan struct{}), idle: idle,
+		full: make(chan []byte, blocks), free: make(chan []byte, blocks), done: make(chan struct{}), idle: idle, woken: woken,
 	}
 	for range blocks {
 		p.free <- make([]byte, size)
@@ -457,14 +464,9 @@ func (p *pump) Read(dst []byte) (int, error) {
 			p.free <- p.lent[:cap(p.lent)]
 			p.lent = nil
 		}
-		var ok bool
-		select {
-		case p.lent, ok = <-p.full:
-		default:
-			if err := p.idle(); err != nil {
-				return 0, err
-			}
-			p.lent, ok = <-p.full
+		ok, err := p.await()
+		if err != nil {
+			return 0, err
 		}
 		if !ok {
 			return 0, p.err
@@ -474,6 +476,25 @@ func (p *pump) Read(dst []byte) (int, error) {
 	n := copy(dst, p.rest)
 	p.rest = p.rest[n:]
 	return n, nil
+}
+
+// await has the next block lent; it reports false when there is none any more.
+func (p *pump) await() (ok bool, err error) {
+	select {
+	case p.lent, ok = <-p.full:
+		return ok, nil
+	default:
+	}
+	for {
+		if err := p.idle(); err != nil {
+			return false, err
+		}
+		select {
+		case p.lent, ok = <-p.full:
+			return ok, nil
+		case <-p.woken:
+		}
+	}
 }
 
 // close lets the goroutine of the pump end.

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -36,10 +37,26 @@ func stateKey(path []string, backfill uint32) string {
 	return key.String()
 }
 
+// labelRuntime is the label of the shard template that chooses the runtime.
+const labelRuntime = "estuary.dev/flag/enable-runtime-v2"
+
+// labelled is the spec with the label of the driver's runtime: the spec itself if it has it already.
+func (d *runtimeDriver) labelled(capture *pf.CaptureSpec) *pf.CaptureSpec {
+	value := strconv.FormatBool(d.runtime == runtimeV2)
+	if capture.ShardTemplate.LabelSet.ValueOf(labelRuntime) == value {
+		return capture
+	}
+	spec, template := *capture, *capture.ShardTemplate
+	template.LabelSet = pb.LabelSet{Labels: slices.Clone(template.LabelSet.Labels)}
+	template.LabelSet.SetValue(labelRuntime, value)
+	spec.ShardTemplate = &template
+	return &spec
+}
+
 // captureSpec is the task without bindings, templates filled as the runtime fills them.
 func (d *runtimeDriver) captureSpec() *pf.CaptureSpec {
 	shard := "capture/" + d.task + "/" + driverVersion
-	return &pf.CaptureSpec{
+	return d.labelled(&pf.CaptureSpec{
 		Name:            pf.Capture(d.task),
 		ConnectorType:   pf.CaptureSpec_LOCAL,
 		ConfigJson:      d.config,
@@ -69,7 +86,7 @@ func (d *runtimeDriver) captureSpec() *pf.CaptureSpec {
 			},
 			Flags: pb.JournalSpec_O_RDWR,
 		},
-	}
+	})
 }
 
 func (d *runtimeDriver) collectionSpec(b runtimeBinding) (pf.CollectionSpec, error) {

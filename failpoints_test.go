@@ -202,6 +202,7 @@ func (o *crashes) arm(name string) {
 
 // session prepares the next session.
 func (o *crashes) session(c codec) {
+	o.runtime.drawPeer(o.rand)
 	o.runtime.driver.codec = c
 	o.renew()
 	o.mu.Lock()

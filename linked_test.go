@@ -4,159 +4,29 @@ package main
 //
 // Goal: whichever form a runtime sends, in either codec, active and inactive bindings and those of lastCapture get the
 // collection that was meant; an index that leads nowhere is an error that names the binding. Method: inline requests are
-// turned into indirect ones by field number and JSON name, without our code, and read by it.
+// turned into indirect ones by the stand-in runtime, which shares no code with what reads them.
 
 import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 	"github.com/gogo/protobuf/jsonpb"
-	"github.com/gogo/protobuf/proto"
-	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// indirection is the table being made of the collections that bindings have inline.
-type indirection struct {
-	names []string
-	raw   [][]byte          // protobuf
-	json  []json.RawMessage // the same
-}
-
-// index has the table hold the collection, and returns its place.
-func (in *indirection) index(t testing.TB, c *pf.CollectionSpec) uint32 {
-	t.Helper()
-	if i := slices.Index(in.names, c.Name.String()); i >= 0 {
-		return uint32(i)
-	}
-	raw, err := c.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := (&jsonpb.Marshaler{}).MarshalToString(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in.names, in.raw, in.json = append(in.names, c.Name.String()), append(in.raw, raw), append(in.json, json.RawMessage(text))
-	return uint32(len(in.names) - 1)
-}
-
-// fields are the table's entries as protobuf fields.
-func (in *indirection) fields(number protowire.Number) (out []byte) {
-	for _, raw := range in.raw {
-		out = protowire.AppendBytes(protowire.AppendTag(out, number, protowire.BytesType), raw)
-	}
-	return out
-}
-
-func indexField(number protowire.Number, index uint32) []byte {
-	if index == 0 {
-		return nil // as proto3 leaves it out
-	}
-	return protowire.AppendVarint(protowire.AppendTag(nil, number, protowire.VarintType), uint64(index))
-}
-
-// indirectProto turns a request into the indirect form. It changes r.
-func indirectProto(t testing.TB, r *pc.Request) {
-	spec := func(s *pf.CaptureSpec) {
-		if s == nil {
-			return
-		}
-		in := &indirection{}
-		for _, b := range slices.Concat(s.Bindings, s.InactiveBindings) {
-			b.XXX_unrecognized = indexField(6, in.index(t, &b.Collection))
-			b.Collection = pf.CollectionSpec{}
-		}
-		s.XXX_unrecognized = in.fields(12)
-	}
-	switch {
-	case r.Validate != nil:
-		in := &indirection{}
-		for _, b := range r.Validate.Bindings {
-			b.XXX_unrecognized = indexField(4, in.index(t, &b.Collection))
-			b.Collection = pf.CollectionSpec{}
-		}
-		r.Validate.XXX_unrecognized = in.fields(7)
-		spec(r.Validate.LastCapture)
-	case r.Apply != nil:
-		spec(r.Apply.Capture)
-		spec(r.Apply.LastCapture)
-	case r.Open != nil:
-		spec(r.Open.Capture)
-	}
-}
-
-// indirectJSON turns the JSON of a request into the indirect form.
-func indirectJSON(t testing.TB, text string) string {
-	t.Helper()
-	var request map[string]any
-	if err := json.Unmarshal([]byte(text), &request); err != nil {
-		t.Fatal(err)
-	}
-	var walk func(spec map[string]any)
-	walk = func(spec map[string]any) {
-		var table []any
-		var names []string
-		for _, list := range []string{"bindings", "inactiveBindings"} {
-			bindings, _ := spec[list].([]any)
-			for _, b := range bindings {
-				binding := b.(map[string]any)
-				collection := binding["collection"].(map[string]any)
-				name, _ := collection["name"].(string)
-				i := slices.Index(names, name)
-				if i < 0 {
-					i = len(names)
-					names, table = append(names, name), append(table, collection)
-				}
-				delete(binding, "collection")
-				if i > 0 {
-					binding["collectionIndex"] = i
-				}
-			}
-		}
-		if table != nil {
-			spec["linkedCollections"] = table
-		}
-		for _, below := range []string{"capture", "lastCapture"} {
-			if s, ok := spec[below].(map[string]any); ok {
-				walk(s)
-			}
-		}
-	}
-	for _, kind := range []string{"validate", "apply", "open"} {
-		if spec, ok := request[kind].(map[string]any); ok {
-			walk(spec)
-		}
-	}
-	out, err := json.Marshal(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(out)
-}
-
-// indirectFrame is a request in the indirect form as a peer sends it; nil for one without specs.
+// indirectFrame is a request in the indirect form as a runtime sends it.
 func indirectFrame(t testing.TB, r *pc.Request, c codec) []byte {
 	t.Helper()
-	if r.Validate == nil && r.Apply == nil && r.Open == nil {
-		return nil
+	frame, err := appendIndirectRequest(nil, r, c)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if c == codecJSON {
-		text, err := (&jsonpb.Marshaler{}).MarshalToString(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return []byte(indirectJSON(t, text) + "\n")
-	}
-	copied := proto.Clone(r).(*pc.Request)
-	indirectProto(t, copied)
-	return peerFrame(t, c, copied)
+	return frame
 }
 
 // linkedRequests are requests of many bindings over few collections.
@@ -275,23 +145,7 @@ func TestLinkedCollectionsCaptured(t *testing.T) {
 			db := newTestDB(t)
 			table := db.createTable("t", "(id int PRIMARY KEY, v text)")
 			db.exec("INSERT INTO " + quoteTable(table) + " VALUES (1, 'one')")
-			r := newTestRuntime(t, runtimeOptions{config: db.config(), codec: c})
-			discovered, err := r.driver.discover(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			bindings, err := previewBindings(discovered.Bindings, &previewOptions{tables: table.String()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.driver.encode = func(dst []byte, request *pc.Request, c codec) ([]byte, error) {
-				if frame := indirectFrame(t, request, c); frame != nil {
-					return append(dst, frame...), nil
-				}
-				return appendRequest(dst, request, c)
-			}
-			r.bind(bindings)
-			r.start()
+			r := startRuntime(t, runtimeOptions{config: db.config(), codec: c, indirect: true, tables: table.String()})
 			r.waitDocuments(1)
 			r.stop()
 			if err := r.wait(); err != nil {
@@ -304,8 +158,7 @@ func TestLinkedCollectionsCaptured(t *testing.T) {
 // FuzzLinkedProto: whatever stands in fields that the library does not know, it is an error or a request, in bounded memory.
 func FuzzLinkedProto(f *testing.F) {
 	for _, r := range linkedRequests() {
-		indirectProto(f, r)
-		body, err := r.Marshal()
+		body, err := indirectProto(r)
 		if err != nil {
 			f.Fatal(err)
 		}

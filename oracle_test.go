@@ -305,7 +305,7 @@ func (o *oracle) start() {
 func (o *oracle) prepare() {
 	o.t.Helper()
 	o.runtime = newTestRuntime(o.t, runtimeOptions{
-		config: o.config(), codec: codec(o.rand.IntN(2)), logLevel: "warn",
+		config: o.config(), logLevel: "warn",
 		onDocument: func(_ *testRuntime, table string, doc []byte) {
 			o.watch(table, doc)
 			time.Sleep(time.Duration(o.slow.Load()))
@@ -318,6 +318,7 @@ func (o *oracle) prepare() {
 		acknowledge: o.acknowledge,
 	})
 	o.runtime.driver.command = o.command
+	o.runtime.drawPeer(o.rand)
 }
 
 // noteCheckpoint keeps a checkpoint's cursor until it is acknowledged.
@@ -408,11 +409,11 @@ func (o *oracle) renew() {
 	o.acked = max(o.acked, o.cursorOf(o.runtime.committedState()))
 }
 
-// restart starts the next session, now and then with another codec, chunk size or acknowledgements.
+// restart starts the next session, now and then with another runtime, chunk size or acknowledgements.
 func (o *oracle) restart(rebind bool) {
 	o.t.Helper()
 	r := o.runtime
-	r.driver.codec = codec(o.rand.IntN(2))
+	r.drawPeer(o.rand)
 	o.renew()
 	o.mu.Lock()
 	o.delayed = o.rand.IntN(2) == 0

@@ -322,6 +322,8 @@ type previewOptions struct {
 	untilIdle        time.Duration
 	restart          bool
 	killEvery        time.Duration
+	runtime          string
+	indirect         bool
 }
 
 func previewCommand(ctx context.Context, args []string) error {
@@ -342,9 +344,19 @@ func previewCommand(ctx context.Context, args []string) error {
 	f.BoolVar(&o.restart, "restart", false, "start the connector again from the committed state whenever it ends")
 	f.DurationVar(&o.killEvery, "kill-every", 0,
 		"kill -9 the connector each time this `duration` has passed, and start it again: shows that nothing is lost")
+	f.StringVar(&o.runtime, "runtime", "v2", "stand in for this `version` of the Flow runtime: v2, on which captures run, or v1")
+	f.BoolVar(&o.indirect, "indirect-specs", false, "send specs in the form of newer runtimes, with a table of linked collections")
 	d, err := f.parse(args, true)
 	if err != nil {
 		return err
+	}
+	d.indirect = o.indirect
+	switch o.runtime {
+	case "v2":
+	case "v1":
+		d.runtime = runtimeV1
+	default:
+		return usageError("preview: --runtime is v1 or v2, not " + o.runtime)
 	}
 	if o.outputState && !o.json {
 		return usageError("preview: --output-state goes with --json")
@@ -390,13 +402,12 @@ func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *pre
 	defer watcher.Wait()
 	defer close(finished)
 
-	var last *pf.CaptureSpec
+	var last *pf.CaptureSpec // as applied
 	for {
-		err := previewSession(stop, d, o, capture, last, sink)
-		last = capture
+		err := previewSession(stop, d, o, capture, &last, sink)
 		switch {
-		case sink.failed != nil:
-			return sink.failed
+		case sink.failed.Load() != nil:
+			return *sink.failed.Load()
 		case stop.Err() != nil:
 			return nil
 		case err == nil && o.exitWhenCaughtUp:
@@ -426,13 +437,16 @@ func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *pre
 	}
 }
 
-// previewSession is one Apply and one capture.
+// previewSession is one capture, and the Apply ahead of it.
 func previewSession(
-	ctx context.Context, d *runtimeDriver, o *previewOptions, capture, last *pf.CaptureSpec, sink *previewSink,
+	ctx context.Context, d *runtimeDriver, o *previewOptions, capture *pf.CaptureSpec, last **pf.CaptureSpec, sink *previewSink,
 ) error {
-	if _, err := d.apply(ctx, capture, last); err != nil {
+	state, err := d.apply(ctx, capture, *last, sink.state)
+	sink.state = state
+	if err != nil {
 		return err
 	}
+	*last = capture
 	s, err := d.open(ctx, capture, sink.state, sink)
 	if err != nil {
 		return err

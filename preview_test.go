@@ -149,7 +149,7 @@ func TestDriverInactiveBindings(t *testing.T) {
 // Withheld acknowledgements are what a crash of the runtime between commit and Acknowledge looks like.
 func TestDriverWithholdsAcknowledgements(t *testing.T) {
 	r := startRuntime(t, runtimeOptions{
-		config: map[string]any{}, tables: "public.t", connector: "scripted",
+		config: map[string]any{}, tables: "public.t", connector: "scripted", runtime: runtimeV1, // its end is logged
 		env:         scriptEnv(t, script{Documents: 20, Per: 2}),
 		acknowledge: func(*testRuntime, int) int { return 0 },
 	})
@@ -171,7 +171,7 @@ func TestDriverFaults(t *testing.T) {
 		{fault: "discover", discover: "cannot connect: no such host"},
 		{fault: "twice", discover: "the connector sent Discovered after its answer"},
 		{fault: "partial", run: "connector wrote a partial message and then closed its output"},
-		{fault: "inside", run: "unexpected capture connector EOF while within a checkpoint"},
+		{fault: "inside", run: "unexpected capture connector EOF within a capture checkpoint sequence"},
 		{fault: "binding", run: "a document of binding 7, but there are 1"},
 		{fault: "crash", run: "panic: oh no\ngoroutine 1:"},
 	} {
@@ -222,7 +222,7 @@ func TestDriverKillsTheDeaf(t *testing.T) {
 	}
 	t.Parallel()
 	r := startRuntime(t, runtimeOptions{
-		config: map[string]any{}, tables: "public.t", connector: "scripted",
+		config: map[string]any{}, tables: "public.t", connector: "scripted", runtime: runtimeV1,
 		env: scriptEnv(t, script{Documents: 10, Per: 5, Fault: "deaf"}),
 	})
 	r.waitDocuments(10)
@@ -356,36 +356,42 @@ func TestPreviewKilledBeforeItsFirstCommit(t *testing.T) {
 	}
 }
 
+// Ctrl-C ends the session as the runtime does: on V1 the connector ends by itself, on V2 it is killed.
 func TestPreviewStopsOnSignal(t *testing.T) {
-	cmd := human(t.Context(), t, script{Documents: 5, Per: 5}, "preview", "--config", writeConfig(t), "--tables", "t")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewReader(stdout)
-	for i := range 5 {
-		line, err := lines.ReadString('\n')
-		if want := fmt.Sprintf("backfill  public.t  id=%d\n", i+1); line != want {
-			t.Errorf("stdout %q, want %q: %v", line, want, err)
-		}
-	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Error(err)
-	}
-	rest, err := io.ReadAll(lines)
-	if len(rest) > 0 || err != nil {
-		t.Errorf("stdout goes on with %q, %v", rest, err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, stderr.String())
-	}
-	if !strings.Contains(stderr.String(), "1 checkpoints, ") {
-		t.Errorf("the connector was not stopped by EOF:\n%s", stderr.String())
+	for _, version := range []string{"v1", "v2"} {
+		t.Run(version, func(t *testing.T) {
+			cmd := human(t.Context(), t, script{Documents: 5, Per: 5},
+				"preview", "--config", writeConfig(t), "--tables", "t", "--runtime", version)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewReader(stdout)
+			for i := range 5 {
+				line, err := lines.ReadString('\n')
+				if want := fmt.Sprintf("backfill  public.t  id=%d\n", i+1); line != want {
+					t.Errorf("stdout %q, want %q: %v", line, want, err)
+				}
+			}
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Error(err)
+			}
+			rest, err := io.ReadAll(lines)
+			if len(rest) > 0 || err != nil {
+				t.Errorf("stdout goes on with %q, %v", rest, err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%v\n%s", err, stderr.String())
+			}
+			if version == "v1" && !strings.Contains(stderr.String(), "1 checkpoints, ") {
+				t.Errorf("the connector was not stopped by EOF:\n%s", stderr.String())
+			}
+		})
 	}
 }
 
@@ -665,7 +671,7 @@ func TestPreviewSinkSpills(t *testing.T) {
 	}
 	commit := func() {
 		t.Helper()
-		if n, err := sink.commit(1, json.RawMessage(`{}`)); n != 1 || err != nil {
+		if n, err := sink.commit(commitment{checkpoints: 1, state: json.RawMessage(`{}`)})(); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 	}
@@ -874,22 +880,21 @@ func BenchmarkPreview(b *testing.B) {
 			sink.bind(capture)
 			b.SetBytes(int64(len(stream) / 10000))
 			for read := 0; read < b.N; read += 10000 {
-				s := &session{capture: capture, sink: sink, state: map[string]any{}}
-				s.pump = newPump(bytes.NewReader(stream), s.commitPending)
-				responses := newResponseReader(s.pump, c)
+				t := newRuntimeTransactions(new(runtimeDriver), capture, map[string]any{}, sink, func(int) {})
+				responses := newResponseReader(newPump(bytes.NewReader(stream), t.idle, t.woken), c)
 				for {
 					r, err := responses.next()
 					if errors.Is(err, io.EOF) {
 						break
 					}
 					if err == nil {
-						err = s.take(r)
+						err = t.take(r)
 					}
 					if err != nil {
 						b.Fatal(err)
 					}
 				}
-				if err := s.commitPending(); err != nil {
+				if err := t.flush(); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
 	"github.com/gogo/protobuf/jsonpb"
@@ -31,6 +33,7 @@ type previewState struct {
 //	                 ^written (output file only)       ^marked                        ^len(buf)
 //
 // written can lie beyond marked: an output file takes the documents of a large transaction before its checkpoint.
+// While a commit is made durable it alone uses printing, length and state.
 type previewSink struct {
 	options *previewOptions
 	console *console
@@ -39,13 +42,14 @@ type previewSink struct {
 	keys    [][]string
 	buf     []byte
 	marked  int
+	printed []byte   // of the last commit, to print and then to reuse
 	output  *os.File // nil: stdout
 	start   int64    // output file: offset of buf[0]; everything before it has been written
 	length  int64    // output file: committed length
 	state   json.RawMessage
-	docs    int64 // since the last commit
-	pending int64 // bytes of them
-	failed  error // of ours, not the connector's
+	docs    int64                 // since the last commit
+	pending int64                 // bytes of them
+	failed  atomic.Pointer[error] // of ours, not the connector's
 }
 
 // newPreviewSink reads the state file and cuts the output file back to what it says.
@@ -160,6 +164,16 @@ func (k *previewSink) write() error {
 
 func (k *previewSink) sourcedSchema(int, json.RawMessage) error { return nil }
 
+// marker prints a line of its own, as a document: in JSON ["backfillBegin",{"binding":"schema.table"}].
+func (k *previewSink) marker(binding int, kind string) error {
+	if k.options.json {
+		k.buf = fmt.Appendf(k.buf, `["%s%s",{"binding":%s}]`+"\n", strings.ToLower(kind[:1]), kind[1:], k.quoted[binding])
+	} else {
+		k.buf = fmt.Appendf(k.buf, "%-8s  %s\n", kind, k.tables[binding])
+	}
+	return nil
+}
+
 func (k *previewSink) checkpoint(patch *pf.ConnectorState) error {
 	if k.options.outputState {
 		line, err := new(jsonpb.Marshaler).MarshalToString(patch)
@@ -172,31 +186,45 @@ func (k *previewSink) checkpoint(patch *pf.ConnectorState) error {
 	return nil
 }
 
-func (k *previewSink) commit(n int, state json.RawMessage) (int, error) {
-	saved := previewState{ConnectorState: state}
+func (k *previewSink) commit(c commitment) func() (int, error) {
+	if c.synthetic {
+		k.marked = len(k.buf)
+	}
+	committed := k.start + int64(k.marked)
+	var written error
+	k.printed = k.printed[:0]
 	if k.output != nil {
-		committed := k.start + int64(k.marked)
-		if err := k.write(); err != nil {
-			return 0, err
-		}
-		if err := k.output.Sync(); err != nil {
-			return 0, k.fail(err)
-		}
-		k.length, saved.OutputBytes = committed, &committed
+		written = k.write()
 	} else {
-		if err := k.console.print(os.Stdout, k.buf[:k.marked]); err != nil {
-			return 0, k.fail(err)
-		}
+		k.printed = append(k.printed, k.buf[:k.marked]...)
 		k.buf = k.buf[:copy(k.buf, k.buf[k.marked:])]
 		k.marked = 0
 	}
-	if err := k.save(saved); err != nil {
-		return 0, k.fail(err)
-	}
-	k.state = state
-	k.console.captured(k.docs, k.pending)
+	docs, pending := k.docs, k.pending
 	k.docs, k.pending = 0, 0
-	return n, nil
+	return func() (int, error) {
+		if written != nil {
+			return 0, written
+		}
+		if c.state == nil {
+			c.state = k.state
+		}
+		saved := previewState{ConnectorState: c.state}
+		if k.output != nil {
+			if err := k.output.Sync(); err != nil {
+				return 0, k.fail(err)
+			}
+			k.length, saved.OutputBytes = committed, &committed
+		} else if err := k.console.print(os.Stdout, k.printed); err != nil {
+			return 0, k.fail(err)
+		}
+		if err := k.save(saved); err != nil {
+			return 0, k.fail(err)
+		}
+		k.state = c.state
+		k.console.captured(docs, pending)
+		return c.checkpoints, nil
+	}
 }
 
 // rollback forgets everything after the last commit.
@@ -211,7 +239,7 @@ func (k *previewSink) rollback() error {
 
 // fail remembers an error that a restart of the connector would not mend.
 func (k *previewSink) fail(err error) error {
-	k.failed = err
+	k.failed.Store(&err)
 	return err
 }
 

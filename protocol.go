@@ -176,6 +176,7 @@ func decodeProto(frame []byte) (*pc.Request, error) {
 	if err := request.Unmarshal(frame); err != nil {
 		return nil, fmt.Errorf("not a protobuf request: %w", err)
 	}
+	logUnknownProto(request)
 	return request, linkProto(request)
 }
 
@@ -191,6 +192,7 @@ func decodeJSON(line []byte) (*pc.Request, error) {
 	if rest := line[decoder.InputOffset():]; len(rest) > 0 {
 		return nil, fmt.Errorf("not a JSON request: %d bytes follow it on its line", len(rest))
 	}
+	logUnknownJSON(line)
 	return request, linkJSON(request, line)
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"source-postgres/tests/history"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
+	"github.com/gogo/protobuf/proto"
 )
 
 // runtimeOptions say what is captured and how.
@@ -26,6 +28,9 @@ type runtimeOptions struct {
 	mode      string           // of tables with a key
 	bindings  []runtimeBinding // instead of discovered ones
 	codec     codec
+	runtime   runtimeVersion
+	limits    *transactionLimits // nil: those of the runtime
+	indirect  bool
 	state     json.RawMessage // the first session's
 	env       []string
 	logLevel  string
@@ -36,15 +41,17 @@ type runtimeOptions struct {
 	// Hooks, called by the goroutine that reads the connector's output. They may call kill and stop.
 	onDocument   func(r *testRuntime, table string, doc []byte) // not yet committed
 	onCheckpoint func(r *testRuntime, patch json.RawMessage)    // not yet committed
-	acknowledge  func(r *testRuntime, n int) int                // of n committed checkpoints; nil: all
+	// acknowledge is called by the goroutine that commits: how many to acknowledge of n committed checkpoints; nil: all.
+	acknowledge func(r *testRuntime, n int) int
 }
 
 // testDocument is a committed document.
 type testDocument struct {
 	table      string // schema.table of its binding
 	doc        string
-	checkpoint int // that committed it, counted from 1 over all sessions
-	order      int // among all documents and sourced schemas received
+	marker     string // BackfillBegin or BackfillComplete: this is one, and no document
+	checkpoint int    // that committed it, counted from 1 over all sessions; of a synthetic one, the checkpoint that is to come
+	order      int    // among all documents and sourced schemas received
 }
 
 // testRuntime runs one session at a time.
@@ -61,6 +68,7 @@ type testRuntime struct {
 	cond        *sync.Cond
 	session     *session
 	committed   []testDocument
+	commits     []commitment   // all so far, over all sessions, without their states
 	uncommitted []testDocument // the checkpoint of those after the last one is not yet known
 	schemas     []testDocument
 	received    int // documents and sourced schemas, over all sessions
@@ -117,6 +125,9 @@ func newTestRuntime(t testing.TB, o runtimeOptions) *testRuntime {
 	r := &testRuntime{t: t, options: o, state: o.state, driver: &runtimeDriver{
 		env:      append([]string{testMainVariable + "=" + o.connector}, o.env...),
 		codec:    o.codec,
+		runtime:  o.runtime,
+		limits:   o.limits,
+		indirect: o.indirect,
 		task:     "test/capture",
 		config:   config,
 		logLevel: o.logLevel,
@@ -140,6 +151,21 @@ func newTestRuntime(t testing.TB, o runtimeOptions) *testRuntime {
 		}
 	})
 	return r
+}
+
+// drawPeer draws what runtime the next session meets: version, codec, form of specs, and how long transactions are.
+func (r *testRuntime) drawPeer(random *rand.Rand) {
+	d := r.driver
+	d.runtime, d.codec, d.indirect, d.limits = runtimeVersion(random.IntN(2)), codec(random.IntN(2)), random.IntN(2) == 0, nil
+	if random.IntN(2) == 0 {
+		limits := d.runtime.transactionLimits()
+		limits.bytes = 1 << random.IntN(20)
+		if d.runtime == runtimeV2 {
+			limits.least = time.Duration(random.IntN(30)) * time.Millisecond
+			limits.most = limits.least + time.Duration(random.IntN(100))*time.Millisecond
+		}
+		d.limits = &limits
+	}
 }
 
 // bind validates the bindings of the sessions to come; positions in the task may change.
@@ -174,10 +200,15 @@ func (r *testRuntime) tryStart() error {
 	r.uncommitted, r.ended, r.err, r.status, r.severed = nil, false, nil, "", false
 	state := r.state
 	r.mu.Unlock()
-	if _, err := r.driver.apply(r.t.Context(), r.capture, r.applied); err != nil {
+	r.capture = r.driver.labelled(r.capture)
+	state, err := r.driver.apply(r.t.Context(), r.capture, r.applied, state)
+	r.mu.Lock()
+	r.state = state
+	r.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	r.applied = r.capture
+	r.applied = proto.Clone(r.capture).(*pf.CaptureSpec) // tests change the spec in place
 	// The test's own context ends before its clean-up does.
 	driver := *r.driver
 	driver.env = append(slices.Clone(driver.env), r.armed...)
@@ -218,7 +249,7 @@ func (r *testRuntime) kill() {
 func (r *testRuntime) sever(commit bool) {
 	if s := r.current(); s != nil {
 		if commit {
-			_ = s.commitPending() // the sink is ours and does not fail
+			_ = s.flush() // the sink is ours and does not fail
 		}
 		s.kill()
 	}
@@ -237,11 +268,23 @@ func (r *testRuntime) end() error {
 	return nil
 }
 
-// stop closes the connector's stdin; wait follows.
+// stop ends the session gracefully; wait follows.
 func (r *testRuntime) stop() {
 	if s := r.current(); s != nil {
 		s.stop()
 	}
+}
+
+// renewToken ends the session some minutes before the token of its login expires, and starts the next one, whose config has
+// a new token. The spec has not changed with it.
+func (r *testRuntime) renewToken(config json.RawMessage) {
+	r.t.Helper()
+	r.stop()
+	if err := r.wait(); err != nil {
+		r.t.Fatalf("a session that was stopped ended with %v", err)
+	}
+	r.capture.ConfigJson, r.applied.ConfigJson = config, config
+	r.start()
 }
 
 // wait returns how the session ended: nil for exit status 0 at a checkpoint, a *connectorExit for a failure.
@@ -373,6 +416,14 @@ func (r *testRuntime) sourcedSchema(binding int, schema json.RawMessage) error {
 	return nil
 }
 
+func (r *testRuntime) marker(binding int, kind string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.received++
+	r.uncommitted = append(r.uncommitted, testDocument{table: r.names[binding], marker: kind, order: r.received})
+	return nil
+}
+
 func (r *testRuntime) checkpoint(patch *pf.ConnectorState) error {
 	r.mu.Lock()
 	r.checkpoints++
@@ -387,19 +438,32 @@ func (r *testRuntime) checkpoint(patch *pf.ConnectorState) error {
 	return r.end()
 }
 
-func (r *testRuntime) commit(n int, state json.RawMessage) (int, error) {
+func (r *testRuntime) commit(c commitment) func() (int, error) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	complete := len(r.uncommitted)
 	for complete > 0 && r.uncommitted[complete-1].checkpoint == 0 {
-		complete--
+		if complete--; c.synthetic {
+			r.uncommitted[complete].checkpoint = r.checkpoints + 1
+		}
 	}
-	r.committed = append(r.committed, r.uncommitted[:complete]...)
+	if c.synthetic {
+		complete = len(r.uncommitted)
+	}
+	documents := r.uncommitted[:complete:complete]
 	r.uncommitted = append([]testDocument(nil), r.uncommitted[complete:]...)
-	r.state = state
-	r.cond.Broadcast()
-	r.mu.Unlock()
-	if r.options.acknowledge != nil {
-		return r.options.acknowledge(r, n), nil
+	return func() (int, error) {
+		r.mu.Lock()
+		r.committed = append(r.committed, documents...)
+		if c.state != nil {
+			r.state = c.state
+		}
+		r.commits = append(r.commits, commitment{checkpoints: c.checkpoints, synthetic: c.synthetic})
+		r.cond.Broadcast()
+		r.mu.Unlock()
+		if r.options.acknowledge != nil {
+			return r.options.acknowledge(r, c.checkpoints), nil
+		}
+		return c.checkpoints, nil
 	}
-	return n, nil
 }

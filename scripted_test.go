@@ -32,6 +32,9 @@ type script struct {
 	// LeaveAt ends with status 0 at once.
 	HoldAt  int `json:"holdAt"`
 	LeaveAt int `json:"leaveAt"`
+	// Applied has a state as long as it is asked with one that counts fewer than this.
+	Applies int  `json:"applies"`
+	Talk    bool `json:"talk"` // logs what Apply and Open come with
 }
 
 // requests counts a request, and returns how many there have been.
@@ -117,13 +120,32 @@ func scriptedConnector() int {
 			if err := r.Validate_(); err != nil {
 				panic(err)
 			}
-			c.send(&pc.Response{Applied: new(pc.Response_Applied)})
+			c.talk("applied with %s\n", r.Apply.StateJson)
+			var state struct {
+				Applied int `json:"applied"`
+			}
+			_ = json.Unmarshal(r.Apply.StateJson, &state)
+			applied := new(pc.Response_Applied)
+			if state.Applied < c.Applies {
+				patch := fmt.Appendf(nil, `{"applied":%d}`, state.Applied+1)
+				applied.State = &pf.ConnectorState{UpdatedJson: patch, MergePatch: true}
+			}
+			c.send(&pc.Response{Applied: applied})
 		case r.Open != nil:
 			if err := r.Validate_(); err != nil {
 				panic(err)
 			}
+			c.talk("opened with %s\n", r.Open.Capture.ConfigJson)
 			return c.capture(r.Open)
 		}
+	}
+}
+
+// talk logs, where that is wanted.
+func (c *scripted) talk(format string, args ...any) {
+	if c.Talk {
+		text, _ := json.Marshal(fmt.Sprintf(format, args...))
+		fmt.Fprintf(os.Stderr, `{"level":"info","msg":%s}`+"\n", text)
 	}
 }
 
@@ -206,6 +228,9 @@ func (c *scripted) capture(open *pc.Request_Open) int {
 				State: &pf.ConnectorState{UpdatedJson: []byte(patch), MergePatch: true},
 			}})
 			checkpoints++
+			if c.Fault == "between" {
+				return 0
+			}
 		}
 	}
 	if level := os.Getenv("LOG_LEVEL"); level != "info" {

@@ -216,8 +216,8 @@ func (s *soakRun) tryBegin(armed ...string) error {
 		r.driver.config = s.config()
 		r.bind(s.bindings())
 	}
-	r.driver.codec = codec(s.rand.IntN(2))
-	s.totals.Checked["sessions with "+codecName(r.driver.codec)]++
+	r.drawPeer(s.rand)
+	s.totals.Checked[fmt.Sprintf("sessions on %s with %s", r.driver.runtime, codecName(r.driver.codec))]++
 	s.renew()
 	s.mu.Lock()
 	s.delayed = s.rand.IntN(2) == 0

@@ -39,6 +39,7 @@ type transcript struct {
 	root     map[string]any // of the endpoint config, beside what testDB.config sets
 	advanced map[string]any
 	codec    codec
+	runtime  runtimeVersion
 	full     bool // sourced schemas and states of the tables are written out in full
 	drifting bool // cursors depend on time: they follow what others do to the server
 	lax      bool // documents need not satisfy the write schema: the scenario retypes columns
@@ -188,7 +189,7 @@ func (tr *transcript) bindError(bindings ...bound) {
 
 func (tr *transcript) tryBind(bindings ...bound) error {
 	tr.driver = &runtimeDriver{
-		env: []string{testMainVariable + "=connector"}, codec: tr.codec, task: "test/capture", config: tr.config(),
+		env: []string{testMainVariable + "=connector"}, codec: tr.codec, runtime: tr.runtime, task: "test/capture", config: tr.config(),
 	}
 	if len(bindings) == 0 { // nothing to discover: the task has no bindings any more
 		tr.note("== bind nothing")
@@ -229,7 +230,7 @@ func (tr *transcript) tryBind(bindings ...bound) error {
 			})
 		}
 	}
-	if _, err := tr.driver.apply(tr.ctx, capture, tr.applied); err != nil {
+	if tr.state, err = tr.driver.apply(tr.ctx, capture, tr.applied, tr.state); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	tr.capture, tr.applied = capture, capture
@@ -612,7 +613,11 @@ func (s *transcriptSink) checkpoint(patch *pf.ConnectorState) error {
 	return nil
 }
 
-func (s *transcriptSink) commit(n int, _ json.RawMessage) (int, error) { return n, nil }
+func (s *transcriptSink) marker(int, string) error { return nil }
+
+func (s *transcriptSink) commit(c commitment) func() (int, error) {
+	return func() (int, error) { return c.checkpoints, nil }
+}
 
 // modesOf lists the modes that a state or a patch has, by state key.
 func modesOf(state json.RawMessage) map[string]string {

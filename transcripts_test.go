@@ -16,7 +16,7 @@ func TestTranscripts(t *testing.T) {
 		run  func(tr *transcript)
 	}{
 		{"fresh", transcriptFresh},
-		{"fresh-json", inJSON(transcriptFresh)},
+		{"fresh-json-v1", inJSON(onV1(transcriptFresh))},
 		{"identity-default", func(tr *transcript) { transcriptIdentity(tr, "DEFAULT") }},
 		{"identity-full", func(tr *transcript) { transcriptIdentity(tr, "FULL") }},
 		{"identity-index", func(tr *transcript) { transcriptIdentity(tr, "USING INDEX t_pair") }},
@@ -24,7 +24,7 @@ func TestTranscripts(t *testing.T) {
 		{"identity-index-refused", transcriptIdentityRefused},
 		{"keyless", transcriptKeyless},
 		{"key-move", transcriptKeyMove},
-		{"key-move-json", inJSON(transcriptKeyMove)},
+		{"key-move-json-v1", inJSON(onV1(transcriptKeyMove))},
 		{"key-cascade", transcriptCascade},
 		{"key-swap", transcriptSwap},
 		{"toast-default", func(tr *transcript) { transcriptTOAST(tr, "DEFAULT") }},
@@ -72,14 +72,14 @@ func TestTranscripts(t *testing.T) {
 		{"missing-returns-streaming", transcriptMissingReturns},
 		{"unfit", transcriptUnfit},
 		{"shapes", transcriptShapes},
-		{"shapes-json", inJSON(transcriptShapes)},
+		{"shapes-json-v1", inJSON(onV1(transcriptShapes))},
 		{"shapes-behind", transcriptShapesBehind},
 		{"shapes-backfill", transcriptShapesBackfill},
 		{"columns-left-out", transcriptLeftOut},
 		{"names", transcriptNames},
-		{"names-json", inJSON(transcriptNames)},
+		{"names-json-v1", inJSON(onV1(transcriptNames))},
 		{"types", transcriptTypes},
-		{"types-json", inJSON(transcriptTypes)},
+		{"types-json-v1", inJSON(onV1(transcriptTypes))},
 		{"publication", transcriptPublication},
 		{"read-only", transcriptReadOnly},
 		{"transactions", transcriptTransactions},
@@ -90,7 +90,7 @@ func TestTranscripts(t *testing.T) {
 			t.Parallel()
 			tr := newTranscript(t)
 			s.run(tr)
-			tr.golden(strings.TrimSuffix(s.name, "-json"))
+			tr.golden(strings.TrimSuffix(s.name, "-json-v1"))
 		})
 	}
 }
@@ -99,6 +99,14 @@ func TestTranscripts(t *testing.T) {
 func inJSON(run func(tr *transcript)) func(tr *transcript) {
 	return func(tr *transcript) {
 		tr.codec = codecJSON
+		run(tr)
+	}
+}
+
+// onV1 runs a scenario on the other runtime; its golden file is the same.
+func onV1(run func(tr *transcript)) func(tr *transcript) {
+	return func(tr *transcript) {
+		tr.runtime = runtimeV1
 		run(tr)
 	}
 }

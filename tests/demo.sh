@@ -8,6 +8,7 @@
 #   SCALE         pgbench's scale, 100,000 accounts each (1)
 #   LOAD_SECONDS  how long pgbench writes at least (15)
 #   CODEC         the protocol's codec, proto or json (proto)
+#   RUNTIME       the version of the Flow runtime that preview stands in for, v1 or v2 (v2)
 #   KILL_EVERY    instead of the two kills above, kill the connector each time this duration has passed, such as 3s,
 #                 until the backfill is done and three more kills have met the streaming
 set -euo pipefail
@@ -19,6 +20,7 @@ cd "$here/.."
 scale=${SCALE:-1}
 seconds=${LOAD_SECONDS:-15}
 codec=${CODEC:-proto}
+runtime=${RUNTIME:-v2}
 kill_every=${KILL_EVERY:-}
 tables=public.pgbench_accounts,public.pgbench_branches,public.pgbench_history,public.pgbench_tellers
 server=demo-$$
@@ -30,6 +32,7 @@ for number in "SCALE=$scale" "LOAD_SECONDS=$seconds"; do
 	case ${number#*=} in '' | 0* | *[!0-9]*) die "$number: want a whole number from 1 up" ;; esac
 done
 case $codec in proto | json) ;; *) die "CODEC=$codec: proto or json" ;; esac
+case $runtime in v1 | v2) ;; *) die "RUNTIME=$runtime: v1 or v2" ;; esac
 work=$(mktemp -d)
 export GOTMPDIR=$work # a build that is interrupted leaves its folder
 
@@ -53,7 +56,7 @@ sql() { tests/postgres.sh psql --name "$server" -v ON_ERROR_STOP=1 -qXAt "$@"; }
 # preview becomes the capture: it is called in a shell of its own.
 preview() {
 	exec "$work/source-postgres" preview --config "$work/config.yaml" --tables 'public.pgbench_*' --codec "$codec" \
-		--state "$work/state.json" --output "$work/documents.jsonl" --json --output-state "$@" 2>>"$work/preview.log"
+		--runtime "$runtime" --state "$work/state.json" --output "$work/documents.jsonl" --json --output-state "$@" 2>>"$work/preview.log"
 }
 
 start_capture() {

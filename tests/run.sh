@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # tests/run.sh is the integration test: the connector as it is shipped, from the outside. It builds the image,
 # starts the database of docker-compose.yaml, captures a table, changes it, captures again from the state of the
-# first time, and compares both outputs with tests/expected. `flowctl preview` runs the capture if flowctl is on
-# the PATH, else the connector's own preview. Without a Docker engine it says so and takes the local binary and a
-# throwaway server. Usage: CONNECTOR=source-postgres VERSION=local tests/run.sh [--update]
+# first time, and compares both outputs with tests/expected: on each version of the runtime, v1 and v2, with a slot of
+# its own. The connector's own preview is the runtime, but for v1 `flowctl preview` is if flowctl is on the PATH.
+# Without a Docker engine it says so and takes the local binary and a throwaway server. Usage: CONNECTOR=source-postgres VERSION=local tests/run.sh [--update]
 #
 # --update writes what was captured into tests/expected instead of comparing.
 set -euo pipefail
@@ -83,8 +83,9 @@ else
 	address=$TEST_DATABASE_ADDRESS
 fi
 
-# --- how a capture is run: until all there is has been captured, documents to stdout, state kept
+# --- how a capture is run on a runtime: until all there is has been captured, documents to stdout, state kept
 
+# config RUNTIME prints the endpoint config.
 config() {
 	cat <<CONFIG
 address: $address
@@ -92,17 +93,17 @@ user: flow_capture
 database: postgres
 historyMode: false
 credentials: {auth_type: UserPassword, password: secret1234}
-advanced: {sslmode: disable}
+advanced: {sslmode: disable, slotName: flow_slot_$1}
 CONFIG
 }
 
 preview_capture() {
-	local arguments=(preview --tables test.run_items --json --exit-when-caught-up)
+	local arguments=(preview --runtime "$1" --tables test.run_items --json --exit-when-caught-up)
 	if [ $how = image ]; then
 		docker run --rm --network "$network" --user "$(id -u):$(id -g)" -v "$work:/work" "$image" \
-			"${arguments[@]}" --config /work/config.yaml --state /work/state.json
+			"${arguments[@]}" --config "/work/$1.config.yaml" --state "/work/$1.state.json"
 	else
-		"$work/source-postgres" "${arguments[@]}" --config "$work/config.yaml" --state "$work/state.json"
+		"$work/source-postgres" "${arguments[@]}" --config "$work/$1.config.yaml" --state "$work/$1.state.json"
 	fi
 }
 
@@ -110,13 +111,12 @@ preview_capture() {
 # makes it exit then. An image takes no variables from the outside: one is derived that has it.
 flowctl_setup() {
 	local endpoint
-	config >"$work/config.yaml"
 	if [ $how = image ]; then
 		local derived=ghcr.io/estuary/source-postgres-polling:local
 		printf 'FROM %s\nENV SHUTDOWN_AFTER_POLLING=yes\n' "$image" | docker build -q -t "$derived" - >/dev/null
-		endpoint="connector: { image: \"$derived\", config: config.yaml }"
+		endpoint="connector: { image: \"$derived\", config: v1.config.yaml }"
 	else
-		endpoint="local: { command: [\"$work/source-postgres\"], protobuf: true, config: config.yaml,
+		endpoint="local: { command: [\"$work/source-postgres\"], protobuf: true, config: v1.config.yaml,
       env: { SHUTDOWN_AFTER_POLLING: \"yes\" } }"
 	fi
 	cat >"$work/flow.yaml" <<CATALOG
@@ -137,33 +137,38 @@ captures:
       - resource: { namespace: test, stream: run_items, mode: "" }
         target: acmeCo/test/run_items
 CATALOG
-	echo '{}' >"$work/state.json"
+	echo '{}' >"$work/v1.state.json"
 }
 
 flowctl_capture() {
 	flowctl preview --source "$work/flow.yaml" --network "$network" --sessions=-1 --output-state \
-		--initial-state "$(cat "$work/state.json")" >"$work/flowctl.out" || return
-	sed -n '$s/^\["connectorState",{"updated":\(.*\)}]$/\1/p' "$work/flowctl.out" >"$work/state.json"
-	[ -s "$work/state.json" ] || die "flowctl preview did not end with the state"
+		--initial-state "$(cat "$work/$1.state.json")" >"$work/flowctl.out" || return
+	sed -n '$s/^\["connectorState",{"updated":\(.*\)}]$/\1/p' "$work/flowctl.out" >"$work/$1.state.json"
+	[ -s "$work/$1.state.json" ] || die "flowctl preview did not end with the state"
 	cat "$work/flowctl.out"
 }
 
+runtimes=(v1 v2)
+for runtime in "${runtimes[@]}"; do config "$runtime" >"$work/$runtime.config.yaml"; done
+v1=preview
 if command -v flowctl >/dev/null; then
-	runner=flowctl
+	v1=flowctl
 	flowctl_setup
-else
-	runner=preview
-	config >"$work/config.yaml"
 fi
-say "capturing with $runner, connector: $how, database: $database"
+say "capturing on v1 with $v1, on v2 with preview, connector: $how, database: $database"
 
-# capture NAME... runs one capture and keeps what it printed as it is compared.
+# capture NAME runs a capture on each runtime and keeps what it printed as it is compared.
 capture() {
-	"${runner}_capture" >"$work/$1.out" 2>"$work/$1.log" || {
-		tail -n 20 "$work/$1.log" >&2
-		die "the $1 capture failed, its last lines are above"
-	}
-	go run -tags nozstd ./tests/normalize <"$work/$1.out" >"$work/$1.jsonl"
+	local runtime runner
+	for runtime in "${runtimes[@]}"; do
+		runner=preview
+		[ "$runtime" = v2 ] || runner=$v1
+		"${runner}_capture" "$runtime" >"$work/$1.out" 2>"$work/$1.log" || {
+			tail -n 20 "$work/$1.log" >&2
+			die "the $1 capture on $runtime failed, its last lines are above"
+		}
+		go run -tags nozstd ./tests/normalize <"$work/$1.out" >"$work/$1.$runtime.jsonl"
+	done
 }
 
 sql <tests/run-setup.sql
@@ -174,16 +179,17 @@ capture changes
 # --- compare
 failed=0
 for name in backfill changes; do
-	if [ -n "$update" ]; then
-		cp "$work/$name.jsonl" "tests/expected/$name.jsonl"
-	elif ! diff -u "tests/expected/$name.jsonl" "$work/$name.jsonl"; then
-		say "the $name capture differs from tests/expected/$name.jsonl, as shown above"
-		failed=1
-	fi
+	[ -z "$update" ] || cp "$work/$name.v2.jsonl" "tests/expected/$name.jsonl"
+	for runtime in "${runtimes[@]}"; do
+		diff -u "tests/expected/$name.jsonl" "$work/$name.$runtime.jsonl" || {
+			say "the $name capture on $runtime differs from tests/expected/$name.jsonl, as shown above"
+			failed=1
+		}
+	done
 done
 [ $failed = 0 ] || exit 1
 if [ -n "$update" ]; then
 	say "tests/expected is updated"
 else
-	say "passed: both captures are as expected"
+	say "passed: both captures are as expected on both runtimes"
 fi
