@@ -558,6 +558,10 @@ func TestHumanCommands(t *testing.T) {
 			last: "source-postgres: preview: unexpected argument more",
 		},
 		{
+			args: []string{"preview", "--config", config, "--runtime", "v3"}, status: 2,
+			last: "source-postgres: preview: --runtime is v1 or v2, not v3",
+		},
+		{
 			args: []string{"preview", "--config", config, "--tables", "a.b.c"}, status: 2,
 			last: `source-postgres: preview: --tables: a.b.c has more than one dot: ` +
 				`write schema.table, and \. for a dot inside a name`,
@@ -632,6 +636,43 @@ func TestPreviewSinkFiles(t *testing.T) {
 		sink.close()
 		if out, _ := os.ReadFile(o.outputFile); string(out) != test.wantOutput {
 			t.Errorf("%s: output %q, want %q", test.name, out, test.wantOutput)
+		}
+	}
+}
+
+// A backfill marker is a line, in its place among the documents.
+func TestPreviewSinkMarkers(t *testing.T) {
+	capture := &pf.CaptureSpec{Bindings: []*pf.CaptureSpec_Binding{
+		{ResourceConfigJson: []byte(`{"namespace":"s","stream":"a"}`)},
+		{ResourceConfigJson: []byte(`{"namespace":"s","stream":"b\"c"}`)},
+	}}
+	for asJSON, want := range map[bool]string{
+		true: `["s.a",{"id":1}]` + "\n" + `["backfillBegin",{"binding":"s.b\"c"}]` + "\n" +
+			`["backfillComplete",{"binding":"s.b\"c"}]` + "\n" + `["s.a",{"id":2}]` + "\n",
+		false: "{\"id\":1}\nBackfillBegin  s.b\"c\nBackfillComplete  s.b\"c\n{\"id\":2}\n",
+	} {
+		o := previewOptions{json: asJSON, outputFile: filepath.Join(t.TempDir(), "out")}
+		sink, err := newPreviewSink(&o, newConsole(os.Stderr, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sink.bind(capture)
+		transactions := newRuntimeTransactions(new(runtimeDriver), capture, map[string]any{}, sink, func(int) {})
+		for _, r := range []*pc.Response{
+			{Captured: &pc.Response_Captured{DocJson: []byte(`{"id":1}`)}}, checkpointed(`{}`),
+			begins(1), checkpointed(`{}`), completes(1), checkpointed(`{}`),
+			{Captured: &pc.Response_Captured{DocJson: []byte(`{"id":2}`)}}, checkpointed(`{}`),
+		} {
+			if err := transactions.take(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := transactions.flush(); err != nil {
+			t.Fatal(err)
+		}
+		sink.close()
+		if got, err := os.ReadFile(o.outputFile); string(got) != want {
+			t.Errorf("the output is\n%s\nwant\n%s: %v", got, want, err)
 		}
 	}
 }
