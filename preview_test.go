@@ -659,9 +659,11 @@ func TestPreviewSinkMarkers(t *testing.T) {
 		sink.bind(capture)
 		transactions := newRuntimeTransactions(new(runtimeDriver), capture, map[string]any{}, sink, func(int) {})
 		for _, r := range []*pc.Response{
-			{Captured: &pc.Response_Captured{DocJson: []byte(`{"id":1}`)}}, checkpointed(`{}`),
+			{Captured: &pc.Response_Captured{DocJson: []byte(`{"id":1}`)}},
+			checkpointed(`{}`),
 			begins(1), checkpointed(`{}`), completes(1), checkpointed(`{}`),
-			{Captured: &pc.Response_Captured{DocJson: []byte(`{"id":2}`)}}, checkpointed(`{}`),
+			{Captured: &pc.Response_Captured{DocJson: []byte(`{"id":2}`)}},
+			checkpointed(`{}`),
 		} {
 			if err := transactions.take(r); err != nil {
 				t.Fatal(err)
