@@ -155,6 +155,15 @@ const (
 	memberBatch = 64
 )
 
+// lockWait is how long the checks wait for a lock. While a capture runs, whose stream stands still meanwhile, the next look is
+// soon enough.
+func (c *checker) lockWait() time.Duration {
+	if c.of == checkRunning {
+		return lockAtOnce
+	}
+	return lockWait
+}
+
 // write runs a statement that changes the database. It waits for a lock no longer than told, and for no synchronous standby.
 func (c *checker) write(ctx context.Context, statement string, wait time.Duration) error {
 	return pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
@@ -684,7 +693,7 @@ func (c *checker) addMembers(ctx context.Context, tables []tableName) (refused [
 		for _, t := range batch {
 			err := together // one that cannot be added keeps all others out: find those that can
 			if code := sqlState(err); code != "" && !c.db.standby && (len(batch) > 1 || code == "55P03") {
-				wait := lockWait
+				wait := c.lockWait()
 				if time.Since(began) > membersWait {
 					wait = lockAtOnce
 				}
@@ -729,7 +738,7 @@ func (c *checker) judgeLocked(ctx context.Context, tables []tableName) error {
 			who = held[0].String()
 		}
 		c.tableFault(t, "table %s is not in the publication %q and could not be added within %s, for a lock on it that is held by %s. "+
-			"Let that end and try again", t, c.s.publication, lockWait, who)
+			"Let that end and try again", t, c.s.publication, c.lockWait(), who)
 	}
 	return nil
 }

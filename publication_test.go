@@ -229,6 +229,12 @@ func TestMembersLocked(t *testing.T) {
 		}
 		run("BEGIN")
 		run("LOCK TABLE " + quoteTable(wanted[1].table) + " IN SHARE MODE")
+		if publication { // while a capture runs, its stream is not held up
+			unfit, _, err := openPrerequisites(db.ctx, d, wanted, checkRunning)
+			if err != nil || len(unfit) != 1 || !strings.Contains(unfit[wanted[1].table], "could not be added within 10ms, for a lock") {
+				t.Errorf("while it runs: %v, unfit %q", err, unfit)
+			}
+		}
 		began := time.Now()
 		faults, _ := db.check(d, wanted...)
 		took := time.Since(began)
