@@ -508,7 +508,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 			captured = append(captured, b.name())
 		}
 	}
-	before, err := c.readFitness(ctx) // as the server had it, before we add what is missing
+	before, err := c.readFitness(ctx, c.bindings) // as the server had it, before we add what is missing
 	if err != nil {
 		return err
 	}
@@ -543,7 +543,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	if err := c.prepareAll(read.tables, unfit); err != nil {
 		return err
 	}
-	now, err := c.readFitness(ctx)
+	now, err := c.readFitness(ctx, c.bindings)
 	if err != nil {
 		return err
 	}

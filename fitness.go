@@ -136,8 +136,8 @@ func entryNames(entries []string) []string {
 	return names
 }
 
-// readFitness looks at what is sent of the bound tables now. Those that do not exist are absent.
-func (c *capture) readFitness(ctx context.Context) (map[tableName]fitness, error) {
+// readFitness looks at what is sent of the tables of bindings now. Those that do not exist are absent.
+func (c *capture) readFitness(ctx context.Context, bindings []*binding) (map[tableName]fitness, error) {
 	bySchema, aboveBySchema, notDetaching := "", "", ""
 	if c.db.version >= 150000 {
 		bySchema, aboveBySchema = sqlFitnessBySchema, sqlFitnessAboveBySchema
@@ -147,10 +147,10 @@ func (c *capture) readFitness(ctx context.Context) (map[tableName]fitness, error
 	}
 	query := fmt.Sprintf(sqlFitness, bySchema, aboveBySchema, notDetaching)
 	var schemas, tables []string
-	for _, b := range c.bindings {
+	for _, b := range bindings {
 		schemas, tables = append(schemas, b.name().schema), append(tables, b.name().name)
 	}
-	read := make(map[tableName]fitness, len(c.bindings))
+	read := make(map[tableName]fitness, len(bindings))
 	err := c.db.with(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, query, c.settings.publication, schemas, tables)
 		if err != nil {
@@ -191,6 +191,20 @@ func (c *capture) readFitness(ctx context.Context) (map[tableName]fitness, error
 		return nil, fmt.Errorf("read what the publication sends of the captured tables: %w", err)
 	}
 	return read, nil
+}
+
+// noteFitness has a binding that is captured anew, on the word of the stream, remember what is sent of its table now: its backfill
+// starts later.
+func (c *capture) noteFitness(b *binding) error {
+	if c.db.pool == nil { // a test without a server
+		return nil
+	}
+	read, err := c.readFitness(c.ctx, []*binding{b})
+	if err != nil {
+		return err
+	}
+	b.meta.Sent = read[b.name()].mark
+	return nil
 }
 
 // whyUnsent tells why not all changes of a table come; "" when they do.
@@ -346,7 +360,7 @@ func (c *capture) doubtFitness() {
 // between transactions.
 func (c *capture) lookAtFitness() error {
 	c.fitnessAt, c.fitnessRead = fitnessNext(), time.Now()
-	read, err := c.readFitness(c.ctx)
+	read, err := c.readFitness(c.ctx, c.bindings)
 	if err != nil {
 		return err
 	}

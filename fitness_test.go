@@ -23,7 +23,7 @@ func (db *testDB) looker(tables ...tableName) *capture {
 
 func (c *capture) sentOf(t testing.TB, table tableName) fitness {
 	t.Helper()
-	read, err := c.readFitness(c.ctx)
+	read, err := c.readFitness(c.ctx, c.bindings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -402,6 +402,36 @@ var situations = []situation{
 			@streaming`,
 	},
 	{
+		name:  "out of the publication and in again in the middle of a backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 20000) g`,
+		steps: `@capture
+			@rows 1000
+			alter publication {pub} drop table t
+			update t set v = 'b' where id % 100 = 3
+			alter publication {pub} add table t
+			@look`,
+	},
+	{
+		name: "unlogged in the middle of a backfill", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 20000) g
+			; create publication {pub} for tables in schema {s}, table {wm}`,
+		steps: `@capture
+			@rows 1000
+			alter table t set unlogged
+			update t set v = 'b' where id % 100 = 3
+			alter table t set logged
+			@look`,
+	},
+	{
+		name:  "made anew, and the publication sends inserts only for a moment",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `drop table t; create table t (id int primary key, v text); alter publication {pub} add table t; insert into t select g, 'n' from generate_series(1, 10) g
+			@rows 20
+			alter publication {pub} set (publish = 'insert, delete')
+			update t set v = 'b' where id < 5
+			alter publication {pub} set (publish = 'insert, update, delete, truncate')`,
+	},
+	{
 		name:  "rewritten in place",
 		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
 		steps: `vacuum full t

@@ -538,7 +538,14 @@ func (c *capture) reload(b *binding) error {
 	if err != nil {
 		return err
 	}
-	return c.refresh(b, loaded[b.name()], unfit[b.name()] == "")
+	before := b.phase
+	if err := c.refresh(b, loaded[b.name()], unfit[b.name()] == ""); err != nil {
+		return err
+	}
+	if b.phase == phasePending && before != phasePending {
+		return c.noteFitness(b)
+	}
+	return nil
 }
 
 // visibleWait is how long a catalog read waits for the transaction being streamed: it is visible a moment after it can be
@@ -812,7 +819,7 @@ func (c *capture) nextRediscovery() time.Time {
 func (c *capture) rediscover() error {
 	c.rediscoverAt, c.fitnessAt, c.fitnessRead = c.nextRediscovery(), fitnessNext(), time.Now()
 	failpoint("rediscover.before")
-	read, err := c.readFitness(c.ctx)
+	read, err := c.readFitness(c.ctx, c.bindings)
 	if err != nil {
 		return err
 	}
@@ -841,7 +848,7 @@ func (c *capture) refreshAll(bindings []*binding, before map[tableName]fitness) 
 	}
 	now := before
 	if checked { // tables may have been added to the publication
-		if now, err = c.readFitness(c.ctx); err != nil {
+		if now, err = c.readFitness(c.ctx, c.bindings); err != nil {
 			return err
 		}
 	}
