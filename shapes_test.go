@@ -664,7 +664,7 @@ func newShapeRun(t *testing.T, seed uint64, o shapeOptions) *shapeRun {
 	r := &shapeRun{oracle: newOracle(t, seed), schemas: map[string]*jsonschema.Schema{}, known: map[*shape][]string{}}
 	r.chunk = []int{1, 2, 3, 5, 20}[r.rand.IntN(5)]
 	r.readOnly = r.rand.IntN(3) == 0
-	odd := "Pub \"x\" 'y'.%s /~\\\n" // what a quoting mistake trips over
+	odd := "Pub \"x\" 'y'.%s\n/~\\" // what a quoting mistake trips over
 	r.db.exec(fmt.Sprintf("ALTER PUBLICATION %s RENAME TO %s", quoteIdent(r.db.publication), quoteIdent(odd)))
 	r.db.publication, r.db.slot = odd, "0_"+r.db.slot
 	if o.publication != "" {
@@ -1349,15 +1349,15 @@ func productShape(partitioned, viaRoot, generated bool, key, identity, list, fil
 	s.insertOnly = logged == nil || list != "" && (identity == "full" || !sends(logged...)) ||
 		filter != "" && identity != "full" && !slices.Contains(logged, strings.Fields(filter)[0])
 
-	// The key: a primary key that is sent; else, of tables without partitions, the first unique index that is.
+	// The key: a primary key that is sent; else the first unique index that is, of a partitioned table one that its partitions have.
 	switch {
 	case key == "primary":
 		if sends("id") {
 			s.key = []string{"id"}
 		}
-	case partitioned:
 	case key == "unique" && sends("id"):
 		s.key, s.fallback = []string{"id"}, true
+	case partitioned: // ON ONLY the root: not valid
 	case (identity == "index" || identity == "other") && sends(strings.Split(index, ", ")...):
 		s.key, s.fallback = strings.Split(index, ", "), true
 	}

@@ -711,6 +711,251 @@ var situations = []situation{
 			@say x is there anew
 			@streaming`,
 	},
+	{
+		name:  "the watermarks table leaves the publication in mid-backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g`,
+		steps: `@capture
+			@rows 2000
+			alter publication {pub} drop table {wm}
+			@rows 2500
+			select pg_sleep(2)
+			alter publication {pub} add table {wm}
+			@streaming`,
+	},
+	{
+		name:  "the watermarks table is truncated and its row deleted in mid-backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 30000) g`,
+		steps: `@capture
+			@rows 2000
+			truncate {wm}
+			@rows 4000
+			delete from {wm}
+			@streaming`,
+	},
+	{
+		name:  "unlogged watermarks",
+		setup: `create table t (id int primary key); create publication {pub} for table t, beside; alter table {wm} set unlogged`, refuse: `(?i)unlogged`,
+	},
+	{
+		name: "filtered watermarks", from: 15,
+		setup: `create table t (id int primary key);
+			create publication {pub} for table {wm} where (slot = 'another'), t, beside`, refuse: `(?i)row filter`,
+	},
+	{
+		name: "watermarks that a trigger swallows",
+		setup: `create table t (id int primary key);
+			create function nothing() returns trigger language plpgsql as 'begin return null; end';
+			create trigger swallow before insert or update on {wm} for each row execute procedure nothing()`, refuse: `(?i)trigger`,
+	},
+	{
+		name: "a corrupt value in one table",
+		setup: `create type mood as enum ('good', 'gone'); create table t (id int primary key, v mood);
+			insert into t select g, case g when 7 then 'gone' else 'good' end::mood from generate_series(1, 20) g;
+			delete from pg_enum where enumtypid = 'mood'::regtype and enumlabel = 'gone'`,
+		steps: `@capture
+			@say (?i)backfill of \S+\.t .*invalid internal value for enum`,
+		parked: "t",
+	},
+	{
+		name:  "set table to others and back",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g; create table u (id int primary key)`,
+		steps: `alter publication {pub} set table {wm}, beside, u
+			update t set v = 'b'; delete from t where id = 3
+			alter publication {pub} set table {wm}, beside, u, t`,
+		ghosts: true, say: `t \S*.*backfilled`,
+	},
+	{
+		name: "dropped and made anew in one transaction", from: 13, to: 17, live: true,
+		advanced: map[string]any{"on_slot_loss": "backfill"},
+		setup:    `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps:    `begin; drop publication {pub}; update t set v = 'b'; create publication {pub} for table {wm}, beside, t with (publish_via_partition_root = true); commit`,
+		ghosts:   true,
+	},
+	{
+		name: "truncate published no more", from: 11,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter publication {pub} set (publish = 'insert, update, delete')
+			@look
+			truncate t
+			insert into t values (100, 'x')
+			@look`,
+		ghosts: true,
+	},
+	{
+		name:  "harmless DDL of many kinds",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `create function f() returns trigger language plpgsql as 'begin return new; end'
+			create trigger tr before update on t for each row execute procedure f()
+			alter table t alter v set default 'z'
+			alter table t add check (id > 0)
+			alter table t alter v set statistics 200
+			alter table t set (fillfactor = 70)
+			alter table t cluster on t_pkey
+			cluster t
+			create index concurrently on t (v)
+			alter table t replica identity full
+			update t set v = 'b' where id = 2
+			alter table t replica identity default
+			update t set v = 'c' where id = 2
+			@look
+			alter table t add column w int
+			insert into t values (50, 'x', 1)
+			@look`,
+		silent: `backfilled|no longer captured`,
+	},
+	{
+		name: "a partition is moved between roots", from: 13,
+		setup: `create table p (id int primary key, v text) partition by range (id); create table q (id int primary key, v text) partition by range (id);
+			create table p1 partition of p for values from (0) to (100); insert into p select g, 'a' from generate_series(1, 10) g`,
+		steps: `alter table p detach partition p1
+			update p1 set v = 'b'
+			alter table q attach partition p1 for values from (0) to (100)
+			update q set v = 'c' where id < 5
+			@look`,
+		ghosts: true,
+	},
+	{
+		name: "rights revoked in mid-backfill and given back",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g;
+			comment on schema {s} is 'of {role}'; revoke pg_read_all_data from {role}; grant select on t to {role}; grant select on beside to {role}`,
+		from: 14,
+		steps: `@capture
+			@rows 3000
+			revoke select on t from {role}
+			@say (?i)GRANT SELECT
+			grant select on t to {role}
+			@look
+			@streaming`,
+	},
+	{
+		name: "a column revoked in mid-backfill", from: 14,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g;
+			comment on schema {s} is 'of {role}'; revoke pg_read_all_data from {role}; grant select on t to {role}; grant select on beside to {role}`,
+		steps: `@capture
+			@rows 3000
+			revoke select on t from {role}; grant select (id) on t to {role}
+			@say (?i)GRANT SELECT`,
+		parked: "t",
+	},
+	{
+		name: "policies change under a backfill that began under row-level security", from: 14,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g;
+			alter table t enable row level security; create policy p on t using (true); comment on schema {s} is 'of {role}'`,
+		steps: `@capture
+			@rows 3000
+			alter policy p on t using (id < 10)
+			@say (?i)no longer captured.*BYPASSRLS`,
+		parked: "t",
+	},
+	{
+		name: "row-level security comes and the role is given BYPASSRLS", from: 14,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g;
+			comment on schema {s} is 'of {role}'`,
+		steps: `@capture
+			@rows 3000
+			alter table t enable row level security
+			@say (?i)no longer captured.*BYPASSRLS
+			@look
+			alter role {role} bypassrls
+			@look
+			@streaming`,
+	},
+	{
+		name: "row-level security on an active table with wide values reread", from: 14,
+		setup: `create table t (id int primary key, v text, n int); alter table t alter v set storage external;
+			insert into t select g, repeat(md5(g::text), 200), 0 from generate_series(1, 100) g; comment on schema {s} is 'of {role}'`,
+		steps: `@capture
+			@streaming
+			alter table t enable row level security
+			update t set id = id + 1000, n = 1 where id = 5
+			@look`,
+		parked: "t",
+	},
+	{
+		name:  "a column retyped while the slot is made",
+		setup: `create table t (id serial primary key, a int); insert into t (a) values (7); create table elsewhere (id int primary key)`,
+		steps: `1> begin; insert into elsewhere values (1)
+			@capture
+			@slot
+			alter table t alter a type text using 'x' || a
+			1> commit
+			@streaming`,
+	},
+	{
+		name:  "truncated and filled while the slot is made",
+		setup: `create table t (id serial primary key, a int); insert into t (a) select g from generate_series(1, 100) g; create table elsewhere (id int primary key)`,
+		steps: `1> begin; insert into elsewhere values (1)
+			@capture
+			@slot
+			truncate t
+			insert into t (a) values (7)
+			1> commit
+			@streaming`,
+	},
+	{
+		name:  "a column dropped and renamed while a writer is waited for",
+		setup: `create table t (id serial primary key, a int, b int); insert into t (a, b) values (1, 2); create table u (id int primary key)`,
+		steps: `1> begin; insert into u values (1)
+			@capture
+			@slot
+			alter table t drop column a
+			alter table t rename b to a
+			insert into t (a) values (9)
+			1> commit
+			@streaming`,
+	},
+	{
+		name:  "the watermarks table is dropped and made anew in mid-backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g`,
+		steps: `@capture
+			@rows 2000
+			drop table {wm}
+			select pg_sleep(1)
+			create table {wm} (slot text primary key, watermark text); grant all on {wm} to public; alter publication {pub} add table {wm}
+			@streaming`,
+	},
+	{
+		name: "a filter on the watermarks table in mid-backfill", from: 15,
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g`,
+		steps: `@capture
+			@rows 2000
+			alter publication {pub} set table beside, t, {wm} where (slot = 'x')
+			@rows 4000
+			@streaming`,
+	},
+	{
+		name: "a trigger swallows watermarks in mid-backfill",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g;
+			create function nothing() returns trigger language plpgsql as 'begin return null; end'`,
+		steps: `@capture
+			@rows 2000
+			create trigger swallow before insert or update on {wm} for each row execute procedure nothing()
+			@rows 4000
+			@streaming`,
+	},
+	{
+		name:  "the primary key goes and comes while it is captured",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
+		steps: `begin; alter table t drop constraint t_pkey; alter table t add primary key (id); commit
+			update t set v = 'b' where id = 2
+			@look`,
+	},
+	{
+		name:  "replica identity by another index for a moment",
+		setup: `create table t (id int primary key, k int not null, v text); create unique index k on t (k); insert into t select g, g, 'a' from generate_series(1, 10) g`,
+		steps: `alter table t replica identity using index k
+			update t set v = 'b', id = id + 100 where id = 2
+			alter table t replica identity default
+			update t set v = 'c' where id = 3
+			@look`,
+		ghosts: true,
+	},
+	{
+		name:  "a keyless table is bound and written to",
+		setup: `create table k (v text); insert into k select g::text from generate_series(1, 10) g; create publication {pub} for table {wm}, beside, k`,
+		steps: `insert into k values ('x')
+			@sync`,
+	},
 }
 
 // TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it
@@ -863,7 +1108,9 @@ func (r *situationRun) prepare() {
 		r.bound = append(r.bound, tableName{r.schema, row[0]})
 	}
 	if !own {
-		r.publish(r.bound...)
+		for _, table := range r.bound { // what inherits is bound itself
+			r.exec(fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE ONLY %s", quoteIdent(r.publication), quoteTable(table)))
+		}
 	}
 }
 
@@ -1140,7 +1387,7 @@ func (r *situationRun) difference() string {
 			}
 			seen++
 			for column, value := range want {
-				if got, ok := have[column]; !ok || fmt.Sprint(got) != fmt.Sprint(value) {
+				if fmt.Sprint(have[column]) != fmt.Sprint(value) { // one that came later may be absent where it is NULL
 					return fmt.Sprintf("%s has %v for %s", table, have, row[0])
 				}
 			}
