@@ -299,8 +299,19 @@ func (r *testRuntime) wait() error {
 // waitFor waits until the condition holds. The condition is called with r.mu held.
 func (r *testRuntime) waitFor(what string, condition func() bool) {
 	r.t.Helper()
+	switch holds, ended, err := r.waitSome(r.options.deadline, condition); {
+	case holds:
+	case ended:
+		r.t.Fatalf("waited for %s, but the session ended: %v", what, err)
+	default:
+		r.t.Fatalf("waited %v for %s", r.options.deadline, what)
+	}
+}
+
+// waitSome waits until the condition holds, the session has ended, or the limit is over. err is how the session ended.
+func (r *testRuntime) waitSome(limit time.Duration, condition func() bool) (holds, ended bool, err error) {
 	late := false
-	timer := time.AfterFunc(r.options.deadline, func() {
+	timer := time.AfterFunc(limit, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		late = true
@@ -308,21 +319,13 @@ func (r *testRuntime) waitFor(what string, condition func() bool) {
 	})
 	defer timer.Stop()
 	r.mu.Lock()
-	ended := false
+	defer r.mu.Unlock()
 	for !condition() && !late && !ended {
 		if ended = r.ended; !ended {
 			r.cond.Wait()
 		}
 	}
-	holds, err := condition(), r.err
-	r.mu.Unlock()
-	switch {
-	case holds:
-	case ended:
-		r.t.Fatalf("waited for %s, but the session ended: %v", what, err)
-	default:
-		r.t.Fatalf("waited %v for %s", r.options.deadline, what)
-	}
+	return condition(), ended, r.err
 }
 
 // waitStreaming waits until every backfill is done and the stream is caught up, and the state that says so of the bindings is

@@ -956,6 +956,30 @@ var situations = []situation{
 		steps: `insert into k values ('x')
 			@sync`,
 	},
+	{
+		name:  "the publication sends inserts only amid a backfill, which hides its watermarks",
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g`,
+		steps: `@capture
+			@rows 2000
+			alter publication {pub} set (publish = 'insert')
+			@say no longer captured.*SET \(publish
+			delete from t where id > 59990
+			alter publication {pub} set (publish = 'insert, update, delete, truncate')
+			@look
+			@streaming`,
+		ghosts: true,
+	},
+	{
+		name: "the publication is gone amid a backfill and made anew", to: 17, advanced: map[string]any{"on_slot_loss": "backfill"},
+		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 60000) g`,
+		steps: `@capture
+			@rows 2000
+			drop publication {pub}
+			update t set v = 'b' where id < 100
+			create publication {pub} for table {wm}, beside, t with (publish_via_partition_root = true)
+			@streaming`,
+		ghosts: true, from: 13,
+	},
 }
 
 // TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it
@@ -1011,8 +1035,9 @@ type situationRun struct {
 	capture  *testRuntime
 	bound    []tableName // the healthy one last
 	sessions map[string]*situationSession
-	marks    int // rows of the healthy table
-	said     int // logs that @say has looked at
+	marks    int  // rows of the healthy table
+	said     int  // logs that @say has looked at
+	chaos    bool // the capture is killed between the steps
 	names    *strings.Replacer
 }
 
@@ -1032,7 +1057,9 @@ func (s *situation) run(t *testing.T, chaos *rand.Rand) (kills int) {
 	if major := db.version() / 10000; s.from > major || s.to != 0 && s.to < major {
 		t.Skipf("not on PostgreSQL %d", major)
 	}
-	r := &situationRun{testDB: db, of: s, schema: db.createSchema("s"), role: *testCaptureUser, sessions: make(map[string]*situationSession)}
+	r := &situationRun{
+		testDB: db, of: s, schema: db.createSchema("s"), role: *testCaptureUser, sessions: make(map[string]*situationSession), chaos: chaos != nil,
+	}
 	r.prepare()
 	if s.refuse != "" {
 		if err := r.bind(); err == nil || !regexp.MustCompile(s.refuse).MatchString(err.Error()) {
@@ -1090,7 +1117,12 @@ func (r *situationRun) prepare() {
 			r.exec("GRANT pg_read_all_data TO " + quoteIdent(r.role))
 		}
 		r.exec(fmt.Sprintf("GRANT ALL PRIVILEGES ON %s TO %s", quoteTable(r.watermarks), quoteIdent(r.role)))
-		r.exec(fmt.Sprintf("GRANT USAGE ON SCHEMA %s, test TO %s", quoteIdent(r.schema), quoteIdent(r.role)))
+		testSchema.Lock() // the server refuses two grants on one schema at a time
+		_, err := r.control.Exec(r.ctx, fmt.Sprintf("GRANT USAGE ON SCHEMA %s, test TO %s", quoteIdent(r.schema), quoteIdent(r.role)))
+		testSchema.Unlock()
+		if err != nil {
+			r.Fatal(err)
+		}
 	}
 	r.names = strings.NewReplacer(append(named, "{role}", quoteIdent(r.role))...)
 	path := "SET search_path = " + quoteIdent(r.schema) + ", public"
@@ -1118,6 +1150,8 @@ func (r *situationRun) prepare() {
 func (r *situationRun) makeRole(name, options string) {
 	r.exec("CREATE ROLE " + quoteIdent(name) + " " + options)
 	r.Cleanup(func() { // ahead of the tables it may own, and of testDB's control session
+		testSchema.Lock()
+		defer testSchema.Unlock()
 		_, _ = r.control.Exec(r.ctx, "DROP OWNED BY "+quoteIdent(name)+" CASCADE")
 		if _, err := r.control.Exec(r.ctx, "DROP ROLE "+quoteIdent(name)); err != nil {
 			r.Logf("cleanup: %v", err)
@@ -1214,18 +1248,21 @@ func (r *situationRun) step(line string) {
 		})
 	case "@say":
 		pattern := regexp.MustCompile(r.names.Replace(rest))
-		said := r.said // the condition may be asked again once it holds
-		pattern, at := regexp.MustCompile(r.names.Replace(rest)), 0
-		r.capture.waitFor("a log of "+rest, func() bool {
-			for i := said; i < len(r.capture.logs); i++ {
-				if pattern.MatchString(r.capture.logs[i].message) {
-					at = i
-					return true
+		next := 0 // behind the log that matched
+		said := func() bool {
+			if next == 0 {
+				if i := slices.IndexFunc(r.capture.logs[r.said:], func(l connectorLog) bool { return pattern.MatchString(l.message) }); i >= 0 {
+					next = r.said + i + 1
 				}
 			}
-			return false
-		})
-		r.said = at + 1
+			return next > 0
+		}
+		if r.chaos { // what is said depends on where the capture was killed
+			r.capture.waitSome(10*time.Second, said)
+			return
+		}
+		r.capture.waitFor("a log of "+rest, said)
+		r.said = next
 	case "@slot":
 		r.eventually("the slot", func() bool {
 			return r.queryValue("SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1", r.slot) == "1"
