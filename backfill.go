@@ -133,6 +133,7 @@ type chunk struct {
 	before []value // the key ahead of end, where several rows may share one; tied is where rows with end's key begin
 	tied   int
 	order  []byte // comparison form of end
+	packed []byte // stored form of end
 	leaf   leafCursor
 	// filtered counts rows that only kept the scan moving and are not part of the chunk.
 	filtered int
@@ -316,6 +317,22 @@ func readResult(p *pgconn.Pipeline) (*pgconn.Result, error) {
 	}
 	result := rr.Read()
 	return result, result.Err
+}
+
+// onlyLast sends a pipeline whose statements are one transaction, passes over n results, and returns the one behind them.
+func onlyLast(p *pgconn.Pipeline, n int) (*pgconn.Result, error) {
+	err := p.Sync()
+	if err == nil {
+		err = skipResults(p, n)
+	}
+	var result *pgconn.Result
+	if err == nil {
+		result, err = readResult(p)
+	}
+	if cerr := p.Close(); err == nil {
+		err = cerr
+	}
+	return result, err
 }
 
 // oneRowOf reads the next result of the pipeline, which is one row of n values.

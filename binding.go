@@ -118,6 +118,8 @@ type binding struct {
 	invisible   bool            // waiting for transactions in unsettled to become visible
 	notBefore   time.Time       // when to try the next chunk, after one that could not be read
 	failures    int             // chunks in a row that could not be read
+	refusals    int             // how often in this process it is captured anew for changes that could not be told
+	tried       bool            // a row of it could not be told: chunks that follow are tried before anything of them is written
 	locked      int             // and those that found the table locked
 	suspended   string          // why its backfill is said to be suspended; "": it is not
 	verdict     bool            // rows that its filter leaves out are scanned, too, with its verdict on each
@@ -377,7 +379,7 @@ func (b *binding) keySignature() string {
 }
 
 // advance moves the binding past a settled chunk.
-func (b *binding) advance(ck *chunk) error {
+func (b *binding) advance(ck *chunk) {
 	b.mark()
 	if b.byCTID() {
 		b.meta.Leaves = b.leavesAfter(ck)
@@ -387,19 +389,14 @@ func (b *binding) advance(ck *chunk) error {
 		case b.phase == phaseBackfill:
 			b.state.Scanned = storedLeafPosition(b.meta.Leaves)
 		}
-		return nil
+		return
 	}
 	if ck.final {
 		b.complete()
-		return nil
+		return
 	}
-	packed, err := b.key.appendPacked(nil, ck.end)
-	if err != nil {
-		return err
-	}
-	b.state.Scanned = packed
+	b.state.Scanned = ck.packed
 	b.scanned, b.scannedAt = ck.end, ck.order
-	return nil
 }
 
 // complete ends the scan. Behind that of a whole table by key, partitions may be waiting that came meanwhile.
@@ -415,7 +412,7 @@ func (b *binding) complete() {
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
 	b.meta.First = false
-	b.scanned, b.scannedAt, b.unsettled, b.sides = nil, nil, nil, nil
+	b.scanned, b.scannedAt, b.unsettled, b.sides, b.tried = nil, nil, nil, nil, false
 }
 
 // leavesAfter returns the cursors of a ctid scan once ck is settled.
@@ -722,13 +719,16 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	}
 	cutRows(pg, classes, budget.cutRule())
 	defer cutRows(pg, nil, cutRule{})
-	result := pg.ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM "+b.from()+" WHERE "+
-		strings.Join(where, " AND "), params, nil, nil, nil).Read()
-	switch code := sqlState(result.Err); {
+	lookup := pg.StartPipeline(ctx) // one transaction, to which the timeout belongs: the stream stands still meanwhile
+	lookup.SendQueryParams("SELECT set_config('lock_timeout', '1s', true)", nil, nil, nil, nil)
+	lookup.SendQueryParams("SELECT "+strings.Join(columns, ", ")+" FROM "+b.from()+" WHERE "+strings.Join(where, " AND "),
+		params, nil, nil, nil)
+	result, err := onlyLast(lookup, 1)
+	switch code := sqlState(err); {
 	case code == "42703" || code == "42P01":
 		return nil, false, errTableChanged
-	case result.Err != nil:
-		return nil, false, result.Err
+	case err != nil:
+		return nil, false, err
 	}
 	for i, f := range result.FieldDescriptions {
 		// A string takes the text of any type.

@@ -263,7 +263,7 @@ func (c *capture) schedule() error {
 		c.startRound(picked)
 		return nil
 	}
-	if c.polling && len(c.pending) == 0 && c.onlySuspended() && c.renewAt == 0 {
+	if c.polling && c.onlySuspended() && c.renewAt == 0 {
 		c.tellSuspended()
 		c.stage = stageFinal
 		c.startRound(nil)
@@ -306,6 +306,9 @@ func (c *capture) promote() error {
 		}
 		if ck.err == nil && ck.end != nil && b.key != nil {
 			ck.order, ck.err = b.key.appendOrder(nil, ck.end)
+			if ck.err == nil && !ck.final && ck.leaf.OID == 0 {
+				ck.packed, ck.err = b.key.appendPacked(nil, ck.end)
+			}
 		}
 		if ck.err != nil {
 			if err := c.chunkFailed(ck); err != nil {
@@ -323,7 +326,9 @@ func (c *capture) promote() error {
 		if !ck.final && ck.end == nil && ck.leaf.OID == 0 {
 			return fmt.Errorf("backfill %s: a chunk that is not the last has no end", b.name())
 		}
-		c.resumed(b)
+		if !b.tried {
+			c.resumed(b)
+		}
 		b.chunk, b.sides = ck, nil
 		kept = append(kept, ck)
 	}
@@ -483,15 +488,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	}
 	b.chunk, b.sides = nil, nil
 	if ck.spoiled != "" {
-		logrus.WithFields(logrus.Fields{"table": b.name().String(), "reason": ck.spoiled}).Info("chunk is read again")
-		c.progress.reread.Add(1)
-		if c.ahead != nil { // what was read behind it stands on an end that is not settled
-			for _, next := range c.ahead.chunks {
-				if next.binding == b {
-					next.generation = -1
-				}
-			}
-		}
+		c.readAgain(ck)
 		b.limit = max(1, ck.limit/2)
 		return nil
 	}
@@ -501,19 +498,24 @@ func (c *capture) settleChunk(ck *chunk) error {
 		}
 	}
 	if err := c.completeRows(b, ck); err != nil {
-		return err
+		return c.chunkRefused(ck, 0, err)
 	}
 	if ck.spoiled != "" || ck.generation != b.generation {
 		return c.settleChunk(ck)
 	}
 	from := provenance{op: 'c', snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
+	if b.tried {
+		if good, err := c.tryRows(ck, from); err != nil {
+			return c.chunkRefused(ck, good, err)
+		}
+	}
 	for i := range ck.rows {
 		if ck.rows[i].dead {
 			continue
 		}
 		c.rowScratch = ck.row(c.rowScratch, i)
 		if err := c.write(b, ck.plan, &from, c.rowScratch, false, nil, false); err != nil {
-			return err
+			return c.chunkRefused(ck, i, &rowError{ck.plan.describeKeyOf(c.rowScratch), err})
 		}
 		from.loc[1]++
 	}
@@ -528,9 +530,10 @@ func (c *capture) settleChunk(ck *chunk) error {
 	rows := int(from.loc[1]) - b.state.Backfilled
 	b.state.Backfilled = int(from.loc[1])
 	b.adapt(ck, scannedRows, c.settings, c.polling)
-	if err := b.advance(ck); err != nil {
-		return err
+	if b.tried {
+		c.resumed(b)
 	}
+	b.advance(ck)
 	failpoint("settle.advanced")
 	ended := ck.final || ck.leaf.OID != 0 && !b.scanning()
 	if ended {
@@ -549,6 +552,35 @@ func (c *capture) settleChunk(ck *chunk) error {
 		c.nothingToRead()
 	}
 	return nil
+}
+
+// readAgain has a chunk read again of which nothing is settled.
+func (c *capture) readAgain(ck *chunk) {
+	logrus.WithFields(logrus.Fields{"table": ck.binding.name().String(), "reason": ck.spoiled}).Info("chunk is read again")
+	c.progress.reread.Add(1)
+	if c.ahead != nil { // what was read behind it stands on an end that is not settled
+		for _, next := range c.ahead.chunks {
+			if next.binding == ck.binding {
+				next.generation = -1
+			}
+		}
+	}
+}
+
+// tryRows makes the documents of a chunk and drops them. It returns how many rows precede the first that has none.
+func (c *capture) tryRows(ck *chunk, from provenance) (good int, err error) {
+	var trial []byte
+	for i := range ck.rows {
+		if ck.rows[i].dead {
+			continue
+		}
+		c.rowScratch = ck.row(c.rowScratch, i)
+		trial, err = c.appendFitting(trial[:0], ck.binding, ck.plan, &from, c.rowScratch, false, nil, false)
+		if err != nil {
+			return i, &rowError{ck.plan.describeKeyOf(c.rowScratch), err}
+		}
+	}
+	return len(ck.rows), nil
 }
 
 // nothingToRead says so when the last backfill has ended.
@@ -775,7 +807,7 @@ func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple
 	sees := func(s *snapshot) bool {
 		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.unsettled, func(xid uint32) bool { return !s.sees(xid) })
 	}
-	started := time.Now()
+	started, told := time.Now(), false
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		if c.diag.tick(); time.Since(started) > 5*time.Second {
 			c.status("A row of %s must be read again and waits for transaction %d to become visible (synchronous replication: is "+
@@ -793,10 +825,15 @@ func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple
 			return nil, err
 		case errors.Is(err, errHidden):
 			return c.rowHidden(b, key, lacking)
-		case err != nil && !linkFailed(err) && c.parkUnreadable(b, err):
+		case err == nil:
+		case mayPass(err) && c.ctx.Err() == nil && time.Since(started) < c.patienceWith(b):
+			if !told {
+				c.status("A row of %s must be read again, and the stream waits for it: %s", b.name(), serverReason(err))
+			}
+			told, seen = true, false
+		case !linkFailed(err) && !mayPass(err) && c.parkUnreadable(b, err):
 			return nil, errParked
-		}
-		if err != nil {
+		default:
 			return nil, fmt.Errorf("read the row %s of %s again: %w", describeKey(key), b.name(), err)
 		}
 		if seen {

@@ -8,6 +8,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/sirupsen/logrus"
@@ -148,7 +149,10 @@ func (c *capture) returnOlder() error {
 			continue
 		}
 		if err != nil {
-			return err
+			if err := c.changeRefused(e, nil, fmt.Errorf("row %s: %w", describeKey(d.key), err)); err != nil {
+				return err
+			}
+			continue
 		}
 		if row == nil || slices.ContainsFunc(e.plan.key, func(i int) bool { return row[i].kind == valueUnchanged }) {
 			continue
@@ -156,7 +160,9 @@ func (c *capture) returnOlder() error {
 		c.from.loc[1] = c.tx.lastLoc + 1
 		c.newKey = e.plan.keyValues(c.newKey, row, nil)
 		if err := c.put(e, 'c', c.newKey, row, nil, nil, false); err != nil {
-			return err
+			if err := c.changeRefused(e, nil, fmt.Errorf("row %s: %w", describeKey(d.key), err)); err != nil {
+				return err
+			}
 		}
 		c.tx.lastLoc = c.from.loc[1]
 	}

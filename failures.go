@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -353,7 +354,7 @@ func (c *capture) isPositionForeign(b *binding, fault error) bool {
 // when it has rested, and other tables go on.
 func (c *capture) suspend(b *binding, err error) {
 	described := fmt.Sprintf("chunk after %s: %s", describeKey(b.scanned), serverReason(err))
-	if b.failures <= maxFailures {
+	if _, lasting := errors.AsType[*rowError](err); !lasting && b.failures <= maxFailures {
 		logrus.WithField("table", b.name().String()).Warn("a backfill query failed and is tried again: " + described)
 		return
 	}
@@ -373,6 +374,9 @@ func (c *capture) resumed(b *binding) {
 
 // remedyOf is what may be done about a suspended backfill.
 func (c *capture) remedyOf(b *binding, err error) string {
+	if _, ok := errors.AsType[*rowError](err); ok {
+		return c.valueRemedy()
+	}
 	code := sqlState(err)
 	switch {
 	case code == "57014":
@@ -397,17 +401,13 @@ func (c *capture) remedyOf(b *binding, err error) string {
 
 // onlySuspended reports whether no backfill goes on but those that are suspended.
 func (c *capture) onlySuspended() bool {
-	for _, b := range c.reading {
-		if b.suspended == "" {
-			return false
-		}
-	}
-	return true
+	running := func(b *binding) bool { return b.suspended == "" }
+	return !slices.ContainsFunc(c.reading, running) && !slices.ContainsFunc(c.pending, running)
 }
 
 // tellSuspended says which backfills a capture that ends leaves behind.
 func (c *capture) tellSuspended() {
-	for _, b := range c.reading {
+	for _, b := range slices.Concat(c.pending, c.reading) {
 		c.status("The capture ends with the backfill of %s suspended: %s. Its place is kept", b.name(), b.suspended)
 	}
 }

@@ -446,7 +446,7 @@ func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]
 func (c *capture) unpublishedYet() (held []*binding, err error) {
 	ready := make([]*binding, 0, len(c.pending))
 	for _, b := range c.pending {
-		if b.held {
+		if b.held || b.resting() {
 			held = append(held, b)
 		} else {
 			ready = append(ready, b)

@@ -980,6 +980,35 @@ var situations = []situation{
 			@streaming`,
 		ghosts: true, from: 13,
 	},
+	{
+		name: "a row that must be read again is locked", short: true,
+		setup: `create table t (id int primary key, big text); alter table t alter big set storage external
+			; insert into t select g, repeat('x', 5000) || g from generate_series(1, 10) g`,
+		steps: `1> begin
+			1> update t set id = 1001 where id = 1
+			2> begin
+			2& lock table t
+			1> commit
+			@say t is captured anew: an update of the row .*1001.* in transaction \d+ cannot be told: .*55P03.*pg_stat_activity
+			@sync
+			2> rollback
+			@say The backfill of \S*t goes on`,
+	},
+	{
+		name: "a row that must be read again is not found in time",
+		setup: `create table t (id int primary key, big text); alter table t alter big set storage external
+			; insert into t select g, repeat('x', 5000) || g from generate_series(1, 10) g`,
+		advanced: map[string]any{"statement_timeout": "500ms"},
+		steps: `1> begin
+			1> update t set id = 1001 where id = 1
+			2> begin
+			2& lock table t
+			1> commit
+			@say t is captured anew: an update of the row .*1001.* in transaction \d+ cannot be told: .*57014.*create an index on the key \("?id"?\)
+			@sync
+			2> rollback
+			@say The backfill of \S*t goes on`,
+	},
 }
 
 // TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it

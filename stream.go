@@ -213,7 +213,9 @@ func (c *capture) handleChange(m *walMessage) error {
 	c.changes++
 	failpoint("stream.change")
 	if err := c.apply(e, ch); err != nil {
-		return fmt.Errorf("change of %s: %w", b.name(), err)
+		if err := c.changeRefused(e, ch, err); err != nil {
+			return fmt.Errorf("change of %s: %w", b.name(), err)
+		}
 	}
 	c.tx.lastLoc = c.from.loc[1]
 	return nil
@@ -588,10 +590,7 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	failpoint("emit.before")
 	dst := c.out.begin(b.index)
 	at := len(dst)
-	dst, err := p.appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
-	if errors.Is(err, errDocumentSize) {
-		dst, err = c.appendCut(dst[:at], b, p, from, t, keysOnly, before, beforeKeysOnly)
-	}
+	dst, err := c.appendFitting(dst, b, p, from, t, keysOnly, before, beforeKeysOnly)
 	if err != nil {
 		c.out.discard()
 		return err
@@ -600,6 +599,18 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	c.documents++
 	failpoint("emit.after")
 	return c.out.end(dst)
+}
+
+// appendFitting appends one document, cut as far as it takes.
+func (c *capture) appendFitting(dst []byte, b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple,
+	beforeKeysOnly bool,
+) ([]byte, error) {
+	at := len(dst)
+	dst, err := p.appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
+	if errors.Is(err, errDocumentSize) {
+		dst, err = c.appendCut(dst[:at], b, p, from, t, keysOnly, before, beforeKeysOnly)
+	}
+	return dst, err
 }
 
 // appendCut appends a document that is too large with its longest values cut further, until it fits.
@@ -639,7 +650,7 @@ func (c *capture) sideOf(b *binding, key []value) (side, error) {
 	}
 	order, err := b.key.appendOrder(c.order[:0], key)
 	if err != nil {
-		return 0, err
+		return c.sideUnordered(b, key, err)
 	}
 	c.order = order
 	switch {
@@ -699,7 +710,7 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err)
+		return c.sideUnordered(b, key, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err))
 	}
 	failpoint("ask.after")
 	for i, a := range asked {

@@ -65,7 +65,7 @@ func (c *capture) sortReading() {
 
 // activate starts the backfills of pending bindings, and the scans of partitions that came with rows.
 func (c *capture) activate() error {
-	if len(c.pending)+len(c.attached) == 0 {
+	if len(c.attached) == 0 && !slices.ContainsFunc(c.pending, func(b *binding) bool { return !b.resting() }) {
 		return nil
 	}
 	started := c.startAttached()
@@ -805,7 +805,8 @@ func (c *capture) sourceSchema(b *binding, t *table, p *plan, shape *relation) e
 	}
 	schema, err := sourcedSchema(t, shape, c.types, b.collectionKey, c.settings)
 	if err != nil {
-		return fmt.Errorf("schema of %s: %w", b.name(), err)
+		c.status("The schema of the documents of %s cannot be told: %v", b.name(), err)
+		return nil
 	}
 	return c.out.sourcedSchema(b.index, schema)
 }
