@@ -293,6 +293,14 @@ func (c *capture) judgeFitness(before, now map[tableName]fitness) {
 // the rows they give the table another TOAST table, which VACUUM FULL, CLUSTER and TRUNCATE do not (cluster.c, swap_relation_files:
 // by content or by links). Of a table that has none nothing tells them apart.
 
+// namedByPublication reports whether a mark is that of a table which the publication names itself. Such a table cannot be made unlogged while
+// it stays one (ATPrepChangePersistence, tablecmds.c), and an entry that was dropped and made again is another one. Of a partition the mark
+// has the entries of its ancestors, too, and tells nothing. REQUIRES: the table is no partition.
+func namedByPublication(mark string) bool {
+	fields := strings.Fields(mark) // the publication's, its version, the entries
+	return len(fields) > 2 && slices.ContainsFunc(fields[2:], func(entry string) bool { return entry[0] != 's' })
+}
+
 // noToast is the OID of the TOAST table of a table that has none: 0 stands for one that is not known. OIDs of users' tables are
 // 16384 and more.
 const noToast = 1

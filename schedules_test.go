@@ -111,10 +111,10 @@ var schedules = []schedule{
 		logs:    []string{"has other columns", "trigger a backfill"},
 	},
 	{
-		name: "a type is changed to itself with other values", same: true, table: "(id int PRIMARY KEY, v text)",
+		name: "a type is changed to itself with other values", table: "(id int PRIMARY KEY, v text)",
 		setup:   "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 9) i",
 		backlog: "ALTER TABLE {t} ALTER v TYPE text USING upper(v); UPDATE {t} SET v = 'new' WHERE id = 3",
-		logs:    []string{"was rewritten in a way that ALTER TABLE … SET UNLOGGED and SET LOGGED have too", "all its rows are backfilled"},
+		logs:    []string{"were rewritten", "trigger a backfill"},
 	},
 	{
 		name: "a column is added with a default while no session runs", table: "(id int PRIMARY KEY, v text)",

@@ -432,6 +432,16 @@ var situations = []situation{
 			alter publication {pub} set (publish = 'insert, update, delete, truncate')`,
 	},
 	{
+		name:  "rewritten in place, without long values",
+		setup: `create table t (id int primary key, n int); insert into t select g, g from generate_series(1, 10) g`,
+		steps: `vacuum full t
+			update t set n = 100 where id = 3
+			@look
+			cluster t using t_pkey
+			@look`,
+		silent: `backfilled`,
+	},
+	{
 		name:  "rewritten in place",
 		setup: `create table t (id int primary key, v text); insert into t select g, 'a' from generate_series(1, 10) g`,
 		steps: `vacuum full t

@@ -670,7 +670,7 @@ func (c *capture) tellChildren(b *binding, t *table) {
 // announceShape says what the stream does not of a table's change: columns that others have taken the place of, rows that
 // were rewritten. before is the plan until now, nil at the start of a session. Columns that the stream can tell of are
 // announced with the first of their documents, by sourceSchema, unless the change came while no session ran. A table that may
-// have been unlogged for some time is captured anew. The result tells whether the columns are the same.
+// have been unlogged for some time, as only one can be that the publication does not name itself, is captured anew. The result tells whether the columns are the same.
 func (c *capture) announceShape(b *binding, before *plan) (sameColumns bool, err error) {
 	if b.table.persistence == 'u' {
 		return true, nil // it is parked; what it was before counts when it is logged again
@@ -689,7 +689,7 @@ func (c *capture) announceShape(b *binding, before *plan) (sameColumns bool, err
 			c.status("%s has other columns than when it was last looked at. Rows already captured are not sent again: trigger a backfill "+
 				"if they have new values. If documents no longer fit the collection's schema, re-discover it.", b.name())
 		}
-	case !mayHide(was.Toast, b.meta.Toast, rewritten):
+	case !mayHide(was.Toast, b.meta.Toast, rewritten), !b.table.isPartition && namedByPublication(was.Sent):
 		if rewritten {
 			c.status("The rows of %s were rewritten (ALTER TABLE, VACUUM FULL, CLUSTER) or truncated. Rows already captured are not sent "+
 				"again: trigger a backfill if they have new values.", b.name())
