@@ -1110,16 +1110,27 @@ func (s *situation) run(t *testing.T, chaos *rand.Rand) (kills int) {
 		r.step("@capture")
 		r.step("@streaming")
 	}
+	var refused error // of a start
 	for line := range strings.Lines(s.steps) {
 		if line = strings.TrimSpace(line); line == "" {
 			continue
+		}
+		if refused != nil { // perhaps the last step has put it right, or a later one will
+			if refused = r.capture.tryStart(); refused != nil && line[0] == '@' {
+				continue
+			}
 		}
 		r.step(line)
 		if chaos != nil && chaos.IntN(4) == 0 && r.capture != nil && r.capture.current() != nil {
 			r.capture.kill()
 			_ = r.capture.wait()
-			r.capture.start()
+			refused = r.capture.tryStart()
 			kills++
+		}
+	}
+	if refused != nil {
+		if err := r.capture.tryStart(); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if s.end != "" {
