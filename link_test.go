@@ -8,6 +8,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -347,4 +348,25 @@ func TestStandbyAway(t *testing.T) {
 			r.checkRows(db, table)
 		})
 	}
+}
+
+// TestStatementsOfChunks: a backfill of many chunks leaves a handful of statements in pg_stat_statements, whose room others need.
+func TestStatementsOfChunks(t *testing.T) {
+	if db := newTestDB(t); db.queryValue("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_stat_statements'") == "0" {
+		t.Skip("needs pg_stat_statements, which is not installed")
+	}
+	startServer(t, "shared_preload_libraries=pg_stat_statements")
+	db := newTestDB(t)
+	db.exec("CREATE EXTENSION pg_stat_statements")
+	const chunks = 100
+	table := db.edgeTable("t", "int PRIMARY KEY", 10*chunks)
+	r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 10})}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitEnd(db, table)
+	statements := db.queryValue("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%' || $1 || '%'", db.watermarks.name)
+	t.Logf("%s statements about the watermarks table", statements)
+	if n, err := strconv.Atoi(statements); err != nil || n > 20 {
+		t.Errorf("%s statements about the watermarks table in pg_stat_statements after %d chunks", statements, chunks)
+	}
+	r.strict(table)
+	r.checkRows(db, table)
 }

@@ -74,6 +74,11 @@ const (
 	// would then stay locked for our successor as long as the standby is away.
 	sqlBoundCommit = `BEGIN %s; COMMIT; END`
 
+	// The block gets the watermark by way of a setting: to pg_stat_statements each text of a block is a statement of its own, and
+	// one for every chunk would drive those of others out.
+	sqlGiveWatermark  = `SELECT set_config('estuary_flow.watermark', %s, false)`
+	sqlGivenWatermark = `current_setting('estuary_flow.watermark')`
+
 	// localProbe is how often a watermark waits again for standbys that have let one wait for longer than watermarkTimeout.
 	// Till then watermarks wait for none: chunks that do not see what was streamed are read again (DESIGN I3), which costs less.
 	localProbe = 30 * time.Second
@@ -153,14 +158,22 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 		f.conn = conn
 	}
 	id := uuid.NewString()
-	sql := fmt.Sprintf(sqlWriteWatermark, quoteTable(table), quoteLiteral(f.slot), quoteLiteral(id))
+	plain := f.db.version < 110000 || f.plain
+	value := quoteLiteral(id)
+	if !plain {
+		if _, err := f.conn.PgConn().Exec(ctx, fmt.Sprintf(sqlGiveWatermark, value)).ReadAll(); err != nil {
+			_ = f.conn.Close(ctx)
+			return nil, fmt.Errorf("write a watermark to %s: %w", table, err)
+		}
+		value = sqlGivenWatermark
+	}
+	sql := fmt.Sprintf(sqlWriteWatermark, quoteTable(table), quoteLiteral(f.slot), value)
 	f.written.Store(&id)
 	began := time.Now()
 	local := began.Before(f.local)
 	if local {
 		sql = sqlLocalCommit + sql
 	}
-	plain := f.db.version < 110000 || f.plain
 	if !plain {
 		sql = "DO " + quoteLiteral(fmt.Sprintf(sqlBoundCommit, sql))
 	} else if sql = "BEGIN; " + sql + "; COMMIT"; !local {
