@@ -101,7 +101,6 @@ type observation struct {
 	syncState   string // of our session, as pg_stat_replication has it; "" where our role may not see it
 	syncBefore  bool   // so it was at the look before: at a single one it may just be reporting a position
 	alone       bool   // there is no standby
-	readOnly    bool   // default_transaction_read_only
 	walLevel    string // effective_wal_level; "" before version 19
 }
 
@@ -171,7 +170,7 @@ const sqlNoStandby = `NOT EXISTS (SELECT FROM pg_stat_replication r WHERE r.pid 
 	(SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL))`
 
 const sqlObserve = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, %s,
-	current_setting('synchronous_standby_names'), current_setting('default_transaction_read_only') = 'on',
+	current_setting('synchronous_standby_names'),
 	coalesce(current_setting('effective_wal_level', true), ''),
 	coalesce((SELECT sync_state FROM pg_stat_replication WHERE pid = $1::int), ''), ` + sqlNoStandby + `, $2::text`
 
@@ -202,7 +201,7 @@ func (w *watcher) observe(ctx context.Context, fresh time.Duration) (*observatio
 		var clock int64
 		var slot string
 		err = conn.QueryRow(ctx, fmt.Sprintf(sqlObserve, spilled), fmt.Sprint(pid), w.db.settings.slot).
-			Scan(&clock, &o.spilled, &o.synchronous, &o.readOnly, &o.walLevel, &o.syncState, &o.alone, &slot)
+			Scan(&clock, &o.spilled, &o.synchronous, &o.walLevel, &o.syncState, &o.alone, &slot)
 		o.at = time.Now()
 		o.skew = time.UnixMicro(clock).Sub(asked.Add(o.at.Sub(asked) / 2))
 		return err
@@ -305,7 +304,7 @@ func (w *watcher) measure(o *observation) {
 }
 
 // observedStalls are the kinds that a look at the server shows, the gravest last: what is said last stays.
-var observedStalls = []string{"slot", "lag", "read-only", "synchronous", "decoding", "lost"}
+var observedStalls = []string{"slot", "lag", "synchronous", "decoding", "lost"}
 
 // judge tells the stalls that have lasted too long, and when the last one is over.
 func (w *watcher) judge(now time.Time, seen *observation) {
@@ -351,11 +350,6 @@ func (w *watcher) judge(now time.Time, seen *observation) {
 		}
 		if text := seen.holdsCommits(w.db); text != "" {
 			stalls["synchronous"] = text
-		}
-		if seen.readOnly && !w.db.settings.readOnly && !seen.slot.standby {
-			stalls["read-only"] = "The server takes no writes (default_transaction_read_only = on), so that backfills cannot go on: their " +
-				"watermarks cannot be written. Streaming goes on. When the reason for that is gone, run: ALTER SYSTEM RESET " +
-				"default_transaction_read_only; SELECT pg_reload_conf(); (ALTER DATABASE or ALTER ROLE, where it was set there)"
 		}
 		if seen.walLevel != "" && seen.walLevel != "logical" {
 			stalls["decoding"] = fmt.Sprintf("The server has switched logical decoding off (effective_wal_level = %s): changes from now on "+
