@@ -823,7 +823,7 @@ func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start l
 		}
 		if err := c.db.check(ctx, conn); err != nil { // position was judged on the server of before
 			_ = conn.Close(context.WithoutCancel(ctx))
-			return nil, err
+			return nil, connectError(ctx, c.db.settings, err)
 		}
 	}
 }

@@ -439,6 +439,28 @@ func TestCreateSlotRefusesForeignSlots(t *testing.T) {
 	}
 }
 
+// A server that is restarted while its slot is waited for is not the one by which the start was chosen: we connect again.
+func TestServerRestartedWhileSlotInUse(t *testing.T) {
+	db := newTestDB(t)
+	d := db.connect(nil)
+	start, err := createSlot(db.ctx, d, db.replication(d), noWait(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	predecessor, err := startReplication(db.ctx, db.replication(d), db.slot, db.publication, start, newAcknowledgements(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer predecessor.close()
+	c := &capture{db: d, settings: d.settings, acks: newAcknowledgements()}
+	c.diag = &diagnostics{capture: c}
+	conn := db.replication(d)
+	d.started.Add(-1) // it is another server now
+	if _, err = c.startSession(db.ctx, conn, start, 0); !errors.Is(err, errOtherServer) || !transient(err) {
+		t.Errorf("the capture ends with %v", err)
+	}
+}
+
 // A slot that a predecessor still uses is waited for, then refused by name.
 func TestCreateSlotInUse(t *testing.T) {
 	db := newTestDB(t)
