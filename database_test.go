@@ -238,7 +238,7 @@ func TestOtherServers(t *testing.T) {
 		}, "an HTTP server"},
 		{"mail", "prefer", func(c net.Conn) { c.Write([]byte("220 mail.example.com ESMTP\r\n")); io.Copy(io.Discard, c) }, `"220 mail.example.com ESMTP"`},
 		{"TLS", "require", func(c net.Conn) { tls.Server(c, certificate.TLS).Handshake() }, "speaks TLS from the first byte on"},
-		{"silent", "disable", func(c net.Conn) { io.Copy(io.Discard, c) }, "takes connections and never answers"},
+		{"silent", "disable", func(c net.Conn) { io.Copy(io.Discard, c) }, "takes connections and never answers, which is not a PostgreSQL server, or one that hangs"},
 	} {
 		t.Run(c.name+" "+c.mode, func(t *testing.T) {
 			t.Parallel()

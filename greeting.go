@@ -19,16 +19,25 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// otherServerError says that what listens at the address is no PostgreSQL server.
+// otherServerError says that what listens at the address is no PostgreSQL server, or none that can be told for one.
 type otherServerError struct {
-	what string // continues "… answers there"
+	what string
 }
 
+// silentServer is what takes connections, as the kernel does for a server that is stopped, and says nothing.
+const silentServer = "something that takes connections and never answers"
+
 func (e *otherServerError) Error() string {
+	if e.what == silentServer {
+		return e.what + ", which is not a PostgreSQL server, or one that hangs"
+	}
 	return e.what + ", which is not a PostgreSQL server"
 }
 
 func (e *otherServerError) remedy() string {
+	if e.what == silentServer {
+		return "Check host and port in `address`, and whether the server there, or what lies before it, still works."
+	}
 	return "Check host and port in `address`."
 }
 
@@ -79,7 +88,7 @@ func greeting(ctx context.Context, address string) string {
 	if what := speaksTLS(ctx, address); what != "" {
 		return what
 	}
-	return "something that takes connections and never answers"
+	return silentServer
 }
 
 // hear reads what is said within a while.
