@@ -387,7 +387,8 @@ func (c *capture) lookAtFitness() error {
 
 // sentAs follows the messages that prove that changes of a captured table are sent as those of a table that is not captured, which has,
 // or had for a moment, the captured one as a partition: ahead of its first change the server describes the one as which it is sent,
-// then the table itself, and then comes the change of the first (pgoutput.c, maybe_send_schema). Nothing else makes
+// then the table itself, each behind the types of users that its columns have, and then comes the change of the first (pgoutput.c,
+// maybe_send_schema). Nothing else makes
 // such a row of three: a TRUNCATE of both is described so, too, but then no change follows.
 type sentAs struct {
 	foreign *relationEntry // described by message number at

@@ -190,9 +190,11 @@ func TestFitnessCost(t *testing.T) {
 func partitionsByThemselves(t *testing.T, db *testDB, members string, viaRoot bool) (r *testRuntime, root, one, two tableName) {
 	t.Helper()
 	root, one, two = db.table("root"), db.table("one"), db.table("two")
-	db.script(fmt.Sprintf(`CREATE TABLE %[1]s (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+	db.script(fmt.Sprintf(`CREATE TYPE %[4]s AS ENUM ('x'); -- columns of types of users are described by messages of their own
+		CREATE TABLE %[1]s (id int PRIMARY KEY, v text, e %[4]s) PARTITION BY RANGE (id);
 		CREATE TABLE %[2]s PARTITION OF %[1]s FOR VALUES FROM (0) TO (100); CREATE TABLE %[3]s PARTITION OF %[1]s FOR VALUES FROM (100) TO (200);
-		INSERT INTO %[1]s SELECT i, 'a' FROM generate_series(1, 199) i`, quoteTable(root), quoteTable(one), quoteTable(two)))
+		INSERT INTO %[1]s SELECT i, 'a' FROM generate_series(1, 199) i`, quoteTable(root), quoteTable(one), quoteTable(two),
+		quoteTable(tableName{db.createSchema("kinds"), "kind"})))
 	db.grant(root, one, two)
 	members = strings.NewReplacer("{root}", quoteTable(root), "{one}", quoteTable(one), "{two}", quoteTable(two)).Replace(members)
 	db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = %t)", quoteIdent(db.publication), viaRoot))

@@ -86,6 +86,7 @@ func (c *capture) handle(m *walMessage) error {
 	case 'T':
 		err = c.handleTruncate(m.data)
 	case 'Y':
+		c.sentAs.at++ // those of a table's columns come ahead of what describes it
 		_, err = decodeType(m.data)
 	case 'O', 'M': // origin, logical message
 	case 'A':
