@@ -7,7 +7,7 @@
 //	   └── rewind (re-created, truncated, slot lost) ◀──────┘   any ── vanish ──▶ Missing
 //
 // Invariant: a change past scanned is dropped only in phaseBackfill of a filtering binding, because a later chunk reads
-// that row; in phasePending, because the whole table is still to be read.
+// that row; in phasePending, because the whole table is still to be read, or none of its changes has been captured yet.
 package main
 
 import (
@@ -168,6 +168,7 @@ func (b *binding) rewind(first bool) {
 	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf = 0, "", false, false
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
 	b.sides, b.failures, b.locked, b.suspended, b.held, b.suspectedTo = nil, 0, 0, "", false, 0
+	b.notBefore = time.Time{}
 }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.
@@ -179,7 +180,7 @@ func (b *binding) park() {
 	b.meta, b.lenient, b.untold = bindingMetadata{}, false, false
 	b.partitions.forget()
 	b.chunk, b.waiting, b.unsettled, b.table, b.plan, b.suspectedTo = nil, nil, nil, nil, nil, 0
-	b.failures, b.locked, b.suspended = 0, 0, ""
+	b.failures, b.locked, b.suspended, b.notBefore = 0, 0, "", time.Time{}
 }
 
 // storedState is the binding's entry as of now.

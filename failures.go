@@ -180,6 +180,9 @@ func (c *capture) role() string { return quoteIdent(c.settings.user) }
 func (c *capture) sightChanged(b *binding, sight string) {
 	c.due, c.dueSince = true, time.Now()
 	if sight == sightAll {
+		fresh := *b.table // chunks in flight have the other
+		fresh.sight = sight
+		b.table = &fresh
 		c.status("Row-level security hides no rows of %s any more: its backfill starts again", b.name())
 		c.rewind(b)
 		return

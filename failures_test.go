@@ -331,3 +331,41 @@ func TestUnordered(t *testing.T) {
 		t.Errorf("%d rows of 1501; (1000) is %q, (1499) is %q, (99999) is %q", len(last), last["(1000)"], last["(1499)"], last["(99999)"])
 	}
 }
+
+// TestSightReturns: a backfill that began under row-level security starts again, once, when that hides no more rows, with no look
+// into the catalog at hand.
+func TestSightReturns(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	role := db.name("sight")
+	db.exec(fmt.Sprintf("CREATE ROLE %s LOGIN REPLICATION PASSWORD 'secret1234'", quoteIdent(role)))
+	t.Cleanup(func() {
+		_, _ = db.control.Exec(db.ctx, "DROP OWNED BY "+quoteIdent(role)+" CASCADE")
+		_, _ = db.control.Exec(db.ctx, "DROP ROLE "+quoteIdent(role))
+	})
+	table := db.createTable("sight", "(id int PRIMARY KEY, v text)")
+	db.script(fmt.Sprintf(`INSERT INTO %[1]s SELECT i, i::text FROM generate_series(1, 5000) i; CREATE POLICY p ON %[1]s USING (id <= 4000);
+		ALTER TABLE %[1]s ENABLE ROW LEVEL SECURITY; GRANT %[2]s TO %[3]s`, quoteTable(table), quoteIdent(*testCaptureUser), quoteIdent(role)))
+	r := edgeStart(db, runtimeOptions{
+		config: edit(t, db.edgeConfig(map[string]any{"backfill_chunk_size": 10}), map[string]any{"user": role, "password": "secret1234"}),
+	}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitFor("rows", func() bool { return r.countLocked(table) >= 20 })
+	db.exec("ALTER ROLE " + quoteIdent(role) + " BYPASSRLS")
+	r.waitLog("its backfill starts again")
+	r.waitStreaming()
+	if n := r.countLogs("its backfill starts again"); n != 1 {
+		t.Errorf("the backfill was started again %d times", n)
+	}
+	r.finish()
+	r.checkRows(db, table)
+}
+
+// TestLeftBehind: a table that is captured anew, or parked, does not wait for what its scan of before had to wait for.
+func TestLeftBehind(t *testing.T) {
+	for name, leave := range map[string]func(b *binding){"anew": func(b *binding) { b.rewind(false) }, "parked": (*binding).park} {
+		b := &binding{phase: phaseBackfill, state: &bindingState{}, changed: new([]*binding), notBefore: time.Now().Add(time.Hour)}
+		if leave(b); !b.notBefore.IsZero() {
+			t.Errorf("%s: the next scan waits until %v", name, b.notBefore)
+		}
+	}
+}
