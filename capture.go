@@ -740,6 +740,10 @@ func (c *capture) tick() error {
 
 // rewind has a binding's table captured anew: what is in flight for it counts no more.
 func (c *capture) rewind(b *binding) {
+	if c.onlyStreams(b) && b.phase != phasePending {
+		c.status("No rows of %s are read, as its mode or `advanced.skip_backfills` has it: what has not come through the stream stays missing",
+			b.name())
+	}
 	b.rewind(false)
 	b.generation++
 	c.dismiss(b)

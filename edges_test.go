@@ -1246,3 +1246,25 @@ func TestPartitionLosesKey(t *testing.T) {
 		t.Errorf("the table is not parked: %s", state)
 	}
 }
+
+// TestAnewWithoutRows: of a table whose rows are never read, no change is passed over when it is to be captured anew: none
+// would be read.
+func TestAnewWithoutRows(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	changes, skipped := db.edgeTable("changes", "int PRIMARY KEY", 3), db.edgeTable("skipped", "int PRIMARY KEY", 3)
+	r := edgeStart(db, runtimeOptions{
+		config: db.edgeConfig(map[string]any{"on_truncate": "backfill", "skip_backfills": skipped.String()}),
+	}, map[tableName]backfillMode{changes: modeOnlyChanges, skipped: modeAutomatic})
+	r.waitStreaming()
+	for _, table := range []tableName{changes, skipped} {
+		name := quoteTable(table)
+		db.exec("BEGIN; TRUNCATE " + name + "; INSERT INTO " + name + " VALUES (10, 'a'); COMMIT")
+		db.exec("INSERT INTO " + name + " VALUES (11, 'b')")
+		r.waitFor("both changes", func() bool { return r.countLocked(table) >= 2 })
+	}
+	r.waitStreaming()
+	r.finish()
+	r.checkRows(db, changes)
+	r.checkRows(db, skipped)
+}

@@ -280,7 +280,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		}
 		return c.lostKey(b, "a delete")
 	}
-	if b.phase == phasePending {
+	if b.phase == phasePending && !c.onlyStreams(b) {
 		return c.applyPending(e, ch)
 	}
 	if b.phase == phaseBackfill && p != b.plan && !p.sameKeyTypes(b.plan) {
