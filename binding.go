@@ -128,6 +128,7 @@ type binding struct {
 	sourced     *plan           // the plan whose schema was sourced last
 	generation  int             // a chunk of an older one counts no more
 	truncations int
+	returning   bool            // parked, but the stream has described its table: it is to be looked at
 	stoodIn     map[string]bool // columns that warnStandIn has spoken of
 	children    map[uint32]bool // tables that inherit from it and are not bound, which has been said; nil before the first look
 }

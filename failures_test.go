@@ -8,6 +8,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -367,5 +368,68 @@ func TestLeftBehind(t *testing.T) {
 		if leave(b); !b.notBefore.IsZero() {
 			t.Errorf("%s: the next scan waits until %v", name, b.notBefore)
 		}
+	}
+}
+
+// TestManyParked: tables that are parked for one fault, and whose changes come all the same, are not checked one by one while the
+// stream waits; when the fault is gone they are back.
+func TestManyParked(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	modes := make(map[tableName]backfillMode)
+	var tables []tableName
+	for i := range 40 {
+		table := db.edgeTable(fmt.Sprintf("parked_%d", i), "int PRIMARY KEY", 1)
+		modes[table] = modeAutomatic
+		tables = append(tables, table)
+	}
+	healthy := db.edgeTable("healthy", "int PRIMARY KEY", 1)
+	modes[healthy] = modeAutomatic
+	r := newTestRuntime(t, runtimeOptions{config: db.edgeConfig(nil), logLevel: "debug"})
+	r.bind(r.edgeBindings(modes))
+	r.start()
+	r.waitStreaming()
+	r.finish()
+	for _, table := range tables {
+		db.script(fmt.Sprintf("ALTER TABLE %[1]s ADD k serial, ADD CONSTRAINT %[2]s UNIQUE (k); ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX %[2]s",
+			quoteTable(table), quoteIdent(table.name+"_k")))
+	}
+	r.start()
+	r.waitStreaming()
+	var all strings.Builder
+	for _, table := range append(tables, healthy) {
+		fmt.Fprintf(&all, "INSERT INTO %s VALUES (2, 'b');", quoteTable(table))
+	}
+	began := time.Now()
+	db.script("BEGIN; " + all.String() + " COMMIT")
+	r.waitFor("the healthy table", func() bool { return r.countLocked(healthy) == 2 })
+	t.Logf("the healthy table's change came after %v", time.Since(began))
+	for _, table := range tables {
+		db.exec(fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", quoteTable(table)))
+	}
+	db.script("BEGIN; " + strings.ReplaceAll(all.String(), "(2,", "(3,") + " COMMIT")
+	r.waitFor("the others", func() bool {
+		for _, table := range tables {
+			if r.countLocked(table) < 1+3 {
+				return false
+			}
+		}
+		return true
+	})
+	for _, table := range tables {
+		r.checkRows(db, table)
+	}
+}
+
+// TestParkedDescribed: soon after a parked table has been looked at, those that the stream describes wait for a look at them all.
+func TestParkedDescribed(t *testing.T) {
+	c := &capture{parkedAt: time.Now().Add(time.Hour), fitnessAt: time.Now().Add(time.Hour)}
+	c.catalog = func([]tableName) (map[tableName]*table, error) { return nil, errors.New("the catalog was read") }
+	b := &binding{phase: phaseMissing}
+	if err := c.describe(&relationEntry{relation: &relation{}, binding: b}); err != nil {
+		t.Error(err)
+	}
+	if wait := time.Until(c.fitnessAt); !b.returning || wait > sameLook {
+		t.Errorf("to be looked at: %t, in %v", b.returning, wait)
 	}
 }

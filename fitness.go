@@ -364,8 +364,8 @@ func (c *capture) doubtFitness() {
 	}
 }
 
-// lookAtFitness reads the catalog again about the tables of which something is otherwise than at the last look. REQUIRES:
-// between transactions.
+// lookAtFitness reads the catalog again about the tables of which something is otherwise than at the last look, and about parked ones
+// that the stream has described since. REQUIRES: between transactions.
 func (c *capture) lookAtFitness() error {
 	c.fitnessAt, c.fitnessRead = fitnessNext(), time.Now()
 	read, err := c.readFitness(c.ctx, c.bindings)
@@ -374,9 +374,10 @@ func (c *capture) lookAtFitness() error {
 	}
 	var changed []*binding
 	for _, b := range c.bindings {
-		if read[b.name()] != c.fitness[b.name()] {
+		if b.returning || read[b.name()] != c.fitness[b.name()] {
 			changed = append(changed, b)
 		}
+		b.returning = false
 	}
 	if len(changed) == 0 {
 		return nil

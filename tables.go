@@ -382,11 +382,16 @@ func (c *capture) describe(e *relationEntry) error {
 		e.plan = b.plan
 		return c.checkIdentity(e)
 	}
+	if b.phase == phaseMissing && !c.looksAtParked(b) {
+		return nil
+	}
 	// The stream may be far behind the catalog or, for a moment, ahead of what we read of it.
+	began := time.Now()
 	if err := c.reload(b); err != nil {
 		return err
 	}
 	if b.phase == phaseMissing {
+		c.parkedAt = time.Now().Add(10 * time.Since(began))
 		return nil
 	}
 	if b.plan.sameShape(e.relation.columns) {
@@ -402,6 +407,20 @@ func (c *capture) describe(e *relationEntry) error {
 	}
 	e.plan = newPlan(e.relation.columns, b.planOptions(c.types, c.settings))
 	return c.checkIdentity(e)
+}
+
+// looksAtParked reports whether the table of a parked binding that the stream describes is looked at now. All that a capture requires
+// is checked for it while the stream stands still, and thousands may be parked for one fault: those that come soon after
+// another are looked at together, a little later.
+func (c *capture) looksAtParked(b *binding) bool {
+	if time.Now().After(c.parkedAt) {
+		return true
+	}
+	b.returning = true
+	if at := time.Now().Add(hurried(sameLook)); at.Before(c.fitnessAt) {
+		c.fitnessAt = at
+	}
+	return false
 }
 
 // checkIdentity parks a binding when old images do not carry its key at this place of the stream: a key move would pass
