@@ -8,6 +8,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +25,24 @@ func (s *ownServer) shutdown() time.Duration {
 	began := time.Now()
 	s.script("shutdown")
 	return time.Since(began)
+}
+
+// log is what the server has written to its log.
+func (s *ownServer) log() string {
+	s.t.Helper()
+	state, err := os.ReadFile(filepath.Join(".test-postgres", s.name, "server"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	dir := regexp.MustCompile(`(?m)^\w*dir=(.*)$`).FindSubmatch(state)
+	if dir == nil {
+		s.t.Fatalf("no folder in %q", state)
+	}
+	log, err := os.ReadFile(filepath.Join(strings.Trim(string(dir[1]), `'"`), "server.log"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(log)
 }
 
 // TestServerShutdown: a server shuts down at once though nothing of what it sent is acknowledged, and within seconds though
@@ -369,4 +390,45 @@ func TestStatementsOfChunks(t *testing.T) {
 	}
 	r.strict(table)
 	r.checkRows(db, table)
+}
+
+// TestSynchronousLog: where commits wait for our acknowledgements, the server does not log each of them; and it shuts down though
+// the last ones do not come.
+func TestSynchronousLog(t *testing.T) {
+	server := startServer(t)
+	db := newTestDB(t)
+	db.exec("SET synchronous_commit = local")
+	table := db.edgeTable("t", "int PRIMARY KEY", 3)
+	var withhold atomic.Bool
+	r := edgeStart(db, runtimeOptions{config: db.config(), acknowledge: func(_ *testRuntime, n int) int {
+		if withhold.Load() {
+			return 0
+		}
+		return n
+	}}, map[tableName]backfillMode{table: modeAutomatic})
+	r.waitEnd(db, table)
+	server.set(db, "synchronous_standby_names", "*")
+	r.waitLog("synchronous_standby_names = '*' stands for this capture too")
+	insert := "INSERT INTO " + quoteTable(table) + " VALUES (%d, 'waits')"
+	db.exec("SET synchronous_commit = on")
+	const commits = 100
+	for i := range commits {
+		db.exec(fmt.Sprintf(insert, 10_000+i))
+	}
+	db.exec("SET synchronous_commit = local")
+	lines := strings.Count(server.log(), "is now a synchronous standby")
+	t.Logf("%d lines about %d commits", lines, commits)
+	if lines == 0 || lines > commits/10 {
+		t.Errorf("the server's log has %d lines about us after %d commits", lines, commits)
+	}
+	withhold.Store(true)
+	db.exec(fmt.Sprintf(insert, 20_000))
+	r.waitID(table, 20_000)
+	if took := server.shutdown(); took > 8*time.Second {
+		t.Errorf("the server took %s to shut down", took)
+	}
+	server.script("resume")
+	db.moveTo(server)
+	server.set(db, "synchronous_standby_names", "") // what cleans up must not hang
+	r.strict(table)
 }

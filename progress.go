@@ -213,7 +213,9 @@ func (w *watcher) observe(ctx context.Context, fresh time.Duration) (*observatio
 	o.syncBefore = w.last != nil && w.last.syncState != "" && w.last.syncState != "async"
 	w.progress.serverEnd.Store(uint64(o.slot.end))
 	if session != nil {
-		session.prompt.Store(o.alone && o.holdsCommits(w.db) != "")
+		if prompt := o.alone && o.holdsCommits(w.db) != ""; session.prompt.Swap(prompt) && !prompt {
+			session.wake() // takes the position back
+		}
 	}
 	w.last = o
 	return o, nil

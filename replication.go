@@ -4,10 +4,11 @@
 // that was larger and is cut as it comes in (cut.go). Answering the server never depends on the capture or on stdout, and no
 // position but the acknowledged one is ever reported as flushed, so answering is not acknowledging.
 //
-// A flush position is reported only where there is something to acknowledge, and taken back in the same breath. Without a
-// valid one a client is asynchronous to the server, whatever synchronous_standby_names says (syncrep.c,
-// SyncRepGetCandidateStandbys: "Must have a valid flush position"; walsender.c, pg_stat_get_wal_senders), and at its shutdown
-// the server waits until the client has received everything, not until it has acknowledged that (walsender.c, WalSndDone).
+// A flush position is reported only where there is something to acknowledge, and taken back in the same breath, or, where no
+// standby is there whose part we might take, with the next update. Without a valid one a client is asynchronous to the server,
+// whatever synchronous_standby_names says (syncrep.c, SyncRepGetCandidateStandbys: "Must have a valid flush position";
+// walsender.c, pg_stat_get_wal_senders), and at its shutdown the server waits until the client has received everything, not until
+// it has acknowledged that (walsender.c, WalSndDone).
 package main
 
 import (
@@ -547,9 +548,9 @@ func (s *replication) wake() {
 func (s *replication) standby(ctx context.Context) error {
 	ticker := time.NewTicker(s.interval)
 	defer ticker.Stop()
-	for send := true; ; {
+	for send, stays := true, false; ; {
 		if send {
-			if err := s.sendStatus(); err != nil {
+			if err := s.sendStatus(stays); err != nil {
 				switch {
 				case ctx.Err() != nil:
 					return context.Cause(ctx)
@@ -562,11 +563,12 @@ func (s *replication) standby(ctx context.Context) error {
 		select {
 		case <-ticker.C:
 			s.reply.Store(true) // a healthy link is never silent
-			send = true
+			send, stays = true, false
 		case <-s.ask:
-			send = true
+			send, stays = true, false
 		case <-s.acks.moved:
 			send = s.prompt.Load()
+			stays = send
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -574,16 +576,19 @@ func (s *replication) standby(ctx context.Context) error {
 }
 
 // sendStatus writes a Standby status update, which reports what has been received as written and nothing as flushed. One that
-// reports the acknowledged position, by which the slot moves, goes ahead of it if that position is news. What has been
+// reports the acknowledged position, by which the slot moves, goes ahead of it if that position is news; where it stays, alone:
+// the server logs that we are a synchronous standby each time that we become one, and would for every commit. What has been
 // acknowledged shows as replayed, too: nothing in the server depends on that.
-func (s *replication) sendStatus() error {
+func (s *replication) sendStatus(stays bool) error {
 	acknowledged := s.acks.flushed.Load()
 	received := max(s.sent.Load(), acknowledged)
 	dst := make([]byte, 0, 2*statusSize)
 	if acknowledged > s.confirmed {
 		dst = appendStatus(dst, received, acknowledged, acknowledged, false)
 	}
-	dst = appendStatus(dst, received, 0, acknowledged, s.reply.Swap(false))
+	if !stays || len(dst) == 0 {
+		dst = appendStatus(dst, received, 0, acknowledged, s.reply.Swap(false))
+	}
 	failpoint("status.before")
 	_, err := s.conn.Write(dst)
 	s.confirmed = acknowledged

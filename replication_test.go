@@ -545,6 +545,12 @@ func TestKeepalives(t *testing.T) {
 		if status, err := w.status(5 * time.Second); err != nil || status != want {
 			t.Errorf("an acknowledgement in a prompt session: %+v, %v, want %+v", status, err, want)
 		}
+		if want.flushed != 0 {
+			if _, err := w.status(200 * time.Millisecond); err == nil {
+				t.Error("the position is taken back before the server asks")
+			}
+			s.wake()
+		}
 	}
 	cancel()
 	for range 2 {
