@@ -275,6 +275,9 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 	b.plan = newPlan(columns, b.planOptions(types, s))
 	b.key, b.terms, b.casts = nil, nil, nil
 	if b.keyless() {
+		if b.plan.missing != "" { // every change of it would have it captured anew
+			return fmt.Errorf("its key column %q is not among the columns captured from the table", b.plan.missing)
+		}
 		return nil
 	}
 	var keys []keyColumn

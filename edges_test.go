@@ -1268,3 +1268,25 @@ func TestAnewWithoutRows(t *testing.T) {
 	r.checkRows(db, changes)
 	r.checkRows(db, skipped)
 }
+
+// TestKeyColumnAway: a table that is scanned without its key, but whose collection has one, is parked when it loses a column of
+// that, instead of being captured anew for every change, and comes back with the column.
+func TestKeyColumnAway(t *testing.T) {
+	t.Parallel()
+	db := newTestDB(t)
+	table := db.edgeTable("away", "int PRIMARY KEY", 3)
+	r := edgeStart(db, runtimeOptions{config: db.edgeConfig(nil)}, map[tableName]backfillMode{table: modeKeyless})
+	r.waitStreaming()
+	db.exec("ALTER TABLE " + quoteTable(table) + " RENAME id TO other")
+	db.exec("INSERT INTO " + quoteTable(table) + " VALUES (10, 'a')")
+	r.waitLog(table.String() + ` is no longer captured: its key column "id" is not among the columns captured from the table`)
+	db.exec("ALTER TABLE " + quoteTable(table) + " RENAME other TO id")
+	db.exec("INSERT INTO " + quoteTable(table) + " VALUES (11, 'b')")
+	r.waitLog(table.String() + " is there anew")
+	r.waitStreaming()
+	if n := r.countLogs("backfilled again"); n != 0 {
+		t.Errorf("captured anew %d times for a change", n)
+	}
+	r.finish()
+	r.checkRows(db, table)
+}
