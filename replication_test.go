@@ -586,7 +586,8 @@ func TestReceiveBuffersRecycle(t *testing.T) {
 		}
 	}()
 	s := pipeSession(client)
-	go func() { _ = s.receive(t.Context()) }()
+	received := make(chan struct{})
+	go func() { _ = s.receive(t.Context()); close(received) }()
 	buffers := make(map[*batch]bool)
 	var lent []byte
 	for i := range messages {
@@ -605,6 +606,8 @@ func TestReceiveBuffersRecycle(t *testing.T) {
 		}
 		buffers[s.current] = true
 	}
+	client.Close()
+	<-received // the buffers are its
 	if len(buffers) > sessionBuffers {
 		t.Errorf("%d buffers, want at most %d", len(buffers), sessionBuffers)
 	}
