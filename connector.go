@@ -657,7 +657,9 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 	}
 	for _, b := range c.bindings {
 		if reason := unfit[b.name()]; reason != "" && tables[b.name()] != nil {
+			hidden := b.meta.Hidden // when it is fit again, our role may still not see all
 			c.parkBinding(b, reason)
+			b.meta.Hidden = hidden
 			continue
 		}
 		if t := tables[b.name()]; b.meta.Hidden && t != nil && t.sight != sightAll {
