@@ -22,7 +22,7 @@ package main
 //	@say TEXT       wait until a log matches the regular expression, from the last @say on
 //	@slot           wait until the server has the slot, which may still be in the making
 //	@rows N         wait for N documents
-//	N> SQL, N& SQL  on the session called N, waiting for it to return or not
+//	N> SQL, N& SQL  on the session called N, waiting for it to return, or until it waits for a lock
 
 import (
 	"encoding/json"
@@ -1364,7 +1364,12 @@ func (s *situationSession) do(r *situationRun, sql string, wait bool) {
 			r.Fatal(err)
 		}
 		s.pending = nil
+		return
 	}
+	const sqlWaits = `SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'`
+	r.eventually("session to wait for a lock, or to be done: "+sql, func() bool {
+		return len(s.pending) > 0 || r.queryValue(sqlWaits, int(s.conn.PgConn().PID())) == "1"
+	})
 }
 
 // catalogLooked is logged, at level debug, when the catalog has been read again.
