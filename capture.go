@@ -143,22 +143,27 @@ type capture struct {
 	askNext  time.Time // when to ask the server how far it is
 }
 
-// stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.cursor is where to start.
-func (c *capture) stream(ctx context.Context, start lsn) error {
-	c.ctx = ctx
+// forget drops what belonged to the replication session before: where it stood in the stream, its chunks, fences and relations.
+// It comes ahead of all that the next session does, which may write a checkpoint before it streams.
+func (c *capture) forget() {
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
 	c.looks, c.described = nil, nil
 	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
 	c.tx = transaction{}
+	for _, b := range c.bindings {
+		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
+	}
+}
+
+// stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.cursor is where to start.
+func (c *capture) stream(ctx context.Context, start lsn) error {
+	c.ctx = ctx
 	c.previousEnd, c.idleEnd = start, start
 	c.seed = maphash.MakeSeed()
 	c.rediscoverAt, c.fitnessAt = c.nextRediscovery(), fitnessNext()
 	c.ticks = time.NewTicker(tickInterval)
 	defer c.ticks.Stop()
-	for _, b := range c.bindings {
-		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
-	}
 	if err := c.sessionRenewed(start); err != nil {
 		return err
 	}

@@ -746,6 +746,7 @@ func transient(err error) bool {
 // replicate runs one replication session: its goroutines end with it.
 func (c *capture) replicate(ctx context.Context) error {
 	c.ctx = ctx // that of the session before has ended
+	c.forget()
 	conn, err := c.db.connectReplication(ctx)
 	if err != nil {
 		return err
