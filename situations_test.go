@@ -931,7 +931,8 @@ var situations = []situation{
 			@rows 2000
 			alter publication {pub} set table beside, t, {wm} where (slot = 'x')
 			@rows 4000
-			@streaming`,
+			@streaming
+			alter publication {pub} set table beside, t, {wm}`,
 	},
 	{
 		name: "a trigger swallows watermarks in mid-backfill",
@@ -941,7 +942,8 @@ var situations = []situation{
 			@rows 2000
 			create trigger swallow before insert or update on {wm} for each row execute procedure nothing()
 			@rows 4000
-			@streaming`,
+			@streaming
+			drop trigger swallow on {wm}`,
 	},
 	{
 		name:  "the primary key goes and comes while it is captured",
