@@ -110,7 +110,7 @@ type capture struct {
 	fitness      map[tableName]fitness // what is sent of the tables, when it was last looked at
 	fitnessAt    time.Time             // when to look at that again
 	fitnessRead  time.Time             // when that was done last
-	parkedAt     time.Time             // from when on a parked table that the stream describes is looked at by itself
+	parkedAt     time.Time             // ahead of now by ten times what looks at single parked tables have lately taken
 	suspects     []*binding            // rewritten in a way that a TRUNCATE may explain which is still to be streamed
 	looks        []*binding            // whose partitions seem to have changed: the catalog is looked at soon
 	lookAt       time.Time             // when to do so

@@ -391,7 +391,10 @@ func (c *capture) describe(e *relationEntry) error {
 		return err
 	}
 	if b.phase == phaseMissing {
-		c.parkedAt = time.Now().Add(10 * time.Since(began))
+		if now := time.Now(); c.parkedAt.Before(now) {
+			c.parkedAt = now
+		}
+		c.parkedAt = c.parkedAt.Add(10 * time.Since(began))
 		return nil
 	}
 	if b.plan.sameShape(e.relation.columns) {
@@ -409,11 +412,14 @@ func (c *capture) describe(e *relationEntry) error {
 	return c.checkIdentity(e)
 }
 
+// parkedLead lets some looks at parked tables follow each other at once: each takes ten times its time from it.
+const parkedLead = 2 * time.Second
+
 // looksAtParked reports whether the table of a parked binding that the stream describes is looked at now. All that a capture requires
 // is checked for it while the stream stands still, and thousands may be parked for one fault: those that come soon after
 // another are looked at together, a little later.
 func (c *capture) looksAtParked(b *binding) bool {
-	if time.Now().After(c.parkedAt) {
+	if time.Until(c.parkedAt) < parkedLead {
 		return true
 	}
 	b.returning = true
