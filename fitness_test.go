@@ -217,7 +217,7 @@ func TestFitnessSentAsRoot(t *testing.T) {
 	db.exec(fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", quoteIdent(db.publication), quoteTable(root)))
 	r.waitLog(fmt.Sprintf("Changes of %s were sent as those of %s", one, root))
 	db.exec(fmt.Sprintf("UPDATE %s SET v = 'c' WHERE id IN (8, 108)", quoteTable(root)))
-	r.waitFor("the rows", func() bool { return r.countLocked(one) >= 99+99 && r.countLocked(two) >= 99+1 })
+	r.awaitRows(db, one, two)
 	r.waitStreaming()
 	r.finish()
 	r.checkRows(db, one)
@@ -246,7 +246,7 @@ func TestFitnessSentByItself(t *testing.T) {
 	if took := time.Since(began); took > fitnessInterval/2 {
 		t.Errorf("noticed after %v", took)
 	}
-	r.waitFor("the rows", func() bool { return r.countLocked(root) >= 100 })
+	r.awaitRows(db, root)
 	r.finish()
 	r.checkRows(db, root)
 }
@@ -267,7 +267,7 @@ func TestFitnessPartitionsViaRoot(t *testing.T) {
 	set("false")
 	r.start()
 	r.waitLog("were perhaps left out for some time by publication")
-	r.waitFor("the rows", func() bool { return r.countLocked(one) >= 2*99 && r.countLocked(two) >= 2*99 })
+	r.awaitRows(db, one, two)
 	r.finish()
 
 	r.armed = []string{testHurryVariable + "=500ms"}
@@ -278,7 +278,7 @@ func TestFitnessPartitionsViaRoot(t *testing.T) {
 		"PUBLICATION %s SET (publish_via_partition_root = false)", db.publication, root, quoteIdent(db.publication)))
 	db.exec(fmt.Sprintf("UPDATE %s SET v = 'c' WHERE id IN (8, 108)", quoteTable(root)))
 	set("false")
-	r.waitFor("the rows", func() bool { return r.countLocked(one) >= 3*99 && r.countLocked(two) >= 3*99 })
+	r.awaitRows(db, one, two)
 	r.finish()
 	r.checkRows(db, one)
 	r.checkRows(db, two)

@@ -139,8 +139,9 @@ func (s *ownServer) script(command string) {
 	}
 }
 
-// freeze stops the walsender of the test's slot with SIGSTOP; thaw lets it go on, at the end of the test at the latest. It
-// signals nothing but a child of this server's postmaster: where that cannot be told, the test is skipped.
+// freeze stops the walsender of the test's slot with SIGSTOP while it waits, as one does that has nothing to send: stopped amid
+// its work it looks like one that works. thaw lets it go on, at the end of the test at the latest. It signals nothing but a child of
+// this server's postmaster: where that cannot be told, the test is skipped.
 func (s *ownServer) freeze(db *testDB) (thaw func()) {
 	s.t.Helper()
 	sender, err := strconv.Atoi(db.queryValue("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", db.slot))
@@ -166,15 +167,26 @@ func (s *ownServer) freeze(db *testDB) (thaw func()) {
 	if err := ours(); err != nil {
 		s.t.Skipf("stops a process of a server on this machine, and cannot tell that it is one: %v", err)
 	}
-	if err := syscall.Kill(sender, syscall.SIGSTOP); err != nil {
-		s.t.Fatal(err)
-	}
 	thaw = func() {
 		if ours() == nil {
 			_ = syscall.Kill(sender, syscall.SIGCONT)
 		}
 	}
 	s.t.Cleanup(thaw)
+	db.eventually("the sender to be stopped while it waits", func() bool {
+		if err := syscall.Kill(sender, syscall.SIGSTOP); err != nil {
+			s.t.Fatal(err)
+		}
+		db.eventually("the sender to be stopped", func() bool {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", sender))
+			return err != nil || strings.Contains(string(status), "\nState:\tT")
+		})
+		if kind := db.queryValue("SELECT coalesce(wait_event_type, '') FROM pg_stat_activity WHERE pid = $1", sender); kind == "Activity" || kind == "Client" {
+			return true
+		}
+		thaw()
+		return false
+	})
 	return thaw
 }
 

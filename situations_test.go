@@ -26,9 +26,11 @@ package main
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -1023,27 +1025,28 @@ var situations = []situation{
 	},
 }
 
-// TestSituations runs all of them, those without waits of their own also while the capture is stopped. In the short form it
-// runs a few.
+// TestSituations runs them, those without waits of their own also while the capture is stopped: all of them under -long, with
+// TEST_SITUATIONS=all (as make test-matrix has it) and where -run names some; else those that are marked short and, but for
+// -short, a quarter of the others, drawn anew each time.
 func TestSituations(t *testing.T) {
-	for i := range situations {
-		s := &situations[i]
-		t.Run(s.title(), func(t *testing.T) {
-			if !s.short && testing.Short() {
-				t.Skip("in the full form of the campaign only")
+	all := *longTests || os.Getenv("TEST_SITUATIONS") == "all" || strings.Contains(flag.Lookup("test.run").Value.String(), "/")
+	run := func(name string, s *situation, short bool) {
+		t.Run(name, func(t *testing.T) {
+			if !all && !short && (testing.Short() || rand.IntN(4) > 0) {
+				t.Skip("not in this form of the campaign: make test-matrix runs all")
 			}
 			t.Parallel()
 			s.run(t, nil)
 		})
-		if s.asides() || testing.Short() {
-			continue
+	}
+	for i := range situations {
+		s := &situations[i]
+		run(s.title(), s, s.short)
+		if !s.asides() {
+			stopped := *s
+			stopped.steps = "@stop\n" + s.steps + "\n@start\n@streaming"
+			run(s.title()+",-stopped", &stopped, false)
 		}
-		stopped := *s
-		stopped.steps = "@stop\n" + s.steps + "\n@start\n@streaming"
-		t.Run(s.title()+",-stopped", func(t *testing.T) {
-			t.Parallel()
-			stopped.run(t, nil)
-		})
 	}
 }
 
@@ -1404,6 +1407,15 @@ func (r *situationRun) judge(said bool) {
 	}
 	if different != "" {
 		r.Errorf("the collections are not the tables: %s", different)
+	}
+	// A log comes another way than documents, and may come behind them.
+	for pattern := range strings.Lines(r.of.say) {
+		if pattern = strings.TrimSpace(pattern); pattern != "" && said {
+			wanted := regexp.MustCompile(r.names.Replace(pattern))
+			r.capture.waitSome(waitLimit, func() bool {
+				return slices.ContainsFunc(r.capture.logs, func(l connectorLog) bool { return wanted.MatchString(l.message) })
+			})
+		}
 	}
 	logs := r.capture.stderr()
 	for _, list := range []struct {
