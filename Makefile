@@ -22,7 +22,7 @@ demo: ## backfill, live changes, kill -9 and resume on a throwaway PostgreSQL, c
 test: ## every test, those against a real PostgreSQL included
 	@tests/test.sh
 
-test-matrix: ## the same on PostgreSQL 14 to 18, from npm (MAJORS="14 18": on these only)
+test-matrix: ## the same with all situations, on PostgreSQL 14 to 18 from npm (MAJORS="14 18": on these only)
 	@tests/matrix.sh $(MAJORS)
 
 soak: ## kills, cuts, crashes and changes of shape at random for SOAK_DURATION (1h), resumable; writes tests/soak-report.md

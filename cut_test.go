@@ -573,6 +573,9 @@ func newTestColumn(attnum int, c relationColumn) column {
 
 // A value is left unfinished where its document has become too large: at once, also within an element of an array, and not before.
 func TestUnfinishedValues(t *testing.T) {
+	if testing.Short() {
+		t.Skip("does one thing at a time, in many cases")
+	}
 	controls := strings.Repeat("\x01", 3*wideText)
 	path := "((1e+300,1)" + strings.Repeat(",(1.5,-2)", 1<<12) + ")"
 	for name, c := range map[string]struct {

@@ -216,6 +216,7 @@ func TestConfigIgnoresEnvironment(t *testing.T) {
 
 // TestOtherServers: what answers at the address is named where it is no PostgreSQL server, and what it would take is not.
 func TestOtherServers(t *testing.T) {
+	t.Parallel()
 	certificate := httptest.NewUnstartedServer(nil)
 	certificate.StartTLS() // for its key
 	defer certificate.Close()

@@ -219,6 +219,9 @@ func TestDiscoveryRules(t *testing.T) {
 // TestDiscoveryFilters: what is discovered is what the filters ask for, in the same bytes every time, and each binding has
 // the form that the control plane merges by.
 func TestDiscoveryFilters(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	first, second := db.createSchema("one"), db.createSchema("Two")
 	var all []tableName

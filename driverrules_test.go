@@ -329,6 +329,9 @@ func TestDriverRefuses(t *testing.T) {
 
 // V1 applies for every session and keeps no state of it; V2 applies a spec that has changed, until no state is returned.
 func TestDriverApplies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	count := func(r *testRuntime) int { return strings.Count(r.stderr(), "applied with") }
 	session := func(r *testRuntime) {
 		r.start()
@@ -405,6 +408,9 @@ func TestDriverRenewsTokens(t *testing.T) {
 
 // The end of the connector's output between two checkpoints is none of an error on either runtime, and one within is.
 func TestDriverEOF(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	for version, within := range map[runtimeVersion]string{
 		runtimeV1: "unexpected capture connector EOF while within a checkpoint",
 		runtimeV2: "unexpected capture connector EOF within a capture checkpoint sequence",

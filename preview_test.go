@@ -41,9 +41,16 @@ func scriptEnv(t *testing.T, s script) []string {
 	return []string{"SCRIPT=" + string(text)}
 }
 
+// bothCodecs runs f with each of them, in the short form with one that is drawn.
 func bothCodecs(t *testing.T, f func(t *testing.T, c codec)) {
+	drawn := codec(rand.IntN(2))
 	for _, c := range []codec{codecProto, codecJSON} {
-		t.Run(codecName(c), func(t *testing.T) { f(t, c) })
+		t.Run(codecName(c), func(t *testing.T) {
+			if testing.Short() && c != drawn {
+				t.Skip("one codec a run")
+			}
+			f(t, c)
+		})
 	}
 }
 
@@ -292,7 +299,10 @@ func TestPreviewRestartsConnector(t *testing.T) {
 
 // Preview itself is killed at random moments; its successors go on where its files say.
 func TestPreviewKilled(t *testing.T) {
-	const documents, wantKills = 30000, 5
+	documents, wantKills := 30000, 5
+	if testing.Short() {
+		documents, wantKills = 10000, 2
+	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -404,7 +414,7 @@ func TestPreviewStopsBeforeAnAnswer(t *testing.T) {
 	for i, request := range previewRequests {
 		for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 			t.Run(fmt.Sprintf("%d %s,%s", i+1, request, s), func(t *testing.T) {
-				if testing.Short() && request != "Spec" && request != "Open" {
+				if testing.Short() && (i > 0 && request != "Open" || s != os.Interrupt) {
 					t.Skip("takes the five seconds that a connector has to stop")
 				}
 				t.Parallel()
@@ -442,6 +452,9 @@ func TestPreviewConnectorLeaves(t *testing.T) {
 	for i, request := range previewRequests {
 		for _, restart := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d %s,restart=%t", i+1, request, restart), func(t *testing.T) {
+				if testing.Short() && request != "Spec" && request != "Open" || testing.Short() && i > 0 && !restart {
+					t.Skip("starts preview for each of many cases")
+				}
 				t.Parallel()
 				out, err := human(t.Context(), t, script{Documents: 5, Per: 5, LeaveAt: i + 1}, "preview", "--config", writeConfig(t),
 					"--tables", "t", "--exit-when-caught-up", fmt.Sprint("--restart=", restart)).CombinedOutput()
@@ -464,6 +477,9 @@ func TestPreviewConnectorLeaves(t *testing.T) {
 
 // TestPreviewLogs: logs have the level and form that the variables ask for, which the connector itself goes by.
 func TestPreviewLogs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts preview for each of many cases")
+	}
 	for name, test := range map[string]struct {
 		env        []string
 		args       []string
@@ -526,6 +542,9 @@ func TestPreviewUntilIdle(t *testing.T) {
 }
 
 func TestHumanCommands(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts preview for each of many cases")
+	}
 	config := writeConfig(t)
 	for _, test := range []struct {
 		args         []string

@@ -135,6 +135,9 @@ func printedStatements(text string) []string {
 }
 
 func TestRemedies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("does one thing at a time, in many cases")
+	}
 	for i := range remedyTable {
 		c := &remedyTable[i]
 		t.Run(c.name, func(t *testing.T) { c.run(t) })

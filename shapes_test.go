@@ -1432,6 +1432,9 @@ func TestShapesProduct(t *testing.T) {
 
 // A publication that lacks an operation is refused by name, and fits once the SQL shown was run.
 func TestShapesUnpublishedOperations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a connector for each of many cases")
+	}
 	db := newTestDB(t)
 	table := db.createTable("t", "(id int PRIMARY KEY)")
 	for _, c := range []struct{ publish, lacks string }{

