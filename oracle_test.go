@@ -482,10 +482,15 @@ func (o *oracle) checkSlot() {
 	o.confirmed = confirmed
 }
 
+// unmappedMessages are what the server's decoding says of a table whose making it missed: the catalog that it sees lacks the
+// table's rows, or some of them.
+var unmappedMessages = []string{"could not map filen", "pg_attribute catalog is missing"} // filenode, from 16 on filenumber
+
 // unmappedBy notes a session that the server ended for what it could not decode. A slot that is made while tables are may miss
 // one (seen on 15), and the next session goes on; a third in one run counts as any other end.
 func (o *oracle) unmappedBy(message string) bool {
-	if !strings.Contains(message, "could not map filenode") || o.unmapped == 2 {
+	missed := func(text string) bool { return strings.Contains(message, text) }
+	if !slices.ContainsFunc(unmappedMessages, missed) || o.unmapped == 2 {
 		return false
 	}
 	o.unmapped++
