@@ -1036,6 +1036,9 @@ func firstSeed(t testing.TB) uint64 {
 func seeds(t *testing.T, runs int, run func(t *testing.T, seed uint64)) {
 	first := firstSeed(t)
 	until := time.Now().Add(*oracleDuration)
+	if limit, limited := t.Deadline(); *longTests && limited && limit.Before(until) {
+		t.Fatalf("-long runs this for %s, and go test would end it before: give it -timeout 0 or a shorter -duration", *oracleDuration)
+	}
 	for i := uint64(0); *longTests && time.Now().Before(until) || i < uint64(runs); i++ {
 		if !t.Run(fmt.Sprintf("seed=%d", first+i), func(t *testing.T) { run(t, first+i) }) {
 			return
