@@ -70,6 +70,7 @@ type binding struct {
 	stateKey      string
 	collection    string
 	resource      resource
+	shares        string   // another table whose documents the collection has, of a binding of the same task; "": none
 	collectionKey []string // column names of the collection key; nil for the fallback key
 	txid          bool     // the collection has a place for _meta.source.txid
 
@@ -166,7 +167,7 @@ func (b *binding) rewind(first bool) {
 	b.meta.Leaves, b.meta.Key = nil, ""
 	b.meta.Columns, b.meta.Filenode, b.meta.Toast = "", 0, 0
 	b.partitions.forget()
-	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf = 0, "", false, false
+	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf, b.meta.Begun = 0, "", false, false, false
 	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
 	b.sides, b.failures, b.locked, b.suspended, b.held, b.suspectedTo = nil, 0, 0, "", false, 0
 	b.notBefore = time.Time{}

@@ -62,6 +62,7 @@ type capture struct {
 	fencer   *fencer
 	session  *replication
 	polling  bool // SHUTDOWN_AFTER_POLLING
+	v1       bool // the runtime is known to be V1
 
 	// catalog reads tables as they are now: loadTables, but for tests without a server.
 	catalog func(names []tableName) (map[tableName]*table, error)
@@ -73,6 +74,7 @@ type capture struct {
 	pending  []*binding // in phasePending
 	attached []*binding // captured, with partitions whose scans have not begun in this session
 	reading  []*binding // scanning, highest priority first
+	marking  []*binding // captured anew behind a BackfillBegin; their BackfillComplete is to come
 	changed  []*binding // since the last checkpoint
 	removed  map[string]*bindingState
 
@@ -262,6 +264,9 @@ func (c *capture) advance() error {
 
 // schedule activates what may be activated and starts the next round.
 func (c *capture) schedule() error {
+	if err := c.completeMarked(); err != nil { // owed since the session before, or of tables that hold no rows
+		return err
+	}
 	if err := c.activate(); err != nil {
 		return err
 	}
@@ -341,14 +346,16 @@ func (c *capture) promote() error {
 	r.chunks = kept
 	c.open = r
 	failpoint("promote.after")
+	if c.stage == stageCapture { // ahead of what the fence has seen, as it may write checkpoints
+		if err := c.activate(); err != nil {
+			return err
+		}
+	}
 	// It may lie behind us already: an LSN fence, and one whose watermark came before the open one was known to be missed.
 	r.fence.sawWatermark(c.watermark)
 	r.fence.sawCommit(max(c.previousEnd, c.idleEnd))
 	if c.stage != stageCapture {
 		return nil
-	}
-	if err := c.activate(); err != nil {
-		return err
 	}
 	if slices.ContainsFunc(kept, (*chunk).isWide) {
 		return nil // there is room for one wide row
@@ -483,7 +490,7 @@ func (c *capture) settle() error {
 			return fmt.Errorf("backfill %s: %w", ck.binding.name(), err)
 		}
 	}
-	return nil
+	return c.completeMarked()
 }
 
 // settleChunk emits one chunk and moves its binding past it.

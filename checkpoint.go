@@ -72,6 +72,8 @@ type bindingMetadata struct {
 	// Untold is set while the table is captured though its replica identity lacks the collection key, as it was captured before us:
 	// until a change comes whose old key is not told.
 	Untold bool `json:"untold"`
+	// Begun is set from the BackfillBegin of the backfill under way until its BackfillComplete (markers.go).
+	Begun bool `json:"begun"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`

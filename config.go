@@ -65,7 +65,7 @@ type settings struct {
 	statementTimeout    time.Duration // 0: none
 
 	onSlotLoss   string // fail or backfill
-	onTruncate   string // ignore or backfill
+	onTruncate   string // ignore, backfill or mark
 	failoverSlot bool
 
 	flags        featureFlags
@@ -83,6 +83,7 @@ type featureFlags struct {
 	createReplicationSlot  bool
 	skipPrerequisites      bool
 	skipTablePrerequisites bool
+	emitBackfillMarkers    bool
 	initialBackfillCursor  lsn // 0: none
 	forceResetCursor       lsn // 0: none
 }
@@ -148,11 +149,11 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 	s.parseTLS(advanced)
 	s.parseTimes(advanced)
 	s.onSlotLoss = advanced.choice("on_slot_loss", "fail", "backfill")
-	s.onTruncate = advanced.choice("on_truncate", "ignore", "backfill")
 	s.failoverSlot = advanced.flag("failover_slot")
 	s.readOnly = advanced.flag("read_only_capture")
 	s.sourceTag = advanced.text("source_tag")
 	s.parseFlags(advanced)
+	s.parseTruncate(advanced)
 
 	tunnel := root.object("networkTunnel")
 	forwarding := tunnel.object("sshForwarding")
@@ -447,6 +448,7 @@ func (s *settings) parseFlags(advanced *object) {
 		"date_as_date": &f.dateAsDate, "time_as_time": &f.timeAsTime, "flatten_arrays": &f.flattenArrays,
 		"multidimensional_arrays": &f.multidimensionalArrays, "create_replication_slot": &f.createReplicationSlot,
 		"skip_prerequisites": &f.skipPrerequisites, "skip_table_prerequisites": &f.skipTablePrerequisites,
+		"emit_backfill_markers": &f.emitBackfillMarkers,
 	}
 	cursors := map[string]*lsn{
 		"initial_backfill_cursor": &f.initialBackfillCursor, "force_reset_cursor": &f.forceResetCursor,
@@ -473,6 +475,18 @@ func (s *settings) parseFlags(advanced *object) {
 		default:
 			s.unknownFlags = append(s.unknownFlags, entry)
 		}
+	}
+}
+
+// parseTruncate reads what a TRUNCATE means. REQUIRES: the flags are read.
+func (s *settings) parseTruncate(advanced *object) {
+	if s.flags.emitBackfillMarkers {
+		s.onTruncate = advanced.choice("on_truncate", "mark", "ignore", "backfill")
+		return
+	}
+	if s.onTruncate = advanced.choice("on_truncate", "ignore", "backfill", "mark"); s.onTruncate == "mark" {
+		advanced.found.add("advanced.on_truncate mark needs backfill markers: add emit_backfill_markers to advanced.feature_flags, " +
+			"or set advanced.on_truncate to ignore or backfill")
 	}
 }
 

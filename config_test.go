@@ -155,6 +155,22 @@ func TestParseConfig(t *testing.T) {
 			configChanges{"advanced.on_slot_loss": "backfill", "advanced.on_truncate": "backfill", "advanced.failover_slot": false},
 			func(s *settings) { s.onSlotLoss, s.onTruncate = "backfill", "backfill" },
 		},
+		"markers": {
+			configChanges{"advanced.feature_flags": "emit_backfill_markers"},
+			func(s *settings) { s.flags.emitBackfillMarkers, s.onTruncate = true, "mark" },
+		},
+		"markers, mark": {
+			configChanges{"advanced.feature_flags": "emit_backfill_markers", "advanced.on_truncate": "mark"},
+			func(s *settings) { s.flags.emitBackfillMarkers, s.onTruncate = true, "mark" },
+		},
+		"markers, ignored": {
+			configChanges{"advanced.feature_flags": "emit_backfill_markers", "advanced.on_truncate": "ignore"},
+			func(s *settings) { s.flags.emitBackfillMarkers = true },
+		},
+		"markers, off": {
+			configChanges{"advanced.feature_flags": "emit_backfill_markers,no_emit_backfill_markers", "advanced.on_truncate": ""},
+			func(*settings) {},
+		},
 		"TLS": {
 			configChanges{
 				"advanced.sslmode": "verify-full", "advanced.ssl_root_cert": certificate,
@@ -286,7 +302,8 @@ func TestParseConfigFaults(t *testing.T) {
 		"timeout below 0":   {configChanges{"advanced.statement_timeout": "-5s"}, `advanced.statement_timeout "-5s" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
 		"timeout long":      {configChanges{"advanced.statement_timeout": "600h"}, `advanced.statement_timeout "600h" is no time between 1ms and 596h: write it as 30s or 5m, or 0 for none`},
 		"slot loss":         {configChanges{"advanced.on_slot_loss": "ignore"}, `advanced.on_slot_loss is "ignore", but must be one of "fail", "backfill"`},
-		"truncate":          {configChanges{"advanced.on_truncate": "fail"}, `advanced.on_truncate is "fail", but must be one of "ignore", "backfill"`},
+		"truncate":          {configChanges{"advanced.on_truncate": "fail"}, `advanced.on_truncate is "fail", but must be one of "ignore", "backfill", "mark"`},
+		"truncate, no flag": {configChanges{"advanced.on_truncate": "mark"}, "advanced.on_truncate mark needs backfill markers: add emit_backfill_markers to advanced.feature_flags, or set advanced.on_truncate to ignore or backfill"},
 		"flags, no LSN":     {configChanges{"advanced.feature_flags": "force_reset_cursor=16-4"}, `advanced.feature_flags sets force_reset_cursor to "16-4", which is no log position: write it as force_reset_cursor=16/B374D848`},
 		"flags, zero":       {configChanges{"advanced.feature_flags": "initial_backfill_cursor=0/0"}, `advanced.feature_flags sets initial_backfill_cursor to "0/0", which is no log position: write it as initial_backfill_cursor=16/B374D848`},
 		"include, blank":    {configChanges{"discoveryFilters.include_schemas": []string{"a", " "}}, "discoveryFilters.include_schemas[1] is blank: remove it, or name a schema"},
@@ -612,7 +629,7 @@ advanced.failover_slot {"default":false,"nonsensitive":true,"type":"boolean"}
 advanced.feature_flags {"nonsensitive":true,"type":"string"}
 advanced.min_backfill_xid {"pattern":"^[0-9]+$","type":"string"}
 advanced.on_slot_loss {"default":"fail","enum":["fail","backfill"],"nonsensitive":true,"type":"string"}
-advanced.on_truncate {"default":"ignore","enum":["ignore","backfill"],"nonsensitive":true,"type":"string"}
+advanced.on_truncate {"default":"","enum":["","ignore","backfill","mark"],"nonsensitive":true,"type":"string"}
 advanced.publicationName {"default":"flow_publication","type":"string"}
 advanced.read_only_capture {"nonsensitive":true,"type":"boolean"}
 advanced.rediscovery_interval {"default":"15m","nonsensitive":true,"pattern":"^[0-9]+(ms|s|m|h)$","type":"string"}

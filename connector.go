@@ -234,6 +234,9 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (respo
 	if err != nil {
 		return nil, err
 	}
+	if err := checkMarkers(s, r.LastCapture); err != nil {
+		return nil, err
+	}
 	defer func() { err = advise(err, s) }()
 	db, err := connectDatabase(ctx, s)
 	if err != nil {
@@ -402,6 +405,9 @@ func (k *connector) apply(ctx context.Context, r *pc.Request_Apply) (response *p
 	if err != nil {
 		return nil, err
 	}
+	if err := checkMarkers(s, r.Capture); err != nil {
+		return nil, err
+	}
 	defer func() { err = advise(err, s) }()
 	db, err := connectDatabase(ctx, s)
 	if err != nil {
@@ -439,6 +445,9 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	if err != nil {
 		return err
 	}
+	if err := checkMarkers(s, r.Capture); err != nil {
+		return err
+	}
 	state, err := parseState(r.StateJson)
 	if err != nil {
 		return err
@@ -451,6 +460,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		}
 		bindings = append(bindings, b)
 	}
+	noteShared(bindings, r.Capture.InactiveBindings)
 	acks := newAcknowledgements()
 	go func() { k.stop(acks.run(k.requests)) }()
 
@@ -461,7 +471,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	}
 	defer db.close()
 	c := &capture{
-		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling,
+		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling, v1: runsOnV1(r.Capture),
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
 	}
 	defer c.fencer.close()
@@ -890,8 +900,11 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		if otherPast && !c.identified.IsZero() {
 			return 0, fault // what this process knows of types and tables is that server's: the next one reads all anew
 		}
-		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled. Documents of rows "+
-			"that vanished meanwhile stay in the collections.", fault)
+		remains := ""
+		if anew := c.capturedBindings(); len(anew) > 0 {
+			remains = " " + c.remains(anew...)
+		}
+		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled.%s", fault, remains)
 		c.rewindAll()
 	}
 	flags, created := c.settings.flags, false
@@ -962,12 +975,21 @@ func (c *capture) awaitReplay(ctx context.Context) (*slotStatus, error) {
 	}
 }
 
-// rewindAll has every table captured anew.
-func (c *capture) rewindAll() {
+// capturedBindings are those some of whose rows have been captured.
+func (c *capture) capturedBindings() []*binding {
+	var captured []*binding
 	for _, b := range c.bindings {
 		if b.phase == phaseActive || b.phase == phaseBackfill {
-			c.rewind(b)
+			captured = append(captured, b)
 		}
+	}
+	return captured
+}
+
+// rewindAll has every table captured anew.
+func (c *capture) rewindAll() {
+	for _, b := range c.capturedBindings() {
+		c.rewind(b)
 	}
 }
 

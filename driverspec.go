@@ -37,9 +37,6 @@ func stateKey(path []string, backfill uint32) string {
 	return key.String()
 }
 
-// labelRuntime is the label of the shard template that chooses the runtime.
-const labelRuntime = "estuary.dev/flag/enable-runtime-v2"
-
 // labelled is the spec with the label of the driver's runtime: the spec itself if it has it already.
 func (d *runtimeDriver) labelled(capture *pf.CaptureSpec) *pf.CaptureSpec {
 	value := strconv.FormatBool(d.runtime == runtimeV2)

@@ -33,6 +33,7 @@ const (
 	phaseScanning  failpointPhase = "backfill"
 	phaseStreaming failpointPhase = "stream"
 	phaseQuiet     failpointPhase = "quiet" // streaming, and nobody writes to captured tables
+	phaseAnew      failpointPhase = "anew"  // tables are captured anew behind backfill markers
 )
 
 // failpointReach is where a failpoint can be met.
@@ -47,6 +48,7 @@ var (
 	scanning  = []failpointPhase{phaseScanning}
 	streaming = []failpointPhase{phaseStreaming}
 	settingUp = []failpointPhase{phaseSetup}
+	anew      = []failpointPhase{phaseAnew}
 
 	// slowFences has changes fall between chunks and their fences.
 	slowFences = "watermark.before:1:sleep=40ms,fence.position:1:sleep=40ms"
@@ -72,6 +74,8 @@ var (
 		"member.before": {phases: settingUp, most: 1}, "member.after": {phases: settingUp, most: 1},
 		"watermarks.before": {phases: settingUp, most: 1, fence: 'w'}, "watermarks.after": {phases: settingUp, most: 1, fence: 'w'},
 		"status.before": {most: 2}, "status.after": {most: 2},
+		"marker.begin": {phases: anew}, "marker.complete": {phases: anew},
+		"marker.written": {phases: anew, most: 9}, "marker.after": {phases: anew, most: 9},
 	}
 )
 
@@ -204,6 +208,9 @@ func (o *crashes) arm(name string) {
 func (o *crashes) session(c codec) {
 	o.runtime.drawPeer(o.rand)
 	o.runtime.driver.codec = c
+	if o.phase == phaseAnew {
+		o.runtime.driver.runtime, o.runtime.driver.limits = runtimeV2, nil
+	}
 	o.renew()
 	o.mu.Lock()
 	o.delayed = o.rand.IntN(3) == 0
@@ -265,12 +272,19 @@ func (o *crashes) more() {
 			delete(o.without, t.table)
 		}
 		o.again = o.again[1:]
-	} else {
-		for i, t := range o.tables {
-			if i%2 == o.rand.IntN(2) && t.check == checkStrict {
-				o.counters[t.table]++
-				t.again = true
-			}
+		o.runtime.bind(o.bindings())
+		return
+	}
+	o.captureAnew()
+}
+
+// captureAnew has some of the tables backfilled again.
+func (o *crashes) captureAnew() {
+	o.t.Helper()
+	for i, t := range o.tables {
+		if (o.phase == phaseAnew || i%2 == o.rand.IntN(2)) && t.check == checkStrict {
+			o.counters[t.table]++
+			t.again = true
 		}
 	}
 	o.runtime.bind(o.bindings())
@@ -313,6 +327,9 @@ func (o *crashes) run(names []string, codecOf func() codec) {
 	o.failpointTables(sets, 40+10*o.chunk)
 	stop := o.writers(3, 6*time.Millisecond)
 	defer stop()
+	if o.phase == phaseAnew {
+		o.changes = map[string]any{"advanced.feature_flags": "emit_backfill_markers"}
+	}
 	o.prepare()
 	o.runtime.bind(o.bindings())
 	if o.phase != phaseScanning {
@@ -328,6 +345,9 @@ func (o *crashes) run(names []string, codecOf func() codec) {
 		o.unpublishedWrites()
 	}
 	for _, name := range names {
+		if o.phase == phaseAnew {
+			o.captureAnew()
+		}
 		if o.phase == phaseScanning && (!o.backfilling() || o.kills > 0 && strings.HasPrefix(name, "activate.")) {
 			o.more()
 		}
@@ -458,7 +478,7 @@ func TestFailpoints(t *testing.T) {
 		names    []string
 	}
 	var runs []*run
-	for _, phase := range []failpointPhase{phaseSetup, phaseScanning, phaseStreaming, phaseQuiet} {
+	for _, phase := range []failpointPhase{phaseSetup, phaseScanning, phaseStreaming, phaseQuiet, phaseAnew} {
 		for _, readOnly := range []bool{false, true} {
 			if *longTests {
 				for _, name := range names {

@@ -278,8 +278,8 @@ func (c *capture) judgeFitness(before, now map[tableName]fitness) {
 		c.parkBindings(v.bindings, v.text)
 	}
 	for _, v := range hidden.list {
-		c.status("%s %s: changes may have been missed, so all rows are backfilled. Documents of rows that vanished stay in the collection.",
-			subject(v.bindings, "was", "were"), v.text)
+		c.status("%s %s: changes may have been missed, so all rows are backfilled. %s", subject(v.bindings, "was", "were"), v.text,
+			c.remains(v.bindings...))
 		for _, b := range v.bindings {
 			c.rewind(b)
 		}
@@ -314,7 +314,7 @@ func mayHide(before, now uint32, moved bool) bool {
 // wasUnlogged has a table captured anew that may have been unlogged.
 func (c *capture) wasUnlogged(b *binding) {
 	c.status("%s was rewritten in a way that ALTER TABLE … SET UNLOGGED and SET LOGGED have too, between which no change is sent: all its "+
-		"rows are backfilled. Documents of rows that vanished stay in the collection.", b.name())
+		"rows are backfilled. %s", b.name(), c.remains(b))
 	c.rewind(b)
 	c.due, c.dueSince = true, time.Now()
 }
@@ -422,7 +422,7 @@ func (c *capture) sawForeign(e *relationEntry) {
 		return
 	}
 	c.status("Changes of %s were sent as those of %s.%s, of which it is or was a partition (publish_via_partition_root): they are missed, so all "+
-		"rows are backfilled. Documents of rows that vanished stay in the collection.", b.name(), at.schema, at.name)
+		"rows are backfilled. %s", b.name(), at.schema, at.name, c.remains(b))
 	c.rewind(b)
 	c.due, c.dueSince = true, time.Now()
 	c.doubtFitness()

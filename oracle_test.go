@@ -311,6 +311,7 @@ func (o *oracle) prepare() {
 			time.Sleep(time.Duration(o.slow.Load()))
 			o.output()
 		},
+		onMarker: func(*testRuntime, string, string) { o.output() },
 		onCheckpoint: func(_ *testRuntime, patch json.RawMessage) {
 			o.noteCheckpoint(patch)
 			o.output()
@@ -752,6 +753,14 @@ func (o *oracle) judge() {
 			checkpoint = d.checkpoint
 		}
 		t := o.byName[d.table]
+		if d.marker != "" {
+			if t.check == checkContained {
+				contained[d.table] = nil
+			} else if err := historyTake(h, i+1, &d); err != nil {
+				o.fatalf("%v", err)
+			}
+			continue
+		}
 		if t != nil && t.check == checkContained {
 			source := sourceOf(o.t, d.doc)
 			before := last[d.table]
@@ -820,7 +829,7 @@ func (o *oracle) judgeSwap(t *workTable, documents []testDocument, i int) {
 	}
 	key := o.keyOf(t, documents[i].doc)
 	for j := i - 1; j >= 0; j-- {
-		if documents[j].table == documents[i].table && o.keyOf(t, documents[j].doc) == key {
+		if documents[j].table == documents[i].table && documents[j].marker == "" && o.keyOf(t, documents[j].doc) == key {
 			if sourceOf(o.t, documents[j].doc).op != "d" && !t.again && !t.vanished {
 				o.fatalf("%s key %s: document %d is a backfilled row of a key that exists\n%s", t.table, key, i+1,
 					o.around(t, documents, i))
@@ -855,10 +864,10 @@ func (o *oracle) around(t *workTable, documents []testDocument, i int) string {
 func (o *oracle) ofKey(t *workTable, documents []testDocument, key string, at int) string {
 	var before, behind []string
 	for i, d := range documents {
-		if d.table != t.table.String() || o.keyOf(t, d.doc) != key {
+		if d.table != t.table.String() || d.marker == "" && o.keyOf(t, d.doc) != key {
 			continue
 		}
-		line := fmt.Sprintf("  document %d, checkpoint %d: %s", i+1, d.checkpoint, abridged(d.doc))
+		line := fmt.Sprintf("  document %d, checkpoint %d: %s", i+1, d.checkpoint, d.marker+abridged(d.doc))
 		if i <= at {
 			before = append(before, line)
 		} else if len(behind) < 4 {

@@ -497,6 +497,28 @@ func (o *output) sourcedSchema(binding uint32, schema json.RawMessage) error {
 	return nil
 }
 
+// markerKind is one of the two backfill markers.
+type markerKind uint8
+
+const (
+	markerBegin markerKind = iota
+	markerComplete
+)
+
+// marker appends a backfill marker. REQUIRES: nothing has come since the last checkpoint; a checkpoint follows at once.
+func (o *output) marker(binding uint32, kind markerKind) error {
+	assert(!o.open, "a backfill marker stands alone in its checkpoint")
+	r := &pc.Response{BackfillBegin: &pc.Response_BackfillBegin{Binding: binding}}
+	if kind == markerComplete {
+		r = &pc.Response{BackfillComplete: &pc.Response_BackfillComplete{Binding: binding}}
+	}
+	if err := o.encode(r); err != nil {
+		return err
+	}
+	o.open = true
+	return nil
+}
+
 // checkpoint appends a Checkpoint with a merge patch and flushes.
 func (o *output) checkpoint(patch []byte) error {
 	switch {

@@ -114,8 +114,8 @@ func (c *capture) changeRefused(e *relationEntry, ch *change, err error) error {
 	b.refusals, b.tried = b.refusals+1, true
 	pause := anewAfter(b.refusals)
 	b.notBefore, b.suspended = time.Now().Add(pause), reason
-	c.status("%s is captured anew: %s. %s Its rows are read again in %s; other tables go on. The document of a row that vanished "+
-		"with that change stays in the collection", b.name(), reason, remedy, pause.Round(time.Second))
+	c.status("%s is captured anew: %s. %s Its rows are read again in %s; other tables go on. %s", b.name(), reason, remedy,
+		pause.Round(time.Second), c.remains(b))
 	return nil
 }
 

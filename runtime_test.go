@@ -40,6 +40,7 @@ type runtimeOptions struct {
 
 	// Hooks, called by the goroutine that reads the connector's output. They may call kill and stop.
 	onDocument   func(r *testRuntime, table string, doc []byte) // not yet committed
+	onMarker     func(r *testRuntime, table, kind string)       // not yet committed
 	onCheckpoint func(r *testRuntime, patch json.RawMessage)    // not yet committed
 	// acknowledge is called by the goroutine that commits: how many to acknowledge of n committed checkpoints; nil: all.
 	acknowledge func(r *testRuntime, n int) int
@@ -400,11 +401,19 @@ func (r *testRuntime) history(tables ...history.Table) *history.History {
 			h.Checkpoint(i)
 			checkpoint = d.checkpoint
 		}
-		if err := h.Document(i+1, d.table, []byte(d.doc)); err != nil {
+		if err := historyTake(h, i+1, &d); err != nil {
 			r.t.Fatal(err)
 		}
 	}
 	return h
+}
+
+// historyTake adds a committed document, or a marker, to a history.
+func historyTake(h *history.History, line int, d *testDocument) error {
+	if d.marker != "" {
+		return h.Marker(line, d.table, d.marker == "BackfillBegin")
+	}
+	return h.Document(line, d.table, []byte(d.doc))
 }
 
 func (r *testRuntime) document(binding int, doc []byte) error {
@@ -432,11 +441,15 @@ func (r *testRuntime) sourcedSchema(binding int, schema json.RawMessage) error {
 }
 
 func (r *testRuntime) marker(binding int, kind string) error {
+	table := r.names[binding]
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.received++
-	r.uncommitted = append(r.uncommitted, testDocument{table: r.names[binding], marker: kind, order: r.received})
-	return nil
+	r.uncommitted = append(r.uncommitted, testDocument{table: table, marker: kind, order: r.received})
+	r.mu.Unlock()
+	if r.options.onMarker != nil {
+		r.options.onMarker(r, table, kind)
+	}
+	return r.end()
 }
 
 func (r *testRuntime) checkpoint(patch *pf.ConnectorState) error {

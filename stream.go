@@ -485,7 +485,7 @@ func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, be
 			fillUnchanged(t, fill)
 		}
 		// What came from the buffer may itself lack the values.
-		if hasUnchanged(t) && (op == 'c' || e.binding.scanning() && e.binding.byCTID()) {
+		if b := e.binding; hasUnchanged(t) && (op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
 			row, err := c.rereadRest(e.binding, e.plan, key, t)
 			if errors.Is(err, errParked) {
 				return nil
@@ -835,8 +835,8 @@ func (c *capture) truncated(b *binding, e *relationEntry) {
 	b.meta.Filenode = 0 // the catalog will show another, of which no more is to be said
 	b.mark()
 	b.partitions.expectRewrites()
-	if c.settings.onTruncate == "backfill" {
-		c.status("%s was truncated: it is backfilled again. Documents of rows that vanished stay in the collection.", b.name())
+	if c.settings.onTruncate == "backfill" || c.settings.onTruncate == "mark" && c.unmarkedScan(b) == "" {
+		c.status("%s was truncated: it is backfilled again. %s", b.name(), c.remains(b))
 		c.rewind(b)
 		return
 	}

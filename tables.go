@@ -21,6 +21,7 @@ import (
 // resumeBackfills puts the bindings into the lists the loop works from. Positions that cannot be used start again.
 func (c *capture) resumeBackfills() error {
 	c.pending, c.attached, c.reading = nil, nil, nil
+	c.resumeMarked()
 	for _, b := range c.bindings {
 		switch b.phase {
 		case phasePending:
@@ -73,10 +74,11 @@ func (c *capture) activate() error {
 	if err != nil {
 		return err
 	}
-	for _, b := range c.pending {
-		if slices.Contains(held, b) {
-			continue
-		}
+	starting := slices.DeleteFunc(slices.Clone(c.pending), func(b *binding) bool { return slices.Contains(held, b) })
+	if err := c.beginMarked(starting); err != nil {
+		return err
+	}
+	for _, b := range starting {
 		b.meta.OID, b.meta.Sight = b.table.oid, b.table.sight
 		if err := c.chooseScan(b); err != nil {
 			return err
@@ -633,7 +635,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		b.mark()
 	}
 	if b.phase == phaseMissing || b.meta.OID != 0 && b.meta.OID != t.oid {
-		c.status("%s is there anew: it is backfilled. Documents of rows that vanished stay in the collection.", b.name())
+		c.status("%s is there anew: it is backfilled. %s", b.name(), c.remains(b))
 		c.rewind(b)
 		c.due, c.dueSince = true, time.Now()
 	}

@@ -3,7 +3,10 @@
 //
 // A strict history has for every key first one insertion and then only changes that came after that state: nothing
 // missed, nothing repeated, nothing stale. Replicated documents of all tables together come in commit order, and no
-// checkpoint splits a transaction.
+// checkpoint splits a transaction, but for one that a backfill marker stands in.
+//
+// Backfill markers count as they do for readers of a collection: what came before a Begin is not there for the documents behind
+// it, and rows that none of these has told of are gone once the Complete has come.
 package history
 
 import (
@@ -65,6 +68,7 @@ type tableHistory struct {
 	rows     map[string]*Row // by key; for a keyless table by content, with the count below
 	counts   map[string]int  // keyless: how often the content is there
 	live     int
+	begun    int      // line of the last Begin, of which the Complete has not come; 0: none
 	snapshot position // last backfill row
 	docs     int
 }
@@ -172,6 +176,38 @@ func (h *History) Checkpoint(line int) {
 	}
 }
 
+// Marker adds a backfill marker of a table: a BackfillBegin, or else a BackfillComplete.
+func (h *History) Marker(line int, table string, begin bool) error {
+	t := h.tables[table]
+	if t == nil {
+		return fmt.Errorf("line %d: a marker of %s, which is not among the tables", line, table)
+	}
+	h.splitAt = 0 // a marker may stand within a transaction
+	if begin {
+		t.begun, t.snapshot = line, position{-1, -1, -1}
+		return nil
+	}
+	if t.begun == 0 {
+		return nil // readers ignore it
+	}
+	for key, row := range t.rows {
+		switch {
+		case row.Line >= t.begun && len(t.Key) == 0:
+			return fmt.Errorf("line %d: %s has no key, and documents between its markers (line %d and before)", line, table, row.Line)
+		case row.Line >= t.begun:
+			continue
+		case len(t.Key) == 0:
+			t.live -= t.counts[key]
+			delete(t.counts, key)
+		case row.Columns != nil:
+			t.live--
+		}
+		delete(t.rows, key)
+	}
+	t.begun = 0
+	return nil
+}
+
 // keyed applies h.fields to a table with a key.
 func (h *History) keyed(t *tableHistory, line int, m *meta) error {
 	key, err := keyOf(t.Key, h.fields)
@@ -193,9 +229,16 @@ func (h *History) keyed(t *tableHistory, line int, m *meta) error {
 		}
 		return fmt.Errorf("%s key %s: line %d (%s): %s; %s", t.Name, key, line, m.Op, fmt.Sprintf(format, args...), before)
 	}
+	if row.Line < t.begun && row.Columns != nil { // left behind by a marker
+		*row = Row{}
+		t.live--
+	}
 	exists := row.Columns != nil
 	if !t.Lenient {
 		switch {
+		case m.Op == "d" && !exists && t.begun > 0: // of a row that the collection may have had before the marker
+			row.Line, row.op = line, m.Op
+			return nil
 		case m.Op != "c" && m.Op != "u" && m.Op != "d":
 			return fault("unknown op")
 		case m.Op == "c" && exists && !t.Replaced:
@@ -424,6 +467,15 @@ func (h *History) ReadLines(r io.Reader, table func(name string) (Table, error))
 			h.Checkpoint(n)
 			continue
 		}
+		marker := name == "backfillBegin" || name == "backfillComplete"
+		begin := name == "backfillBegin"
+		if marker {
+			var m struct{ Binding string }
+			if err := json.Unmarshal(doc, &m); err != nil {
+				return fmt.Errorf("line %d: %w: %.200s", n, err, line)
+			}
+			name = m.Binding
+		}
 		if h.tables[name] == nil && table != nil {
 			t, err := table(name)
 			if err != nil {
@@ -431,7 +483,12 @@ func (h *History) ReadLines(r io.Reader, table func(name string) (Table, error))
 			}
 			h.Add(t)
 		}
-		if err := h.Document(n, name, doc); err != nil {
+		if marker {
+			err = h.Marker(n, name, begin)
+		} else {
+			err = h.Document(n, name, doc)
+		}
+		if err != nil {
 			return err
 		}
 	}
