@@ -76,8 +76,10 @@ type oracle struct {
 
 	confirmed                             lsn // by the slot, at the last look
 	kills, severed, stops, cut, sentinels int
-	unmapped                              int // sessions that the server's decoding ended
-	written, compared, shapes             int // transactions, rows, changes of tables' shapes; the last under mu
+	witnessSlot                           string            // that of witness_test.go, if there is one
+	saidOf                                map[string]string // what it said
+	unmapped                              int               // sessions that the server's decoding ended
+	written, compared, shapes             int               // transactions, rows, changes of tables' shapes; the last under mu
 }
 
 // newOracle makes the run's tables.
@@ -852,12 +854,25 @@ func (o *oracle) keyOf(t *workTable, doc string) string {
 	return "[" + strings.Join(key, ", ") + "]"
 }
 
+// keyTexts returns the values of the key of a document or row as texts.
+func keyTexts(t *workTable, row string) []string {
+	var columns map[string]json.RawMessage
+	_ = json.Unmarshal([]byte(row), &columns) // the caller has done so
+	key := make([]string, len(t.key))
+	for i, name := range t.key {
+		if json.Unmarshal(columns[name], &key[i]) != nil {
+			key[i] = string(columns[name]) // a number
+		}
+	}
+	return key
+}
+
 // around lists the documents of the key of document i before and behind it.
 func (o *oracle) around(t *workTable, documents []testDocument, i int) string {
 	if t == nil {
 		return ""
 	}
-	return o.ofKey(t, documents, o.keyOf(t, documents[i].doc), i)
+	return o.ofKey(t, documents, o.keyOf(t, documents[i].doc), i) + o.witnessed(t, keyTexts(t, documents[i].doc))
 }
 
 // ofKey lists the documents of a key, at most eight before document i and four behind it.
@@ -1022,7 +1037,7 @@ func (o *oracle) explain(t *workTable, row string, documents []testDocument) str
 			return "\n" + o.around(t, documents, i)
 		}
 	}
-	return "\n  no document has this key"
+	return "\n  no document has this key" + o.witnessed(t, keyTexts(t, row))
 }
 
 // fatalf ends the test with the seed.
@@ -1111,6 +1126,9 @@ func oracleAgain(t *testing.T, seed uint64, rounds int) *oracle {
 		if slices.Contains([]string{"int", "icu", "numeric", "enum", "parts"}, f.name) {
 			o.create(schema, f, 60+6*o.chunk, true, false)
 		}
+	}
+	if *soakTests { // on a server of its own, which may keep its WAL
+		o.witness()
 	}
 	for _, table := range o.tables {
 		if o.rand.IntN(3) == 0 { // added later
