@@ -520,6 +520,17 @@ func (o *oracle) sleep(d time.Duration) {
 	}
 }
 
+// sleepQuiet waits until the session has ended or puts out nothing more.
+func (o *oracle) sleepQuiet() {
+	for before, since := -1, time.Now(); !o.hasEnded() && time.Since(since) < allow(3*time.Second); time.Sleep(5 * time.Millisecond) {
+		o.mu.Lock()
+		if o.outputs != before {
+			before, since = o.outputs, time.Now()
+		}
+		o.mu.Unlock()
+	}
+}
+
 // disturb lets a session run for a while and ends it in a random way.
 func (o *oracle) disturb() {
 	o.t.Helper()
@@ -1334,7 +1345,7 @@ func killBehind(t *testing.T, n int, at int64, total int) (outputs int, bytes in
 	case err != nil:
 		t.Fatal(err)
 	case at > 0:
-		o.sleep(3 * time.Second)
+		o.sleepQuiet()
 		if !o.hasEnded() {
 			t.Logf("byte %d has not come: this run has fewer", at)
 			o.runtime.kill()
@@ -1342,7 +1353,7 @@ func killBehind(t *testing.T, n int, at int64, total int) (outputs int, bytes in
 		o.ended(false)
 		o.restart(false)
 	case n > 0:
-		o.sleep(3 * time.Second)
+		o.sleepQuiet()
 		switch {
 		case o.hasEnded():
 			o.ended(false)
