@@ -93,6 +93,7 @@ type capture struct {
 	identified time.Time // when that was learnt
 
 	stage stage
+	wary  bool   // the light fence that this session began with was given up
 	open  *round // its fence is being streamed to, its chunks patched
 	ahead *round // being read
 
@@ -150,7 +151,7 @@ type capture struct {
 func (c *capture) forget() {
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
-	c.looks, c.described = nil, nil
+	c.looks, c.described, c.wary = nil, nil, false
 	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
 	c.tx = transaction{}
 	for _, b := range c.bindings {
@@ -426,7 +427,10 @@ func (c *capture) startRound(bindings []*binding) {
 		jobs = append(jobs, job{ck, query})
 	}
 	c.ahead = r
-	ctx, fencer, db := c.ctx, c.fencer, c.db
+	ctx, db, establish := c.ctx, c.db, c.fencer.establish
+	if c.stage == stageCatchUp && !c.wary && !c.polling && len(c.pending)+len(c.attached)+len(c.reading) == 0 {
+		establish = c.fencer.caughtUp
+	}
 	go func() {
 		defer close(r.done)
 		var scans sync.WaitGroup
@@ -435,7 +439,7 @@ func (c *capture) startRound(bindings []*binding) {
 		}
 		scans.Wait()
 		failpoint("chunk.hand-over")
-		r.fence, r.err = fencer.establish(ctx)
+		r.fence, r.err = establish(ctx)
 		failpoint("fence.hand-over")
 	}()
 }

@@ -144,6 +144,14 @@ func (s *captureState) cursor() (lsn, error) {
 	return position, nil
 }
 
+// streaming reports whether nothing is to be read of any of the bindings, unless something is found to have changed.
+func (s *captureState) streaming(bindings []*binding) bool {
+	return !slices.ContainsFunc(bindings, func(b *binding) bool {
+		stored := s.Bindings[b.stateKey]
+		return stored == nil || stored.Mode != storedActive && stored.Mode != storedMissing
+	})
+}
+
 // metadata returns our part of an entry; ours is false when the entry was written by the incumbent or has none.
 func (b *bindingState) metadata() (m bindingMetadata, ours bool) {
 	if len(b.Metadata) == 0 || bytes.Equal(b.Metadata, []byte("null")) {

@@ -532,7 +532,10 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		return err
 	}
 	checks := checkFirst
-	if c.cursor != 0 {
+	switch {
+	case c.cursor != 0 && state.streaming(c.bindings):
+		checks = checkCaptured
+	case c.cursor != 0:
 		checks = checkResumed
 	}
 	unfit, untold, warnings, err := resumePrerequisites(ctx, c.db, wanted, captured, checks)

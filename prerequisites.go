@@ -75,9 +75,10 @@ func resumePrerequisites(ctx context.Context, db *database, tables []requirement
 type checkedCapture uint8
 
 const (
-	checkFirst   checkedCapture = iota // it has no place in the stream yet
-	checkResumed                       // it has: what does it no harm is a warning, as a restart must not make an outage of it
-	checkRunning                       // it goes on: the publication may have been renamed for a moment, and another is not to take its place
+	checkFirst    checkedCapture = iota // it has no place in the stream yet
+	checkResumed                        // it has: what does it no harm is a warning, as a restart must not make an outage of it
+	checkCaptured                       // and all that it captures is streaming: nothing is written that seems to be as it must
+	checkRunning                        // it goes on: the publication may have been renamed for a moment, and another is not to take its place
 )
 
 func runChecks(ctx context.Context, db *database, tables []requirement, captured []tableName, of checkedCapture) (*checker, error) {
@@ -121,6 +122,7 @@ type checker struct {
 	of     checkedCapture
 
 	unwritten bool // our row could not be written, which is told
+	stands    bool // it was there, and was left as it is
 
 	captured map[tableName]bool // before, with the same key
 
@@ -446,10 +448,16 @@ func (c *checker) checkSlot(ctx context.Context) error {
 
 // --- the watermarks table
 
-// checkWatermarks writes our row as a capture does, creating the table if it does not exist.
+// checkWatermarks writes our row as a capture does, creating the table if it does not exist. A capture that has nothing to read looks
+// whether it could.
 func (c *checker) checkWatermarks(ctx context.Context) error {
 	if c.s.readOnly || c.db.standby {
 		return nil
+	}
+	if c.of == checkCaptured {
+		if c.stands = c.rowStands(ctx); c.stands {
+			return nil
+		}
 	}
 	before := len(c.faults)
 	defer func() { c.unwritten = len(c.faults) > before }()
@@ -574,6 +582,18 @@ func (c *checker) judgeWatermarkRights(ctx context.Context, err error, create st
 	return nil
 }
 
+// rowStands reports whether our row is there and may be written again, as far as the catalog tells. What speaks against it is found
+// out by the write that follows.
+func (c *checker) rowStands(ctx context.Context) bool {
+	rights, err := c.watermarkRights(ctx)
+	if err != nil || !rights.Table || !rights.Usage || rights.Missing != "" || rights.Policies {
+		return false
+	}
+	var held *string
+	err = c.conn.QueryRow(ctx, "SELECT watermark::text FROM "+quoteTable(c.s.watermarks)+" WHERE slot = $1", c.s.slot).Scan(&held)
+	return err == nil
+}
+
 // existenceCheck is what our row holds when it may be written.
 const existenceCheck = "existence-check"
 
@@ -595,13 +615,17 @@ func (c *checker) probeWatermarks(ctx context.Context) error {
 	})
 }
 
-// checkPublishedWatermarks looks whether what is written to our row gets into the stream. REQUIRES: it has been written.
+// checkPublishedWatermarks looks whether what is written to our row gets into the stream. REQUIRES: checkWatermarks.
 func (c *checker) checkPublishedWatermarks(ctx context.Context) error {
 	if c.s.readOnly || c.db.standby || c.publication == nil || !c.publication.Insert || !c.publication.Update ||
 		c.unwritten || slices.ContainsFunc(c.faults, func(f fault) bool { return slices.Contains(f.tables, c.s.watermarks) }) {
 		return nil // told already
 	}
-	fault, err := watermarksFault(ctx, c.conn, c.s, c.db.version, existenceCheck)
+	var written []string
+	if !c.stands {
+		written = []string{existenceCheck}
+	}
+	fault, err := watermarksFault(ctx, c.conn, c.s, c.db.version, written...)
 	if fault != "" {
 		c.fault("%s", fault)
 	}

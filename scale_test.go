@@ -1,12 +1,13 @@
 package main
 
-// scale_test.go holds what a large database asks for: thousands of tables are discovered, and a capture of a thousand of
-// them starts, in seconds. It runs the whole connector against a real server and times each request. The bounds are
+// scale_test.go holds what a large database asks for: thousands of tables are discovered, and a capture of all of them, as many
+// as the platform allows, starts in seconds and has memory for them. It runs the whole connector against a real server and times each request. The bounds are
 // generous: they catch a query per table or a loop over all pairs of them, not a slow machine. That no number of queries
-// grows with the tables is held by TestDiscoverManyTables and TestPrerequisitesOfManyTables.
+// grows with the tables is held by TestDiscoverManyTables, TestPrerequisitesOfManyTables and TestRestart.
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,9 +17,11 @@ import (
 func TestManyBindings(t *testing.T) {
 	db := newTestDB(t)
 	tables, bound := 500, 100
-	const discoverLimit, startLimit = 10 * time.Second, 10 * time.Second
+	discoverLimit, startLimit, backfillLimit := 10*time.Second, 10*time.Second, time.Minute
+	const mostMemory = 64<<20 + 10000*50<<10 // bytes that a connector which has nothing to do may have for 10,000 bindings
 	if *longTests {
-		tables, bound = 10000, 1000
+		tables, bound = 10000, 10000
+		startLimit, backfillLimit = time.Minute, 5*time.Minute // the stand-in has its part in both
 	}
 	schema := db.createSchema("many")
 	createManyTables(db, schema, tables, bound)
@@ -58,7 +61,7 @@ func TestManyBindings(t *testing.T) {
 	}
 	timed(fmt.Sprintf("validate %d bindings", bound), startLimit, func() { r.bind(bindings) })
 	timed("apply and open, all new", startLimit, r.start)
-	timed("backfill three rows of each", time.Minute, func() { r.waitDocuments(3 * bound) })
+	timed("backfill three rows of each", backfillLimit, func() { r.waitDocuments(3 * bound) })
 	r.waitStreaming()
 	r.stop()
 	if err := r.wait(); err != nil {
@@ -67,6 +70,11 @@ func TestManyBindings(t *testing.T) {
 
 	timed("apply and open, resumed", startLimit, r.start)
 	timed("catch up", startLimit, r.waitStreaming)
+	if peak := peakMemory(r.current().process.cmd.Process.Pid); peak > mostMemory {
+		t.Errorf("the connector took %d MiB of memory", peak>>20)
+	} else if peak > 0 {
+		t.Logf("the connector took %d MiB of memory", peak>>20)
+	}
 	db.exec(fmt.Sprintf(`UPDATE %s.bound_%d SET b = 'changed' WHERE a = 2`, quoteIdent(schema), bound))
 	timed("a live change", startLimit, func() { r.waitDocuments(3*bound + 1) })
 	last := r.documents()[3*bound:]
@@ -77,6 +85,15 @@ func TestManyBindings(t *testing.T) {
 	if err := r.wait(); err != nil {
 		t.Errorf("stop: %v", err)
 	}
+}
+
+// peakMemory is the most memory that a process has had, in bytes; 0 where the system does not tell.
+func peakMemory(pid int) (bytes int) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if _, peak, ok := strings.Cut(string(status), "\nVmHWM:"); ok {
+		_, _ = fmt.Sscan(peak, &bytes)
+	}
+	return bytes << 10
 }
 
 // createManyTables creates n published tables in the schema; the first of them are named bound_1, bound_2 … and have

@@ -33,6 +33,7 @@ type fence struct {
 	seen      bool   // the change carrying the watermark has come; its commit has not
 	passed    bool
 	missed    bool // by its position, without the watermark
+	light     bool // of caughtUp
 }
 
 // sawWatermark is told of every value written to our watermark row.
@@ -94,6 +95,10 @@ const (
 	sqlReplayPosition = `SELECT pg_is_in_recovery(), replay::text,
 			coalesce(receive <= replay, false) AND EXISTS (SELECT FROM pg_stat_wal_receiver)
 		FROM (SELECT pg_last_wal_replay_lsn() AS replay, pg_last_wal_receive_lsn() AS receive OFFSET 0) p`
+
+	// What has been flushed, NULL on a standby.
+	sqlFlushedPosition = `SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn()::text END,
+		current_setting('wal_block_size')::bigint`
 
 	sqlWALGeometry = `SELECT current_setting('wal_block_size')::bigint,
 		(SELECT setting::bigint * CASE unit WHEN '8kB' THEN 8192 ELSE 1 END
@@ -265,6 +270,30 @@ func (f *fencer) position(ctx context.Context) (*fence, error) {
 	return made, nil
 }
 
+// caughtUp makes a fence that is passed when all has been streamed that is flushed by now, and writes nothing where it need not. It is
+// for a session that has nothing to read: what a query sees may have been committed behind it.
+func (f *fencer) caughtUp(ctx context.Context) (*fence, error) {
+	made := &fence{light: true}
+	var block uint64
+	err := f.db.with(ctx, func(conn *pgx.Conn) error {
+		var text *string
+		err := conn.QueryRow(ctx, sqlFlushedPosition).Scan(&text, &block)
+		if err == nil && text != nil {
+			made.position, err = pglogrepl.ParseLSN(*text)
+		}
+		return err
+	})
+	if err != nil && sqlState(err) == "" {
+		return nil, fmt.Errorf("read how far the server has flushed its WAL: %w", err)
+	}
+	// A record that crosses the end of a page may have been flushed up to there, and is not streamed before the rest of it is
+	// (xlog.c, XLogBackgroundFlush).
+	if err != nil || made.position == 0 || uint64(made.position)%block == 0 {
+		return f.establish(ctx)
+	}
+	return made, nil
+}
+
 // replayed returns a position for a fence on a standby, or that it is a standby no more. A commit is visible before the
 // replay position shows it, so that a position behind everything visible is the present one only if nothing follows it
 // yet, and else the next one to show. The received position is behind everything visible, too, but far ahead of what is
@@ -317,6 +346,9 @@ const (
 	// askFirst is how long the stream may be silent though the server's WAL ends further on, before the server is asked how far
 	// it is. A sender may sleep over WAL that has been flushed (seen on 18); an update wakes it.
 	askFirst = 250 * time.Millisecond
+	// askLight is the pause between such questions at which a light fence is given up for a true one: it is not known of every
+	// server that it streams what it says to have flushed.
+	askLight = 2 * time.Second
 )
 
 // watermarkMissed says that a watermark did not come, and why, and looks at the captured tables at once: their changes may
@@ -371,6 +403,11 @@ func (c *capture) askWhenSilent(now time.Time) {
 		end = max(end, c.open.fence.position)
 	}
 	if at >= end || now.Before(c.askNext) {
+		return
+	}
+	if c.open != nil && c.open.fence.light && c.askPause >= askLight {
+		c.open, c.wary = nil, true
+		c.startRound(nil)
 		return
 	}
 	c.session.askKeepalive()

@@ -5,6 +5,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFences(t *testing.T) {
@@ -53,6 +54,44 @@ func TestFences(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLightFence: where the stream does not show what the server says to have flushed, a session gives its light fence up for a
+// watermark, and does so once.
+func TestLightFence(t *testing.T) {
+	db := newTestDB(t)
+	wide, _ := wideTable()
+	c := newTestCapture(t, wide, modeAutomatic)
+	c.db = db.connect(nil)
+	c.settings, c.fencer = c.db.settings, newFencer(c.db)
+	defer c.fencer.close()
+	c.session, c.stage = pipeSession(nil), stageCatchUp
+	c.startRound(nil)
+	<-c.ahead.done
+	if err := c.promote(); err != nil {
+		t.Fatal(err)
+	}
+	fence := c.open.fence
+	if fence.passed || fence.position == 0 || uint64(fence.position)%8192 != 0 && !fence.light {
+		t.Fatalf("the fence is %+v", fence)
+	}
+	fence.light = true // also where it happened to be the end of a page
+	now, asked := time.Now(), 0
+	for ; c.ahead == nil && asked < 100; now = now.Add(tickInterval) {
+		c.askWhenSilent(now)
+		select {
+		case <-c.session.ask:
+			asked++
+		default:
+		}
+	}
+	if c.ahead == nil || asked == 0 {
+		t.Fatalf("asked %d times, and no other fence is made", asked)
+	}
+	<-c.ahead.done
+	if c.ahead.err != nil || c.ahead.fence.watermark == nil || c.open != nil {
+		t.Errorf("the next fence is %+v, %v", c.ahead.fence, c.ahead.err)
 	}
 }
 
