@@ -332,7 +332,10 @@ func TestFaultsAtValidation(t *testing.T) {
 // inDatabase runs a statement in another database of the test server.
 func (db *testDB) inDatabase(database, sql string) {
 	db.Helper()
-	conn := testConnectIn(db.TB, *testAddress, database, *testControlUser, *testControlPassword)
+	own := *testDatabase
+	*testDatabase = database
+	conn := testConnect(db.TB, *testControlUser, *testControlPassword)
+	*testDatabase = own
 	defer conn.Close(db.ctx)
 	if _, err := conn.Exec(db.ctx, sql); err != nil {
 		db.Fatalf("%s: %v", sql, err)
@@ -437,7 +440,9 @@ func TestFaultsAtOpen(t *testing.T) {
 	db.checkNoBackends()
 }
 
-// TestStops: the end of stdin and SIGTERM, when nothing goes on, in the midst of documents, and with a full stdout.
+// TestStops: the end of stdin and SIGTERM, when nothing goes on, in the midst of documents, and with a full stdout. V2 kills the
+// connector along with the end of stdin, so that how we end by ourselves shows with V1 and with SIGTERM: at a checkpoint with
+// status 0, which neither runtime minds, inside one with a failure that says so.
 func TestStops(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a connector for each of many cases")
@@ -458,11 +463,21 @@ func TestStops(t *testing.T) {
 			_ = s.process.cmd.Process.Signal(syscall.SIGTERM)
 		}
 	}
-	for name, stop := range map[string]func(*testRuntime){"EOF": (*testRuntime).stop, "SIGTERM": terminate} {
-		t.Run("idle "+name, func(t *testing.T) {
-			r := edgeStart(db, runtimeOptions{config: db.config()}, map[tableName]backfillMode{table: modeAutomatic})
+	ways := []struct {
+		name    string
+		runtime runtimeVersion
+		stop    func(*testRuntime)
+	}{
+		{"EOF", runtimeV1, (*testRuntime).stop},
+		{"EOF on V2", runtimeV2, (*testRuntime).stop},
+		{"SIGTERM", runtimeV1, terminate},
+		{"SIGTERM on V2", runtimeV2, terminate},
+	}
+	for _, way := range ways {
+		t.Run("idle "+way.name, func(t *testing.T) {
+			r := edgeStart(db, runtimeOptions{config: db.config(), runtime: way.runtime}, map[tableName]backfillMode{table: modeAutomatic})
 			r.waitEnd(db, table)
-			stop(r)
+			way.stop(r)
 			if err := sessionEnds(t, r, 2*time.Second); err != nil {
 				t.Errorf("an idle capture ended with %v", err)
 			}
@@ -478,16 +493,17 @@ func TestStops(t *testing.T) {
 		})
 	}
 	big := db.edgeTable("big", "int PRIMARY KEY", 20000)
-	for name, stop := range map[string]func(*testRuntime){"EOF": (*testRuntime).stop, "SIGTERM": terminate} {
-		t.Run("busy "+name, func(t *testing.T) {
+	for _, way := range ways {
+		t.Run("busy "+way.name, func(t *testing.T) {
 			stops := 0
 			documents := 0
 			r := newTestRuntime(t, runtimeOptions{
-				config: db.edgeConfig(map[string]any{"backfill_chunk_size": 5000}),
+				config:  db.edgeConfig(map[string]any{"backfill_chunk_size": 5000}),
+				runtime: way.runtime,
 				onDocument: func(r *testRuntime, _ string, _ []byte) {
 					if documents++; documents%1777 == 0 && stops < 5 {
 						stops++
-						stop(r)
+						way.stop(r)
 					}
 				},
 			})

@@ -9,15 +9,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 	"github.com/gogo/protobuf/jsonpb"
+	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // Field numbers of flow.CaptureSpec and its bindings; those of a Validate request are its next free ones, since nobody has
-// seen them yet.
+// seen them yet: what stands there may be something else.
 const (
 	fieldSpecTable     protowire.Number = 12
 	fieldSpecIndex     protowire.Number = 6
@@ -104,8 +107,9 @@ func linkProto(r *pc.Request) error {
 	}, func(v *pc.Request_Validate) (*collectionTable, error) {
 		t := &collectionTable{}
 		var err error
-		if t.collections, err = linkedCollections(v.XXX_unrecognized, fieldValidateTable); err != nil || t.collections == nil {
-			return t, err
+		if t.collections, err = linkedCollections(v.XXX_unrecognized, fieldValidateTable); err != nil {
+			logrus.Debugf("field %d of the validation is no table of collections: %v", fieldValidateTable, err)
+			return &collectionTable{}, nil
 		}
 		for _, b := range v.Bindings {
 			t.indexes = append(t.indexes, linkedIndex(b.XXX_unrecognized, fieldValidateIndex))
@@ -206,7 +210,20 @@ type linkedJSON struct {
 }
 
 type linkedBinding struct {
-	CollectionIndex uint32 `json:"collectionIndex"`
+	CollectionIndex json.RawMessage `json:"collectionIndex"` // a number, which JSON may have as a text
+}
+
+// index is 0 where there is none.
+func (b *linkedBinding) index() (uint32, error) {
+	text := strings.Trim(string(b.CollectionIndex), `"`)
+	if text == "" || text == "null" {
+		return 0, nil
+	}
+	index, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("collectionIndex is %.40s, and must be a number from 0 on", b.CollectionIndex)
+	}
+	return uint32(index), nil
 }
 
 // linkJSON resolves the indirect specs of a request that was decoded from a line of JSON.
@@ -242,7 +259,7 @@ func linkJSON(r *pc.Request, line []byte) error {
 // table is the spec's table; a nil form has none.
 func (form *linkedJSON) table() (*collectionTable, error) {
 	t := &collectionTable{}
-	if form == nil {
+	if form == nil || len(form.LinkedCollections) == 0 {
 		return t, nil
 	}
 	t.collections = make([]pf.CollectionSpec, len(form.LinkedCollections))
@@ -251,11 +268,19 @@ func (form *linkedJSON) table() (*collectionTable, error) {
 			return nil, fmt.Errorf("linkedCollections[%d]: %w", i, err)
 		}
 	}
-	for _, b := range form.Bindings {
-		t.indexes = append(t.indexes, b.CollectionIndex)
+	for i := range form.Bindings {
+		index, err := form.Bindings[i].index()
+		if err != nil {
+			return nil, fmt.Errorf("bindings[%d]: %w", i, err)
+		}
+		t.indexes = append(t.indexes, index)
 	}
-	for _, b := range form.InactiveBindings {
-		t.inactive = append(t.inactive, b.CollectionIndex)
+	for i := range form.InactiveBindings {
+		index, err := form.InactiveBindings[i].index()
+		if err != nil {
+			return nil, fmt.Errorf("inactiveBindings[%d]: %w", i, err)
+		}
+		t.inactive = append(t.inactive, index)
 	}
 	return t, nil
 }

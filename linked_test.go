@@ -11,12 +11,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 	"github.com/gogo/protobuf/jsonpb"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // indirectFrame is a request in the indirect form as a runtime sends it.
@@ -111,6 +114,12 @@ func TestLinkedCollectionsAmiss(t *testing.T) {
 			"out of range, inactive", head + `"linkedCollections":[` + entry + `],"bindings":[],"inactiveBindings":[{"collectionIndex":9}]}}}`,
 			"", "open: capture: inactiveBindings[0]: collectionIndex is 9",
 		},
+		{"an index as text", head + `"linkedCollections":[` + entry + `],"bindings":[{` + binding + `,"collectionIndex":"0"}]}}}`, "a/c", ""},
+		{
+			"no number", head + `"linkedCollections":[` + entry + `],"bindings":[{` + binding + `,"collectionIndex":-1}]}}}`,
+			"", "open: capture: bindings[0]: collectionIndex is -1, and must be a number from 0 on",
+		},
+		{"a stray index that is no number", head + `"bindings":[{` + binding + `,` + inline + `,"collectionIndex":{}}],"linkedCollections":null}}}`, "a/inline", ""},
 		{"no collection at all", head + `"bindings":[{` + binding + `}]}}}`, "", "missing: collection.name, collection.key"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -135,6 +144,16 @@ func TestLinkedCollectionsAmiss(t *testing.T) {
 	if err != nil || len(r.Validate.Bindings) != 1 {
 		t.Errorf("a validation without collections: %v", err)
 	}
+	// Nor is it refused where its fields mean something else: a text and a number at the places of table and index.
+	validate := linkedRequests()[0]
+	validate.Validate.XXX_unrecognized = protowire.AppendString(protowire.AppendTag(nil, fieldValidateTable, protowire.BytesType), "later")
+	for _, b := range validate.Validate.Bindings {
+		b.XXX_unrecognized = protowire.AppendVarint(protowire.AppendTag(nil, fieldValidateIndex, protowire.VarintType), 99)
+	}
+	r, err = newRequestReader(strings.NewReader(string(peerFrame(t, codecProto, validate))), codecProto).next()
+	if err != nil || r.Validate.Bindings[1].Collection.Name != "acmeCo/c1" {
+		t.Errorf("a validation with fields of another meaning: %v", err)
+	}
 }
 
 // TestLinkedCollectionsCaptured: discover, validate, apply and open in the indirect form, in both codecs.
@@ -152,6 +171,33 @@ func TestLinkedCollectionsCaptured(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestLinkedCollectionsByHand: a capture is opened in the indirect form by a script that shares no code with us.
+func TestLinkedCollectionsByHand(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip("needs bash, which is not installed")
+	}
+	db := newTestDB(t)
+	schema := db.createSchema("linked")
+	for _, name := range []string{"one", "two", "three"} {
+		table := tableName{schema, name}
+		db.exec(fmt.Sprintf("CREATE TABLE %s (id int PRIMARY KEY, v text)", quoteTable(table)))
+		db.exec(fmt.Sprintf("INSERT INTO %s VALUES (1, 'a'), (2, 'b')", quoteTable(table)))
+		db.grant(table)
+		db.publish(table)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := exec.Command("tests/linked.sh")
+	script.Env = append(os.Environ(), testMainVariable+"=connector", "CONNECTOR="+self, "ADDRESS="+*testAddress, "DATABASE="+*testDatabase,
+		"CAPTURE_USER="+*testCaptureUser, "CAPTURE_PASSWORD="+*testCapturePassword, "SLOT="+db.slot, "PUBLICATION="+db.publication,
+		"WATERMARKS="+db.watermarks.String(), "SCHEMA="+schema)
+	if out, err := script.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

@@ -234,6 +234,7 @@ func checkValidate(v *pc.Request_Validate) error {
 	if err := checkPresent(requestField{"name", len(v.Name)}, requestField{"config", len(v.ConfigJson)}); err != nil {
 		return err
 	}
+	without := 0
 	for i, b := range v.Bindings {
 		if b == nil {
 			return fmt.Errorf("bindings[%d] is null", i)
@@ -241,10 +242,13 @@ func checkValidate(v *pc.Request_Validate) error {
 		if err := checkPresent(requestField{"resourceConfig", len(b.ResourceConfigJson)}); err != nil {
 			return fmt.Errorf("bindings[%d]: %w", i, err)
 		}
-		// A form of linked collections that we do not know leaves a binding without one: its key is then not checked.
 		if len(b.Collection.Name) == 0 || len(b.Collection.Key) == 0 {
-			logrus.Debugf("bindings[%d] of the validation has no collection: its key is not checked", i)
+			without++
 		}
+	}
+	// A form of linked collections that we do not know leaves bindings without one: their keys are then not checked.
+	if without > 0 {
+		logrus.Debugf("%d bindings of the validation have no collection: their keys are not checked", without)
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ var linkedFields = map[reflect.Type]struct {
 	reflect.TypeFor[pc.Request_Validate_Binding](): {fieldValidateIndex, "collectionIndex"},
 }
 
-// logUnknownProto logs the fields of a decoded request that are not known, by number.
+// logUnknownProto logs the fields of a decoded request that are not known, by number. Of templates for shards and journals, which are
+// another library's, that does not keep them.
 func logUnknownProto(r *pc.Request) {
 	if logrus.IsLevelEnabled(logrus.DebugLevel) {
 		found := make(unknownFields)
@@ -158,10 +159,7 @@ func messageType(kind reflect.Type) reflect.Type {
 	if kind.Kind() == reflect.Pointer {
 		kind = kind.Elem()
 	}
-	if kind.Kind() != reflect.Struct {
-		return nil
-	}
-	if _, ok := kind.FieldByName("XXX_unrecognized"); !ok {
+	if kind.Kind() != reflect.Struct || kind.NumField() == 0 || namesOfField(kind.Field(0)) == nil {
 		return nil
 	}
 	return kind
