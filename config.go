@@ -34,6 +34,7 @@ type settings struct {
 	user     string
 	password string
 	database string
+	ssh      *sshSettings // of the tunnel; nil for none
 
 	plainPassword bool // the server takes the password as it is, without SCRAM; found out by the first login
 
@@ -157,11 +158,8 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 
 	tunnel := root.object("networkTunnel")
 	forwarding := tunnel.object("sshForwarding")
-	sshEndpoint := forwarding.text("sshEndpoint")
-	forwarding.text("privateKey")
-	forwarding.text("hostKey")
+	s.ssh = parseSSH(forwarding)
 
-	refuseUnbuilt(sshEndpoint, found)
 	for _, o := range []*object{root, filters, advanced, tunnel, forwarding} {
 		o.refuseRest()
 	}
@@ -169,15 +167,6 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// refuseUnbuilt refuses each property whose effect is not built, since to ignore it would be to disobey it.
-// The IAM credentials are refused in parseCredentials, for the same reason.
-func refuseUnbuilt(sshEndpoint string, found *faults) {
-	if sshEndpoint != "" {
-		found.add("networkTunnel.sshForwarding is not supported by this version: remove networkTunnel and set " +
-			"address to one that can be reached directly")
-	}
 }
 
 // parseCredentials returns the password. Properties of the other kinds of credentials are accepted beside a
@@ -215,7 +204,7 @@ func parseAddress(address string, found *faults) (host string, port uint16) {
 		found.add("address is not a host name but something longer, such as a URL or a list: %s", want)
 		return "", 0
 	}
-	host, portText, ok := splitAddress(address)
+	host, portText, ok := splitAddress(address, defaultPort)
 	if !ok {
 		found.add("address %q cannot be split into host and port: %s", address, want)
 		return "", 0
@@ -232,7 +221,7 @@ func parseAddress(address string, found *faults) (host string, port uint16) {
 }
 
 // splitAddress splits host, host:port, [IPv6]:port, [IPv6] or a bare IPv6 address.
-func splitAddress(address string) (host, port string, ok bool) {
+func splitAddress(address, defaultPort string) (host, port string, ok bool) {
 	isIPv6 := func(s string) bool {
 		addr, err := netip.ParseAddr(s)
 		return err == nil && addr.Is6()

@@ -102,6 +102,7 @@ func TestParseConfig(t *testing.T) {
 		"left-over IAM":       {configChanges{"credentials.aws_region": "eu", "credentials.gcp_access_token": "t"}, func(*settings) {}},
 		"empty tunnel":        {configChanges{"networkTunnel": configChanges{}}, func(*settings) {}},
 		"empty tunnel inside": {configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": ""}}, func(*settings) {}},
+		"left-over key":       {configChanges{"networkTunnel.sshForwarding": configChanges{"privateKey": "s3cr3t"}}, func(*settings) {}},
 		"names": {
 			configChanges{
 				"historyMode": true, "advanced.publicationName": "Pub 1", "advanced.slotName": "Slot_9",
@@ -260,7 +261,11 @@ func TestParseConfigFaults(t *testing.T) {
 		"unknown, SSH":       {configChanges{"networkTunnel.sshForwarding.x": 1}, "networkTunnel.sshForwarding.x is not a known property: remove it"},
 		"tunnel": {
 			configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": "ssh://a@b", "privateKey": "s3cr3t", "hostKey": ""}},
-			"networkTunnel.sshForwarding is not supported by this version: remove networkTunnel and set address to one that can be reached directly",
+			"networkTunnel.sshForwarding.privateKey is no private key: paste the whole text of the private key's file, from its BEGIN line to its END line",
+		},
+		"tunnel without a key": {
+			configChanges{"networkTunnel.sshForwarding": configChanges{"sshEndpoint": "ssh://a@b"}},
+			"networkTunnel.sshForwarding.privateKey is missing: paste the whole text of the private key's file, from its BEGIN line to its END line",
 		},
 		"failover slot": {configChanges{"advanced.failover_slot": "on"}, "advanced.failover_slot must be true or false, but is a string"},
 		"history":       {configChanges{"historyMode": "yes"}, "historyMode must be true or false, but is a string"},

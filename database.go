@@ -46,6 +46,7 @@ const driverDefaults = "host=localhost port=5432 user=none password=none dbname=
 // text format. So nothing is cached that DDL could make stale, and $n are sent as text.
 type database struct {
 	settings *settings
+	tunnel   *tunnel // nil where the server is reached directly
 	pool     *pgxpool.Pool
 	version  int    // server_version_num
 	timeZone string // of the first query session; pinned on all
@@ -61,27 +62,35 @@ type database struct {
 // connectDatabase opens the pool and one connection to prove that it works. A failure is one userError.
 func connectDatabase(ctx context.Context, s *settings) (*database, error) {
 	os.Unsetenv("PGSERVICE") // the one variable of libpq's that driverDefaults cannot override
-	db := &database{settings: s}
-	if err := db.probe(ctx); err != nil {
-		return nil, err
-	}
-	config, err := db.poolConfig()
-	if err != nil {
-		return nil, err
-	}
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.check(ctx, conn.PgConn()) }
-	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
-		return nil, connectError(ctx, s, err)
-	}
-	if err := db.with(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) }); err != nil {
+	db := &database{settings: s, tunnel: newTunnel(s.ssh)}
+	if err := db.open(ctx); err != nil {
 		db.close()
 		return nil, err
 	}
 	return db, nil
 }
 
+func (db *database) open(ctx context.Context) error {
+	if err := db.probe(ctx); err != nil {
+		return err
+	}
+	config, err := db.poolConfig()
+	if err != nil {
+		return err
+	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return db.check(ctx, conn.PgConn()) }
+	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return connectError(ctx, db.settings, err)
+	}
+	return db.with(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+}
+
 // close says goodbye to the server, but does not wait long for its answer: the link may be dead.
 func (db *database) close() {
+	defer db.tunnel.close()
+	if db.pool == nil {
+		return
+	}
 	closed := make(chan struct{})
 	go func() {
 		db.pool.Close()
@@ -114,7 +123,7 @@ func (db *database) with(ctx context.Context, f func(*pgx.Conn) error) error {
 
 // connectReplication opens a walsender connection (replication=database) with the same pinned settings.
 func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, error) {
-	config, err := connectConfig(db.settings)
+	config, err := db.connectConfig()
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +237,7 @@ func oneRow(ctx context.Context, conn *pgconn.PgConn, sql string) ([]string, err
 
 // probe learns from a first session what the others are pinned to.
 func (db *database) probe(ctx context.Context) error {
-	config, err := connectConfig(db.settings)
+	config, err := db.connectConfig()
 	if err != nil {
 		return err
 	}
@@ -239,7 +248,7 @@ func (db *database) probe(ctx context.Context) error {
 		return db.probe(ctx)
 	}
 	if err != nil {
-		return connectError(ctx, db.settings, withGreeting(ctx, db.settings, err))
+		return connectError(ctx, db.settings, withGreeting(ctx, db.route(), db.settings, err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 
@@ -329,7 +338,7 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
 	}
-	if err := fillConfig(&config.ConnConfig.Config, db.settings); err != nil {
+	if err := db.fillConfig(&config.ConnConfig.Config); err != nil {
 		return nil, err
 	}
 	params := db.sessionParams()
@@ -356,25 +365,38 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 }
 
 // connectConfig returns the driver's configuration of one connection, without runtime parameters.
-func connectConfig(s *settings) (*pgconn.Config, error) {
+func (db *database) connectConfig() (*pgconn.Config, error) {
 	config, err := pgconn.ParseConfig(driverDefaults)
 	if err != nil {
 		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
 	}
-	return config, fillConfig(config, s)
+	return config, db.fillConfig(config)
 }
 
-// fillConfig puts the settings in place of what ParseConfig found.
-func fillConfig(config *pgconn.Config, s *settings) error {
-	tlsConfigs, err := tlsConfigs(s)
-	if err != nil {
-		return err
-	}
-	dialer := &net.Dialer{
+// newDialer returns a dialer for a connection that may be quiet for long.
+func newDialer() *net.Dialer {
+	return &net.Dialer{
 		Timeout: connectTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{
 			Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3,
 		},
+	}
+}
+
+// route returns how the server's address is dialled.
+func (db *database) route() pgconn.DialFunc {
+	if db.tunnel != nil {
+		return db.tunnel.dial
+	}
+	return newDialer().DialContext
+}
+
+// fillConfig puts the settings in place of what ParseConfig found.
+func (db *database) fillConfig(config *pgconn.Config) error {
+	s := db.settings
+	tlsConfigs, err := tlsConfigs(s)
+	if err != nil {
+		return err
 	}
 	config.Host, config.Port = s.host, s.port
 	config.User, config.Password, config.Database = s.user, s.password, s.database
@@ -384,7 +406,10 @@ func fillConfig(config *pgconn.Config, s *settings) error {
 	}
 	config.ChannelBinding = cmp.Or(s.channelBinding, "prefer")
 	config.ConnectTimeout = connectTimeout
-	config.DialFunc = dialer.DialContext
+	config.DialFunc = db.route()
+	if db.tunnel != nil {
+		config.LookupFunc = db.tunnel.lookup
+	}
 	config.TLSConfig = tlsConfigs[0]
 	config.Fallbacks = nil
 	for _, c := range tlsConfigs[1:] {
@@ -509,6 +534,9 @@ func attempts(err error, dst []error) []error {
 }
 
 func connectReason(err error) string {
+	if failure, ok := errors.AsType[*tunnelError](err); ok {
+		return failure.Error()
+	}
 	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return serverReason(err)
 	}
@@ -530,6 +558,9 @@ func isTimeout(err error) bool {
 // looks for are the driver's and the operating system's.
 func connectRemedy(s *settings, failure *connectFailure) string {
 	err := failure.cause
+	if tunnel, ok := errors.AsType[*tunnelError](err); ok {
+		return tunnel.remedy
+	}
 	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 		_, advice := classify(failure)
 		if advice == advicePassword && !sendable(saslprep(s.password)) {

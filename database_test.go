@@ -201,7 +201,7 @@ func TestConfigIgnoresEnvironment(t *testing.T) {
 		t.Setenv(name, v)
 	}
 	s := &settings{host: "h", port: 7, user: "u", database: "d", sslmode: "prefer"}
-	config, err := connectConfig(s)
+	config, err := (&database{settings: s}).connectConfig()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestOtherServers(t *testing.T) {
 			}()
 			port := listener.Addr().(*net.TCPAddr).Port
 			s := &settings{host: "127.0.0.1", port: uint16(port), user: "u", password: "hush-hush", database: "d", sslmode: c.mode}
-			err = withGreeting(t.Context(), s, errors.New("tls error: something"))
+			err = withGreeting(t.Context(), newDialer().DialContext, s, errors.New("tls error: something"))
 			if c.name != "HTTP" && c.name != "silent" { // the driver waits for twenty seconds
 				_, err = connectDatabase(t.Context(), s)
 			} else {

@@ -47,11 +47,13 @@ func (r *testRuntime) edgeBindings(modes map[tableName]backfillMode) []runtimeBi
 		r.t.Fatal(err)
 	}
 	var bound []runtimeBinding
+	var names []tableName
 	for _, b := range all {
 		table, mode, err := tableOfResource(b.resource)
 		if err != nil {
 			r.t.Fatal(err)
 		}
+		names = append(names, table)
 		wanted, ok := modes[table]
 		if !ok {
 			continue
@@ -62,7 +64,7 @@ func (r *testRuntime) edgeBindings(modes map[tableName]backfillMode) []runtimeBi
 		bound = append(bound, b)
 	}
 	if len(bound) != len(modes) {
-		r.t.Fatalf("discovered %d of %d tables", len(bound), len(modes))
+		r.t.Fatalf("discovered %d of %d tables: %v", len(bound), len(modes), names)
 	}
 	return bound
 }

@@ -2,8 +2,8 @@ package main
 
 // faultproxy_test.go puts a proxy that misbehaves between the connector and the server.
 //
-// Goal: whatever a network does to either connection, in a backfill or while streaming, it is noticed within a minute, its
-// cause is named, and nothing is lost or repeated. Method: a proxy of our own, since a packet filter is not to be had
+// Goal: whatever a network does to either connection, or to the SSH connection that both go through, in a backfill or while
+// streaming, it is noticed within a minute, its cause is named, and nothing is lost or repeated. Method: a proxy of our own, since a packet filter is not to be had
 // everywhere: it resets, swallows, delays, cuts into bytes, and breaks off inside a message.
 
 import (
@@ -29,15 +29,17 @@ type linkKind int
 const (
 	linkQuery linkKind = iota
 	linkReplication
+	linkSSH // both, and not to be told apart
 )
 
-func (k linkKind) String() string { return [...]string{"query", "replication"}[k] }
+func (k linkKind) String() string { return [...]string{"query", "replication", "SSH"}[k] }
 
 // faultProxy listens on a loopback port and passes every connection on to the server.
 type faultProxy struct {
 	t        testing.TB
 	listener net.Listener
 	target   atomic.Pointer[string]
+	opaque   bool // connections are not the server's own protocol
 
 	latency  atomic.Int64                                      // nanoseconds before each piece is passed on
 	fragment atomic.Bool                                       // pieces of one byte
@@ -60,12 +62,18 @@ type link struct {
 
 func startFaultProxy(t testing.TB) *faultProxy {
 	t.Helper()
+	return startFaultProxyTo(t, *testAddress, false)
+}
+
+// startFaultProxyTo is startFaultProxy to another address; opaque connections are those of SSH.
+func startFaultProxyTo(t testing.TB, target string, opaque bool) *faultProxy {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &faultProxy{t: t, listener: listener, links: make(map[*link]bool)}
-	p.target.Store(testAddress)
+	p := &faultProxy{t: t, listener: listener, opaque: opaque, links: make(map[*link]bool)}
+	p.target.Store(&target)
 	go func() {
 		for {
 			client, err := listener.Accept()
@@ -86,31 +94,21 @@ func (p *faultProxy) address() string { return p.listener.Addr().String() }
 
 // pass serves one connection.
 func (p *faultProxy) pass(client net.Conn) {
-	var header [4]byte
-	if _, err := io.ReadFull(client, header[:]); err != nil {
-		client.Close()
-		return
-	}
-	size := binary.BigEndian.Uint32(header[:])
-	if size < 4 || size > 1<<16 {
-		client.Close()
-		return
-	}
-	startup := append(header[:], make([]byte, size-4)...)
-	if _, err := io.ReadFull(client, startup[4:]); err != nil {
-		client.Close()
-		return
+	kind, startup := linkSSH, []byte(nil)
+	if !p.opaque {
+		var err error
+		if kind, startup, err = readStartup(client); err != nil {
+			client.Close()
+			return
+		}
 	}
 	server, err := net.Dial("tcp", *p.target.Load())
 	if err != nil {
 		client.Close()
 		return
 	}
-	l := &link{client: client, server: server, over: make(chan struct{})}
+	l := &link{kind: kind, client: client, server: server, over: make(chan struct{})}
 	l.left.Store(-1)
-	if bytes.Contains(startup, []byte("replication\x00database\x00")) {
-		l.kind = linkReplication
-	}
 	p.mu.Lock()
 	p.links[l] = true
 	p.mu.Unlock()
@@ -122,6 +120,26 @@ func (p *faultProxy) pass(client net.Conn) {
 	p.mu.Lock()
 	delete(p.links, l)
 	p.mu.Unlock()
+}
+
+// readStartup reads the startup packet, which tells the kind.
+func readStartup(client net.Conn) (kind linkKind, startup []byte, err error) {
+	var header [4]byte
+	if _, err := io.ReadFull(client, header[:]); err != nil {
+		return 0, nil, err
+	}
+	size := binary.BigEndian.Uint32(header[:])
+	if size < 4 || size > 1<<16 {
+		return 0, nil, fmt.Errorf("a startup packet of %d bytes", size)
+	}
+	startup = append(header[:], make([]byte, size-4)...)
+	if _, err := io.ReadFull(client, startup[4:]); err != nil {
+		return 0, nil, err
+	}
+	if bytes.Contains(startup, []byte("replication\x00database\x00")) {
+		kind = linkReplication
+	}
+	return kind, startup, nil
 }
 
 // pump passes on one direction.
@@ -241,7 +259,10 @@ func TestConnectionFaults(t *testing.T) {
 				p.each(kind, func(l *link) { l.swallow.Store(true) })
 				return nil
 			},
-			told: map[linkKind]string{linkReplication: "The replication connection has been silent for"},
+			told: map[linkKind]string{
+				linkReplication: "The replication connection has been silent for",
+				linkSSH:         "the SSH connection was lost: nothing has come from it for",
+			},
 		},
 		"stall": {inject: func(p *faultProxy, kind linkKind) func() {
 			p.each(kind, func(l *link) { l.held.Store(true) })
@@ -256,8 +277,8 @@ func TestConnectionFaults(t *testing.T) {
 			return func() { p.latency.Store(0) }
 		}},
 	} {
-		for _, kind := range []linkKind{linkQuery, linkReplication} {
-			if fault.both && kind != linkQuery {
+		for _, kind := range []linkKind{linkQuery, linkReplication, linkSSH} {
+			if fault.both && kind == linkReplication {
 				continue
 			}
 			for _, streaming := range []bool{false, true} {
@@ -274,7 +295,17 @@ func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func()
 	patience time.Duration,
 ) {
 	db := newTestDB(t)
-	p := startFaultProxy(t)
+	advanced := map[string]any{"backfill_chunk_size": 20, "read_only_capture": kind == linkQuery && streaming}
+	var p *faultProxy
+	var config json.RawMessage
+	if kind == linkSSH {
+		server := startSSHServer(t)
+		p = startFaultProxyTo(t, server.address, true)
+		config = db.tunnelled(server.forwarding(p.address()), advanced, nil)
+	} else {
+		p = startFaultProxy(t)
+		config = db.proxied(p, advanced)
+	}
 	const rows = 300
 	table, other := db.edgeTable("t", "int PRIMARY KEY", rows), db.edgeTable("other", "int PRIMARY KEY", 5)
 	injected := make(chan struct{})
@@ -291,7 +322,7 @@ func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func()
 		env = append(env, testPatienceVariable+"="+patience.String())
 	}
 	r := newTestRuntime(t, runtimeOptions{
-		config: db.proxied(p, map[string]any{"backfill_chunk_size": 20, "read_only_capture": kind == linkQuery && streaming}),
+		config: config,
 		env:    env,
 		onCheckpoint: func(r *testRuntime, _ json.RawMessage) {
 			if !streaming && len(r.uncommitted)+len(r.committed) >= 100 {
@@ -344,8 +375,8 @@ func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func()
 		t.Error(err)
 	}
 	for _, log := range r.logs {
-		if strings.Contains(log.message, "secret") {
-			t.Errorf("a log holds the password: %s", log.message)
+		if strings.Contains(log.message, "secret") || strings.Contains(log.message, "PRIVATE KEY") {
+			t.Errorf("a log holds the password, or a key: %s", log.message)
 		}
 	}
 }

@@ -332,10 +332,7 @@ func TestFaultsAtValidation(t *testing.T) {
 // inDatabase runs a statement in another database of the test server.
 func (db *testDB) inDatabase(database, sql string) {
 	db.Helper()
-	own := *testDatabase
-	*testDatabase = database
-	conn := testConnect(db.TB, *testControlUser, *testControlPassword)
-	*testDatabase = own
+	conn := testConnectIn(db.TB, *testAddress, database, *testControlUser, *testControlPassword)
 	defer conn.Close(db.ctx)
 	if _, err := conn.Exec(db.ctx, sql); err != nil {
 		db.Fatalf("%s: %v", sql, err)

@@ -45,20 +45,22 @@ func (e *otherServerError) remedy() string {
 const greetingWait = 2 * time.Second
 
 // withGreeting adds to the error of a login what answers at the address, where that is not a PostgreSQL server.
-func withGreeting(ctx context.Context, s *settings, err error) error {
+func withGreeting(ctx context.Context, dial pgconn.DialFunc, s *settings, err error) error {
 	if _, ok := errors.AsType[*pgconn.PgError](err); ok || ctx.Err() != nil || strings.Contains(err.Error(), "connection refused") {
 		return err
 	}
-	if what := greeting(ctx, net.JoinHostPort(s.host, strconv.Itoa(int(s.port)))); what != "" {
+	if _, ok := errors.AsType[*tunnelError](err); ok {
+		return err
+	}
+	if what := greeting(ctx, dial, net.JoinHostPort(s.host, strconv.Itoa(int(s.port)))); what != "" {
 		return errors.Join(err, &otherServerError{what})
 	}
 	return err
 }
 
 // greeting says what answers at an address, "" where that speaks as PostgreSQL does or nothing can be told.
-func greeting(ctx context.Context, address string) string {
-	dialer := &net.Dialer{Timeout: greetingWait}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+func greeting(ctx context.Context, dial pgconn.DialFunc, address string) string {
+	conn, err := dialWithin(ctx, dial, address)
 	if err != nil {
 		return ""
 	}
@@ -78,14 +80,14 @@ func greeting(ctx context.Context, address string) string {
 	case len(said) > 0:
 		return recognize(said)
 	case err != nil && !isTimeout(err): // it hung up: as one does that wants TLS, or speaks of something else, from the first byte on
-		return speaksTLS(ctx, address)
+		return speaksTLS(ctx, dial, address)
 	}
 	if _, err := conn.Write([]byte("\r\n\r\n")); err == nil { // that ends a line, for what reads lines
 		if said, _ = hear(conn); len(said) > 0 {
 			return recognize(said)
 		}
 	}
-	if what := speaksTLS(ctx, address); what != "" {
+	if what := speaksTLS(ctx, dial, address); what != "" {
 		return what
 	}
 	return silentServer
@@ -119,14 +121,22 @@ func recognize(said []byte) string {
 }
 
 // speaksTLS says that a TLS handshake succeeds without PostgreSQL's request for one.
-func speaksTLS(ctx context.Context, address string) string {
-	ctx, cancel := context.WithTimeout(ctx, greetingWait)
-	defer cancel()
-	dialer := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+func speaksTLS(ctx context.Context, dial pgconn.DialFunc, address string) string {
+	conn, err := dialWithin(ctx, dial, address)
 	if err != nil {
 		return ""
 	}
-	_ = conn.Close()
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(greetingWait))
+	if err := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx); err != nil {
+		return ""
+	}
 	return "a server that speaks TLS from the first byte on"
+}
+
+// dialWithin connects to the address within greetingWait.
+func dialWithin(ctx context.Context, dial pgconn.DialFunc, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetingWait)
+	defer cancel()
+	return dial(ctx, "tcp", address)
 }

@@ -121,7 +121,7 @@ func (c *attentiveConn) SetDeadline(t time.Time) error {
 // working asks the server whether a backend is at work, rather than done or waiting for us. The pool is of no use here: all
 // of it may be waiting.
 func (db *database) working(pid uint32) (bool, error) {
-	config, err := connectConfig(db.settings)
+	config, err := db.connectConfig()
 	if err != nil {
 		return false, err
 	}

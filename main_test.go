@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 			if err != nil {
 				panic(err)
 			}
-			answerLimit, silenceLimit, stallLimit, statusInterval = patience, patience, patience, patience/4
+			answerLimit, silenceLimit, stallLimit, statusInterval, sshSilence = patience, patience, patience, patience/4, patience
 		}
 		if text := os.Getenv(testHurryVariable); text != "" {
 			var err error

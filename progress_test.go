@@ -46,7 +46,7 @@ func scrape(t *testing.T, address string) map[string]float64 {
 }
 
 // freeAddress returns a loopback address that nothing listens at.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -651,7 +651,7 @@ func (c slowConn) Write(b []byte) (int, error) {
 func TestStartReplicationAfterSlowWrite(t *testing.T) {
 	db := newTestDB(t)
 	s := db.settings()
-	config, err := connectConfig(s)
+	config, err := (&database{settings: s}).connectConfig()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,9 @@ package main
 // a server of its own, of each version at hand in turn: the oracle's tables and writers, changes of shape beside them,
 // tables that are bound as it goes on, and one fault after the other: kills and cuts and pauses at failpoints, kills at
 // random moments and outputs, deaths within messages, server crashes, slow and blocked sinks, faults of the network. Each
-// run ends with strict history and replay. Every sixth run is of situations (situations_test.go), whose captures are killed. What was done so far lies in a file, so that a soak that was interrupted goes on
-// where it was; the report counts it.
+// run ends with strict history and replay. Where that fails on a key, the failure lists what the server's own decoding says of it
+// (witness_test.go). Every sixth run is of situations (situations_test.go), whose captures are killed. What was done so far lies in
+// a file, so that a soak that was interrupted goes on where it was; the report counts it.
 
 import (
 	"cmp"
@@ -140,6 +141,7 @@ func soakRandom(t *testing.T, seed uint64, server *ownServer, totals *soakTotals
 		}
 	}
 	s.flavoured()
+	s.witness()
 	for _, table := range s.tables {
 		table.altered = s.rand.IntN(3) == 0
 		if table.check != checkChanges && s.rand.IntN(2) == 0 {

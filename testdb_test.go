@@ -118,8 +118,14 @@ func testConnect(t testing.TB, user, password string) *pgx.Conn {
 // testConnectTo is testConnect to another server.
 func testConnectTo(t testing.TB, address, user, password string) *pgx.Conn {
 	t.Helper()
+	return testConnectIn(t, address, *testDatabase, user, password)
+}
+
+// testConnectIn is testConnectTo in another database.
+func testConnectIn(t testing.TB, address, database, user, password string) *pgx.Conn {
+	t.Helper()
 	dsn := url.URL{
-		Scheme: "postgres", User: url.UserPassword(user, password), Host: address, Path: *testDatabase,
+		Scheme: "postgres", User: url.UserPassword(user, password), Host: address, Path: database,
 		RawQuery: "sslmode=prefer&connect_timeout=10&default_query_exec_mode=exec",
 	}
 	conn, err := pgx.Connect(context.Background(), dsn.String())

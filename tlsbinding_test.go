@@ -1,16 +1,63 @@
 package main
 
 // Goal: a server whose certificate cannot be bound to is told as that, and advanced.channel_binding is the way out. Method: a
-// real server with an Ed25519 certificate, made by openssl.
+// real server with an Ed25519 certificate.
 
 import (
 	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
+
+// serveTLS has the test's own server show a certificate for the name, which it returns. Where the server's files are out of
+// reach the test is skipped.
+func (db *testDB) serveTLS(key crypto.Signer, name string) (certificate string) {
+	db.Helper()
+	data := db.queryValue("SHOW data_directory")
+	info, err := os.Stat(filepath.Join(data, "PG_VERSION"))
+	if err != nil {
+		db.Skipf("the server's files cannot be written (it runs in a container?): %v", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IsCA: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour), BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		db.Fatal(err)
+	}
+	certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+		db.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"server.crt": certificate, "server.key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+	} {
+		file := filepath.Join(data, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			db.Fatal(err)
+		}
+		if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Getuid() == 0 { // the server is another user's
+			if err := os.Chown(file, int(owner.Uid), int(owner.Gid)); err != nil {
+				db.Fatal(err)
+			}
+		}
+	}
+	db.exec("ALTER SYSTEM SET ssl = on")
+	db.exec("SELECT pg_reload_conf()")
+	db.eventually("the server to speak TLS", func() bool { return db.queryValue("SHOW ssl") == "on" })
+	return certificate
+}
 
 func TestChannelBinding(t *testing.T) {
 	startServer(t)
@@ -18,30 +65,7 @@ func TestChannelBinding(t *testing.T) {
 	if db.version() < 140000 {
 		t.Skip("OpenSSL of older servers may know no Ed25519")
 	}
-	data := db.queryValue("SHOW data_directory")
-	info, err := os.Stat(filepath.Join(data, "PG_VERSION"))
-	if err != nil {
-		t.Skipf("the server's files cannot be written (it runs in a container?): %v", err)
-	}
-	key, certificate := filepath.Join(data, "server.key"), filepath.Join(data, "server.crt")
-	out, err := exec.Command("openssl", "req", "-new", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-		"-keyout", key, "-out", certificate).CombinedOutput()
-	if err != nil {
-		t.Skipf("needs openssl: %v: %s", err, out)
-	}
-	for _, file := range []string{key, certificate} {
-		if err := os.Chmod(file, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if os.Getuid() == 0 { // the server is another user's
-			if out, err := exec.Command("chown", "--reference", filepath.Join(data, info.Name()), file).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-		}
-	}
-	db.exec("ALTER SYSTEM SET ssl = on")
-	db.exec("SELECT pg_reload_conf()")
-	db.eventually("the server to speak TLS", func() bool { return db.queryValue("SHOW ssl") == "on" })
+	db.serveTLS(newEd25519(t), "localhost")
 	for _, test := range []struct{ mode, binding, want string }{
 		{"require", "prefer", adviceBinding},
 		{"require", "disable", ""},

@@ -98,9 +98,20 @@ pooler() {
 	say "PgBouncer is not installed: its test will be skipped"
 }
 
+# ssh_server gets the other end of the tunnel; without it its tests are skipped. Where services are started by systemd none is
+# installed: one would listen from then on.
+ssh_server() {
+	command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] && return
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then
+		(apt_install "tests want an SSH server" openssh-server) && return
+	fi
+	say "OpenSSH's server is not installed: the tests of the tunnel will be skipped"
+}
+
 case ${1:-} in
 '')
 	pooler
+	ssh_server
 	step test make --no-print-directory test
 	step gofumpt format
 	step vet go vet -tags "$tags" ./...
