@@ -107,6 +107,9 @@ type binding struct {
 	// untold is set where some partition's replica identity lacks the key, or did when the capture was last started.
 	untold bool
 
+	told   told // of the transaction being streamed
+	unlike int  // capture.begun, of the last transaction in which it changed what the binding's changes yield
+
 	filters     bool // changes past scanned are dropped
 	scanned     []value
 	scannedAt   []byte // comparison form of scanned; nil before the first chunk
@@ -179,14 +182,17 @@ func (b *binding) park() {
 		b.transition(eventVanish)
 	}
 	b.state = &bindingState{Mode: storedMissing}
-	b.meta, b.lenient, b.untold = bindingMetadata{}, false, false
+	b.meta, b.lenient, b.untold = bindingMetadata{Within: b.meta.Within}, false, false
 	b.partitions.forget()
 	b.chunk, b.waiting, b.unsettled, b.table, b.plan, b.suspectedTo = nil, nil, nil, nil, nil, 0
 	b.failures, b.locked, b.suspended, b.notBefore = 0, 0, "", time.Time{}
 }
 
-// storedState is the binding's entry as of now.
-func (b *binding) storedState() *bindingState {
+// storedState is the binding's entry as of now, with the cursor.
+func (b *binding) storedState(cursor lsn) *bindingState {
+	if b.meta.Within != nil && b.meta.Within.passed(cursor) {
+		b.meta.Within = nil
+	}
 	b.meta.Partitions = b.partitions.unwritten()
 	b.state.setMetadata(&b.meta)
 	return b.state

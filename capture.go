@@ -1,7 +1,7 @@
 // capture.go owns the capture's loop: which chunk next, when to fence, when to checkpoint. It runs in one goroutine, which
 // owns every binding, the checkpoint and stdout; chunks are read by others and handed over once.
-// Invariants: a checkpoint is written only between transactions, and never between a passed fence and the emission of the
-// chunks it settles (DESIGN I7). The stream does not pass a chunk's opening fence until that chunk's end is known.
+// Invariants: a checkpoint is written only between transactions, or inside of one with a cursor before it (within.go), and never
+// between a passed fence and the emission of the chunks it settles (DESIGN I7). The stream does not pass a chunk's opening fence until that chunk's end is known.
 package main
 
 import (
@@ -81,6 +81,10 @@ type capture struct {
 	relations map[uint32]*relationEntry
 	lastEntry *relationEntry
 	tx        transaction
+	begun     int        // transactions that began, in the process
+	span      int        // spans of the stream without a checkpoint inside a transaction, in the process
+	touched   []*binding // those that the present span has put out something of
+	partly    []*binding // those of which a part of a transaction was captured that has not begun yet
 	from      provenance // of the document being written
 
 	cursor      lsn // end of the last streamed transaction, or where a keepalive showed the server to be
@@ -100,6 +104,7 @@ type capture struct {
 	due          bool // documents, or a cursor that documents stand behind, await a checkpoint
 	dueSince     time.Time
 	undelivered  int // bytes since the last checkpoint
+	large        int // bytes of documents behind which a checkpoint stands inside a transaction
 	handled      int // messages in the process
 	changes      int // of captured tables, in the process
 	transactions int // in the process
@@ -153,7 +158,7 @@ func (c *capture) forget() {
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
 	c.looks, c.described, c.wary = nil, nil, false
 	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
-	c.tx = transaction{}
+	c.tx, c.touched, c.partly = transaction{}, nil, nil
 	for _, b := range c.bindings {
 		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
 	}
@@ -163,6 +168,7 @@ func (c *capture) forget() {
 func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.ctx = ctx
 	c.previousEnd, c.idleEnd = start, start
+	c.loadPlaces()
 	c.seed = maphash.MakeSeed()
 	c.rediscoverAt, c.fitnessAt = c.nextRediscovery(), fitnessNext()
 	c.ticks = time.NewTicker(tickInterval)
@@ -670,6 +676,11 @@ func (c *capture) keepalive(end lsn) {
 // checkpoint writes the state as of the last streamed transaction. REQUIRES: between transactions.
 func (c *capture) checkpoint() error {
 	assert(!c.tx.open, "checkpoint inside a transaction")
+	return c.writeCheckpoint()
+}
+
+// writeCheckpoint writes the cursor and the bindings that changed.
+func (c *capture) writeCheckpoint() error {
 	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
 	if c.db.standby && !c.identified.IsZero() { // what is stored has been judged
 		if err := c.confirmTimeline(c.ctx); err != nil {
@@ -683,7 +694,7 @@ func (c *capture) checkpoint() error {
 		if changed == nil {
 			changed = make(map[string]*bindingState)
 		}
-		changed[b.stateKey] = b.storedState()
+		changed[b.stateKey] = b.storedState(c.cursor)
 		b.dirty = false
 	}
 	c.changed = c.changed[:0]
@@ -763,6 +774,7 @@ func (c *capture) rewind(b *binding) {
 	}
 	b.rewind(false)
 	b.generation++
+	c.yieldsOtherwise(b)
 	c.dismiss(b)
 	if !slices.Contains(c.pending, b) {
 		c.pending = append(c.pending, b)
@@ -780,6 +792,7 @@ func (c *capture) parkBindings(bindings []*binding, reason string) {
 	for _, b := range bindings {
 		b.park()
 		b.generation++
+		c.yieldsOtherwise(b)
 	}
 	parked := func(b *binding) bool { return b.phase == phaseMissing }
 	c.reading = slices.DeleteFunc(c.reading, parked)

@@ -1,7 +1,7 @@
 // checkpoint.go owns the persisted state of a capture: what a restart resumes. Its shape is the incumbent's
 // (spec/incumbent.md §7), so that either image reads what the other wrote; what is ours alone lives in each binding's
 // metadata. Every checkpoint is an RFC 7396 merge patch with the cursor and the bindings changed since the last one.
-// Invariant: a binding is written whole or not at all, and only between database transactions.
+// Invariant: a binding is written whole or not at all, and a cursor is the end of a database transaction.
 package main
 
 import (
@@ -74,6 +74,8 @@ type bindingMetadata struct {
 	Untold bool `json:"untold"`
 	// Begun is set from the BackfillBegin of the backfill under way until its BackfillComplete (markers.go).
 	Begun bool `json:"begun"`
+	// Within is how far a transaction behind the cursor has been captured (within.go); nil for none that is known.
+	Within *transactionPlace `json:"within"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`

@@ -261,10 +261,11 @@ func TestBindingMetadata(t *testing.T) {
 	}
 	for field := range reflect.TypeFor[bindingMetadata]().Fields() {
 		name := field.Tag.Get("json")
-		if name != "partitions,omitempty" && written[name] == nil {
+		if _, is := written[name]; name != "partitions,omitempty" && !is { // null drops it
 			t.Errorf("metadata %s lacks %q: a merge patch cannot drop a property by leaving it out", b.Metadata, name)
 		}
 	}
+	want.Within = &transactionPlace{Commit: "1/2", XID: 3, Last: "1/1", Documents: 4, Digest: "d", Rule: "r"}
 	want.Leaves = []leafCursor{{OID: 1, Filenode: 2, Block: 3, Offset: 4, Pages: 5, Done: true}}
 	b.setMetadata(&want)
 	if m, ours := b.metadata(); !ours || !reflect.DeepEqual(m, want) {

@@ -473,6 +473,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	c := &capture{
 		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling, v1: runsOnV1(r.Capture),
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
+		large: largeTransaction,
 	}
 	defer c.fencer.close()
 	c.catalog, c.standing = c.loadTables, c.readStanding
@@ -935,6 +936,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		failpoint("slot.after")
 	}
 	c.acks.reset()
+	c.forgetPlaces()
 	c.noteServer(identity)
 	if created {
 		if err := c.readAfresh(); err != nil {

@@ -145,6 +145,11 @@ func (d *diagnostics) note(now time.Time) {
 		p.began.Store(now.UnixNano())
 	}
 	p.inside.Store(int64(c.tx.changes))
+	p.within.Store(int64(c.tx.checkpoints))
+	p.leaving.Store(0)
+	if len(c.tx.resumed) > 0 {
+		p.leaving.Store(c.tx.before)
+	}
 	since(&p.fence, now, c.open != nil && !c.tx.open)
 	since(&p.reading, now, c.open == nil && c.ahead != nil && !c.tx.open)
 	if now.Sub(d.notedAt) < time.Second {

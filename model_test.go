@@ -94,6 +94,7 @@ type model struct {
 	pace       pace
 	limit      int // rows of a chunk
 	kills      int // still to come
+	within     int // bytes of documents behind which a checkpoint stands inside a transaction; 0: never. Kills come there, too
 	initial    map[int]modelValues
 	template   *testCapture // its output, types and table serve every run
 	trace      []string
@@ -243,6 +244,10 @@ func (m *model) start() {
 	}
 	m.c.standing = m.standing
 	m.c.cursor, m.c.previousEnd, m.c.stage = m.cursor, m.cursor, stageCatchUp
+	m.c.loadPlaces()
+	if m.within > 0 {
+		m.c.large = m.within
+	}
 	m.read = 0
 	for m.read < len(m.wal) && m.final(m.read)+10 <= m.cursor {
 		m.read++
@@ -333,11 +338,19 @@ func (m *model) consume() {
 	m.read++
 	m.c.at = final - 500
 	var err error
-	if !m.described {
+	if m.c.at++; !m.described {
 		m.described = true
+		m.c.at--
 		err = m.c.send(relationText(testOID, m.c.b.name(), m.c.b.table.identity, m.c.b.plan.columns...))
 	}
 	for _, message := range slices.Concat([]string{beginText(final, w.xid)}, w.messages) {
+		if m.within > 0 && m.kills > 0 && err == nil && m.choose(4) == 0 {
+			m.trace = append(m.trace, "kill within")
+			m.kills--
+			m.collect()
+			m.start()
+			return
+		}
 		if err == nil {
 			err = m.c.send(message)
 		}
@@ -410,10 +423,10 @@ func (m *model) collect() {
 	if last < 0 {
 		return
 	}
-	if last != len(all)-1 {
+	if last != len(all)-1 && !m.c.tx.open {
 		m.t.Fatalf("%v: documents reached the output before their checkpoint was due", m.trace)
 	}
-	m.committedDocs = append(m.committedDocs, all...)
+	m.committedDocs = append(m.committedDocs, all[:last+1]...)
 	m.c.sink.Reset()
 }
 
@@ -462,8 +475,9 @@ func (m *model) mayCommit() bool {
 	return true
 }
 
-// run lets things happen, in the order the choices say, until nothing more can.
-func (m *model) run() {
+// run lets things happen, in the order the choices say, until nothing more can, and returns how many checkpoints stood inside of
+// transactions.
+func (m *model) run() int {
 	m.start()
 	for {
 		m.awaited = slices.DeleteFunc(m.awaited, func(x *modelTransaction) bool { return x.visible })
@@ -516,11 +530,11 @@ func (m *model) run() {
 	if m.c.b.phase != phaseActive || m.read != len(m.wal) || m.c.open != nil {
 		m.t.Fatalf("%v: came to a stop in phase %d at %d of %d", m.trace, m.c.b.phase, m.read, len(m.wal))
 	}
-	m.check()
+	return m.check()
 }
 
 // check judges the committed output.
-func (m *model) check() {
+func (m *model) check() (within int) {
 	// Documents of rows that a TRUNCATE took stay, and others may come over them.
 	truncated := slices.ContainsFunc(m.committed, (*modelTransaction).truncates)
 	h := history.New(history.Table{
@@ -535,7 +549,9 @@ func (m *model) check() {
 	}
 	for i, e := range m.committedDocs {
 		if e.patch != "" {
-			h.Checkpoint(i + 1)
+			if err := h.Checkpoint(i+1, []byte(e.patch)); err != nil {
+				m.fail(err.Error())
+			}
 			continue
 		}
 		if err := h.Document(i+1, "public.t", []byte(e.doc)); err != nil {
@@ -578,6 +594,7 @@ func (m *model) check() {
 			m.fail(fmt.Sprintf("key %d left as %v, want %v", k, have[k], v))
 		}
 	}
+	return h.Within
 }
 
 func (m *model) idOf(doc string) int {
@@ -801,6 +818,86 @@ func TestModelRandom(t *testing.T) {
 	for range runs {
 		runRandomModel(make, random)
 	}
+}
+
+// TestModelWithin has checkpoints inside of transactions, and kills there: transactions of more changes, on keys that are checked
+// at once and at commit.
+func TestModelWithin(t *testing.T) {
+	t.Parallel()
+	random := testRandom(t)
+	runs := *modelRuns
+	if runs == 0 {
+		runs = 2000
+	}
+	if testing.Short() {
+		runs /= 5
+	}
+	within := 0
+	for _, deferrable := range []bool{false, true} {
+		make := newModels(t, deferrable)
+		for range runs / 2 {
+			within += runWithinModel(make, deferrable, random)
+		}
+	}
+	if t.Logf("%d checkpoints inside of transactions", within); within < runs {
+		t.Errorf("%d checkpoints inside of transactions in %d runs", within, runs)
+	}
+}
+
+// runWithinModel returns how many checkpoints stood inside of transactions.
+func runWithinModel(make func(full bool, keys []int, transactions ...[]modelOp) *model, deferrable bool, random *rand.Rand) int {
+	const top = 5
+	full := deferrable || random.IntN(2) == 0
+	captured := random.IntN(2) == 0 // an empty table, already
+	rows := map[int]bool{}
+	var keys []int
+	for k := 1; k <= top && !captured; k++ {
+		if random.IntN(2) == 0 {
+			rows[k], keys = true, append(keys, k)
+		}
+	}
+	var transactions [][]modelOp
+	for range 2 + random.IntN(3) {
+		var ops []modelOp
+		for range 1 + random.IntN(7) {
+			able := possible(rows, top, full)
+			if deferred := deferredOps(rows, top); len(ops) == 0 && deferrable && len(deferred) > 0 {
+				able = deferred
+			}
+			o := able[random.IntN(len(able))]
+			o.play(rows)
+			ops = append(ops, o)
+		}
+		transactions = append(transactions, ops)
+	}
+	m := make(full, keys, transactions...)
+	m.choose, m.pace, m.first = random.IntN, pace(random.IntN(3)), random.IntN(4) > 0
+	m.limit, m.kills, m.within, m.cursor = 1+random.IntN(3), random.IntN(5), 1+random.IntN(400), 1
+	if captured {
+		m.state = json.RawMessage(`{"bindingStateV1":{"t":{"mode":"Active","key_columns":["id"],"metadata":{"oid":16384}}}}`)
+		m.first = true
+	}
+	return m.run()
+}
+
+// deferredOps are the swaps, and the passings over another row, that a table of some rows can see.
+func deferredOps(rows map[int]bool, top int) (ops []modelOp) {
+	for a := 1; a <= top; a++ {
+		for b := 1; b <= top; b++ {
+			if a == b || !rows[a] || !rows[b] {
+				continue
+			}
+			if a < b {
+				ops = append(ops, modelOp{op: 'S', key: a, to: b})
+			}
+			for to := 1; to <= top; to++ {
+				if !rows[to] {
+					ops = append(ops, modelOp{op: 'P', key: a, via: b, to: to})
+				}
+			}
+		}
+	}
+	return ops
 }
 
 func runRandomModel(make func(full bool, keys []int, transactions ...[]modelOp) *model, random *rand.Rand) {

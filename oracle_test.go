@@ -762,7 +762,7 @@ func (o *oracle) judge() {
 	last := make(map[string]docSource)
 	for i, d := range documents {
 		if d.checkpoint != checkpoint {
-			h.Checkpoint(i)
+			o.runtime.endCheckpoint(h, i, checkpoint)
 			checkpoint = d.checkpoint
 		}
 		t := o.byName[d.table]

@@ -43,6 +43,8 @@ type progress struct {
 	began     atomic.Int64  // when the transaction being streamed began to arrive, Unix nanoseconds; 0 between transactions
 	xid       atomic.Uint32 // of that transaction
 	inside    atomic.Int64  // its changes so far
+	within    atomic.Int64  // the checkpoints inside of it so far
+	leaving   atomic.Int64  // its documents that were captured before, while some are still to be left out; else 0
 	fence     atomic.Int64  // since when a fence is being streamed to, Unix nanoseconds; 0 without one
 	reading   atomic.Int64  // since when the stream waits for chunks to be read, Unix nanoseconds; 0 when it does not
 
@@ -317,8 +319,14 @@ func (w *watcher) judge(now time.Time, seen *observation) {
 				"to the server is kept", blocked.Round(time.Second))
 		}
 	} else if began := w.progress.began.Load(); began != 0 && now.Sub(time.Unix(0, began)) >= stallLimit {
-		stalls["transaction"] = fmt.Sprintf("Streaming one large transaction (%d) for %s: %d changes so far; checkpoints follow "+
-			"when it ends", w.progress.xid.Load(), now.Sub(time.Unix(0, began)).Round(time.Second), w.progress.inside.Load())
+		text := fmt.Sprintf("Streaming one large transaction (%d) for %s: %d changes so far", w.progress.xid.Load(),
+			now.Sub(time.Unix(0, began)).Round(time.Second), w.progress.inside.Load())
+		if before := w.progress.leaving.Load(); before > 0 {
+			text += fmt.Sprintf(", of those whose %d documents were already captured", before)
+		} else {
+			text += fmt.Sprintf(", and %d checkpoints inside of it", w.progress.within.Load())
+		}
+		stalls["transaction"] = text
 	} else if since := w.progress.fence.Load(); since != 0 && now.Sub(time.Unix(0, since)) >= stallLimit {
 		what := "a watermark"
 		if w.db.settings.readOnly { // as it must be on a standby

@@ -398,7 +398,7 @@ func (r *testRuntime) history(tables ...history.Table) *history.History {
 	checkpoint := 0
 	for i, d := range r.documents() {
 		if d.checkpoint != checkpoint {
-			h.Checkpoint(i)
+			r.endCheckpoint(h, i, checkpoint)
 			checkpoint = d.checkpoint
 		}
 		if err := historyTake(h, i+1, &d); err != nil {
@@ -414,6 +414,23 @@ func historyTake(h *history.History, line int, d *testDocument) error {
 		return h.Marker(line, d.table, d.marker == "BackfillBegin")
 	}
 	return h.Document(line, d.table, []byte(d.doc))
+}
+
+// endCheckpoint tells a history of checkpoint n, behind document i; there is none of number 0.
+func (r *testRuntime) endCheckpoint(h *history.History, i, n int) {
+	r.t.Helper()
+	if n == 0 {
+		return
+	}
+	r.mu.Lock()
+	patch := json.RawMessage("{}")
+	if n <= len(r.patches) { // else a synthetic one was to come, and the session ended before
+		patch = r.patches[n-1]
+	}
+	r.mu.Unlock()
+	if err := h.Checkpoint(i, patch); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 func (r *testRuntime) document(binding int, doc []byte) error {

@@ -959,7 +959,7 @@ func (r *shapeRun) judge() {
 	checkpoint := 0
 	for i, d := range r.runtime.documents() {
 		if d.checkpoint != checkpoint {
-			h.Checkpoint(i)
+			r.runtime.endCheckpoint(h, i, checkpoint)
 			checkpoint = d.checkpoint
 		}
 		s := byTable[d.table]

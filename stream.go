@@ -35,6 +35,10 @@ type transaction struct {
 	doubtful  []doubtfulKey
 	crowded   bool // there were more keys than can be held
 	truncated bool
+
+	checkpoints int        // inside of it
+	before      int64      // documents of it that were captured before
+	resumed     []*binding // those of which some are still to be left out
 }
 
 // maxDocument keeps a document's message below the runtime's limit of 64 MiB (spec/flow-protocol.md §2.6).
@@ -130,6 +134,12 @@ func (c *capture) handleBegin(data []byte) error {
 		c.tx.held, c.tx.crowded = nil, false // a map keeps the size it has had
 	}
 	c.tx.doubtful, c.described = nil, nil
+	c.tx.checkpoints, c.tx.before, c.tx.resumed = 0, 0, nil
+	c.begun++
+	c.span++
+	if c.touched = c.touched[:0]; len(c.partly) > 0 {
+		c.resumeWithin()
+	}
 	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
 	c.from.loc[0] = int64(c.previousEnd)
 	c.from.loc[2] = int64(begin.finalLSN)
@@ -156,6 +166,9 @@ func (c *capture) handleCommit(data []byte) error {
 		if err := c.returnOlder(); err != nil {
 			return err
 		}
+	}
+	if c.tx.before > 0 {
+		c.endWithin()
 	}
 	c.tx.open = false
 	c.transactions++
@@ -218,7 +231,9 @@ func (c *capture) handleChange(m *walMessage) error {
 			return fmt.Errorf("change of %s: %w", b.name(), err)
 		}
 	}
-	c.tx.lastLoc = c.from.loc[1]
+	if c.tx.lastLoc = c.from.loc[1]; c.undelivered >= c.large {
+		return c.checkpointWithin()
+	}
 	return nil
 }
 
@@ -479,6 +494,9 @@ func (c *capture) unsettle(b *binding) { b.unsettled.add(c.tx.begin.xid) }
 
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
+	if c.captured(e.binding, op) {
+		return nil
+	}
 	if (before == nil || beforeKeysOnly) && hasUnchanged(t) {
 		c.filled = append(c.filled[:0], t...)
 		if t = c.filled; fill != nil {
@@ -499,7 +517,7 @@ func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, be
 		}
 		fitTuple(t, e.plan, budget.cutRule())
 	}
-	return c.emit(e, op, t, false, before, beforeKeysOnly)
+	return c.send(e, op, t, false, before, beforeKeysOnly)
 }
 
 func fillUnchanged(t, from tuple) {
@@ -574,8 +592,15 @@ func (c *capture) applyKeyless(e *relationEntry, ch *change) error {
 	return c.emit(e, 'u', ch.new, false, ch.old, ch.oldKind == 'K')
 }
 
-// emit writes one document of the stream.
+// emit writes one document of the stream, unless it has been captured before.
 func (c *capture) emit(e *relationEntry, op byte, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool) error {
+	if c.captured(e.binding, op) {
+		return nil
+	}
+	return c.send(e, op, t, keysOnly, before, beforeKeysOnly)
+}
+
+func (c *capture) send(e *relationEntry, op byte, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool) error {
 	if e.binding.sourced != e.plan {
 		if err := c.sourceSchema(e.binding, e.binding.table, e.plan, e.relation); err != nil {
 			return err

@@ -124,7 +124,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 			pgtype.Int4OID: {cast: "integer"}, pgtype.Int8OID: {cast: "bigint"}, pgtype.TextOID: {cast: "text"},
 		},
 		relations: make(map[uint32]*relationEntry), seed: maphash.MakeSeed(), stage: stageCapture,
-		lastTick: time.Now().Add(time.Hour),
+		lastTick: time.Now().Add(time.Hour), large: largeTransaction,
 	}
 	c.catalog = catalogOf(table)
 	c.standing = func(*relationEntry, []value) (tuple, error) { return nil, nil }

@@ -3,7 +3,7 @@
 //
 // A strict history has for every key first one insertion and then only changes that came after that state: nothing
 // missed, nothing repeated, nothing stale. Replicated documents of all tables together come in commit order, and no
-// checkpoint splits a transaction, but for one that a backfill marker stands in.
+// checkpoint splits a transaction but one that says so: its cursor stands before that transaction.
 //
 // Backfill markers count as they do for readers of a collection: what came before a Begin is not there for the documents behind
 // it, and rows that none of these has told of are gone once the Complete has come.
@@ -59,6 +59,8 @@ type History struct {
 	lastLine  int
 	splitAt   int // line of the last checkpoint; the transaction of last must not go on behind it
 	split     int64
+
+	Within int // checkpoints inside of a transaction
 
 	fields, before, previous []field // scratch
 }
@@ -168,12 +170,31 @@ func (h *History) order(t *tableHistory, line int, m *meta) error {
 	return nil
 }
 
-// Checkpoint ends what must be committed together.
-func (h *History) Checkpoint(line int) {
+// Checkpoint ends what must be committed together: whole transactions, unless the cursor of the state, which is a JSON object, is
+// not behind the commit of the last document's.
+func (h *History) Checkpoint(line int, state []byte) error {
+	var s struct {
+		Cursor *string `json:"cursor"`
+	}
+	if err := json.Unmarshal(state, &s); err != nil {
+		return fmt.Errorf("line %d: the state of a checkpoint: %w", line, err)
+	}
 	h.splitAt, h.split = line, h.last[2]
 	if h.last[2] == 0 {
 		h.splitAt = 0
 	}
+	if s.Cursor == nil {
+		return nil
+	}
+	var high, low int64
+	if _, err := fmt.Sscanf(*s.Cursor, "%X/%X", &high, &low); err != nil {
+		return fmt.Errorf("line %d: the cursor %q of a checkpoint: %w", line, *s.Cursor, err)
+	}
+	if high<<32|low <= h.last[2] {
+		h.splitAt = 0
+		h.Within++
+	}
+	return nil
 }
 
 // Marker adds a backfill marker of a table: a BackfillBegin, or else a BackfillComplete.
@@ -464,7 +485,9 @@ func (h *History) ReadLines(r io.Reader, table func(name string) (Table, error))
 			return fmt.Errorf("line %d: %w: %.200s", n, err, line)
 		}
 		if name == "connectorState" {
-			h.Checkpoint(n)
+			if err := h.Checkpoint(n, doc); err != nil {
+				return err
+			}
 			continue
 		}
 		marker := name == "backfillBegin" || name == "backfillComplete"

@@ -1,0 +1,275 @@
+package main
+
+// within_test.go: checkpoints inside of transactions, and what a session leaves out that resumes behind one. The model
+// (TestModelWithin) and the oracle prove that documents come exactly once; here stand the single judgements, and a large transaction on a
+// real server.
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+)
+
+// leftBehind is what a session has left behind: the documents that are committed, and the state.
+type leftBehind struct {
+	docs  []emitted
+	state *captureState
+}
+
+// stop takes what was written up to the last checkpoint, on top of the state before.
+func (c *testCapture) stop(before *leftBehind) *leftBehind {
+	c.t.Helper()
+	all := parseOutput(c.t, c.sink.Bytes())
+	after := &leftBehind{state: &captureState{Bindings: map[string]*bindingState{}}}
+	if before != nil {
+		after.docs, after.state = before.docs, before.state
+	}
+	for last := len(all) - 1; last >= 0; last-- {
+		if all[last].patch == "" {
+			continue
+		}
+		for _, e := range all[:last+1] {
+			if e.patch == "" {
+				after.docs = append(after.docs, e)
+				continue
+			}
+			next, err := parseState(json.RawMessage(e.patch))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if next.Bindings["t"] == nil {
+				next.Bindings = after.state.Bindings
+			}
+			after.state = next
+		}
+		break
+	}
+	return after
+}
+
+// resumeTest is a session that goes on behind another one of the same table.
+func resumeTest(t *testing.T, table *table, mode backfillMode, s *leftBehind) *testCapture {
+	t.Helper()
+	c := newTestCapture(t, table, mode)
+	var err error
+	if c.cursor, err = s.state.cursor(); err != nil {
+		t.Fatal(err)
+	}
+	b := c.b
+	b.state = s.state.Bindings["t"]
+	b.meta, _ = b.state.metadata()
+	b.phase = map[storedMode]phase{
+		storedPending: phasePending, storedBackfill: phaseBackfill, storedActive: phaseActive, storedMissing: phaseMissing,
+	}[b.state.Mode]
+	if b.phase == phaseBackfill {
+		if err := b.resume(); err != nil {
+			t.Fatal(err)
+		}
+		c.reading = []*binding{b}
+	}
+	c.previousEnd = c.cursor
+	c.loadPlaces()
+	return c
+}
+
+// within sends the first n changes of a transaction, with a checkpoint behind each that has documents.
+func (c *testCapture) within(n int, changes ...string) {
+	c.t.Helper()
+	c.large = 1
+	c.describeTable()
+	c.xid++
+	if err := c.send(beginText(c.at+1000, c.xid)); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.send(changes[:n]...); err != nil {
+		c.t.Fatal(err)
+	}
+	if n < len(changes) {
+		return
+	}
+	final := lsn(c.tx.begin.finalLSN)
+	c.at = final
+	if err := c.send(commitText(final, final+10)); err != nil {
+		c.t.Fatal(err)
+	}
+	if c.due {
+		if err := c.checkpoint(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// TestWithin stops a session behind each change of a transaction, and the next one too, and wants each document once.
+func TestWithin(t *testing.T) {
+	insert := func(id string) string { return insertText(testOID, "t"+id, "tv", "tb") }
+	changes := []string{
+		insert("1"), updateText(testOID, "", nil, []string{"t1", "tw", "u"}), insert("12"),
+		updateText(testOID, "K", []string{"t1", "n", "n"}, []string{"t2", "tx", "tb"}), // a key move's halves stay together
+		deleteText(testOID, "K", "t2", "n", "n"), insert("3"), updateText(testOID, "", nil, []string{"t15", "tw", "u"}),
+		updateText(testOID, "K", []string{"t3", "n", "n"}, []string{"t13", "tx", "tb"}), insert("4"),
+	}
+	for name, tc := range map[string]struct {
+		prepare func(*testCapture)
+		want    string
+	}{
+		"active":   {func(c *testCapture) { c.activeNow() }, "c1,v,b u1,w c12,v,b d1 c2,x,b d2 c3,v,b u15,w d3 c13,x,b c4,v,b"},
+		"backfill": {func(c *testCapture) { c.backfill(); c.scannedTo("10") }, "c1,v,b u1,w d1 c2,x,b d2 c3,v,b d3 c4,v,b"},
+	} {
+		for first := range len(changes) {
+			for second := range len(changes) {
+				c := newTestCapture(t, testTable('d'), modeAutomatic)
+				tc.prepare(c)
+				c.b.mark()
+				if err := c.checkpoint(); err != nil {
+					t.Fatal(err)
+				}
+				c.within(first, changes...)
+				s := c.stop(nil)
+				if want := min(first, 1); len(s.docs) < want {
+					t.Fatalf("%s: no document is committed behind %d changes", name, first)
+				}
+				c = resumeTest(t, testTable('d'), modeAutomatic, s)
+				c.within(second, changes...)
+				s = c.stop(s)
+				c = resumeTest(t, testTable('d'), modeAutomatic, s)
+				c.within(len(changes), changes...)
+				s = c.stop(s)
+				if have := brief(t, s.docs); have != tc.want {
+					t.Fatalf("%s: stopped behind %d and %d changes:\n%s, want\n%s", name, first, second, have, tc.want)
+				}
+				if c.b.storedState(c.cursor); c.b.meta.Within != nil {
+					t.Fatalf("%s: %+v is kept behind the commit", name, c.b.meta.Within)
+				}
+			}
+		}
+	}
+}
+
+// originText is a message that yields nothing.
+var originText = "O" + u64(1) + "x\x00"
+
+// scannedTo has the backfill have come to a key.
+func (c *testCapture) scannedTo(key string) {
+	c.t.Helper()
+	packed, err := c.b.key.appendPacked(nil, texts(key))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.b.state.Scanned = packed
+	if err := c.b.resume(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TestWithinTruncated has the table captured anew in the middle of the transaction: what comes behind that is not captured, nor
+// is it when the transaction is streamed again with the table to be captured anew from its first change on.
+func TestWithinTruncated(t *testing.T) {
+	insert := func(id string) string { return insertText(testOID, "t"+id, "tv", "tb") }
+	changes := []string{
+		insert("1"), insert("2"), "T" + u32(1) + "\x00" + u32(testOID), insert("3"), deleteText(testOID, "K", "t3", "n", "n"),
+		insert("4"), deleteText(testOID, "K", "t4", "n", "n"),
+	}
+	for stop := range len(changes) {
+		c := newTestCapture(t, testTable('d'), modeAutomatic).activeNow()
+		c.settings.onTruncate = "backfill"
+		c.b.mark()
+		if err := c.checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		c.within(stop, changes...)
+		s := c.stop(nil)
+		c = resumeTest(t, testTable('d'), modeAutomatic, s)
+		c.settings.onTruncate = "backfill"
+		c.within(len(changes), changes...)
+		s = c.stop(s)
+		if have := brief(t, s.docs); have != "c1,v,b c2,v,b d3 d4" {
+			t.Errorf("stopped behind %d changes: %s", stop, have)
+		}
+		if c.b.phase != phasePending {
+			t.Errorf("stopped behind %d changes: phase %s", stop, c.b.phase)
+		}
+	}
+}
+
+// TestWithinOtherwise resumes where the transaction's documents cannot be the same, or are found to be others.
+func TestWithinOtherwise(t *testing.T) {
+	insert := func(id string) string { return insertText(testOID, "t"+id, "tv", "tb") }
+	changes := []string{insert("1"), insert("2"), insert("3"), insert("4")}
+	for name, tc := range map[string]struct {
+		edit   func(c *testCapture)
+		resume func(c *testCapture)
+		want   string
+		phase  phase
+		status string
+	}{
+		"the same": {
+			nil, func(c *testCapture) { c.within(4, changes...) }, "c3,v,b c4,v,b", phaseActive,
+			"Resuming within the transaction that commits at 0/7D1: 2 documents of it were captured before and are left out",
+		},
+		"another setting": {
+			func(c *testCapture) { c.b.resource.filter = "true" },
+			func(c *testCapture) { c.within(4, changes...) }, "c1,v,b c2,v,b c3,v,b c4,v,b", phaseActive,
+			"The settings or the backfill of public.t are not what they were in the middle of the transaction that commits at 0/7D1: 2 " +
+				"documents of it that were captured are sent again",
+		},
+		"a document less": {
+			nil, func(c *testCapture) { c.within(4, originText, changes[1], changes[2], changes[3]) }, "c3,v,b", phasePending,
+			"public.t is captured anew: 2 documents up to 0/3EC were captured of the transaction that commits at 0/7D1, and now it has " +
+				"others or another number there (1). The publication, the table or the server has changed meanwhile",
+		},
+		"another document": {
+			nil, func(c *testCapture) {
+				c.within(4, changes[0], deleteText(testOID, "K", "t2", "n", "n"), changes[2], changes[3])
+			}, "c3,v,b", phasePending,
+			"public.t is captured anew: 2 documents up to 0/3EC were captured of the transaction that commits at 0/7D1, and now it has " +
+				"others or another number there (2). The publication, the table or the server has changed meanwhile",
+		},
+		"none of them": {
+			nil, func(c *testCapture) { c.within(1, originText) }, "", phasePending,
+			"public.t is captured anew: 2 documents up to 0/3EC were captured of the transaction that commits at 0/7D1, and now it has " +
+				"others or another number there (0). The publication, the table or the server has changed meanwhile",
+		},
+		"it does not come": {
+			nil, func(c *testCapture) { c.at, c.xid = c.at+100, c.xid+1; c.within(1, insert("9")) }, "", phasePending,
+			"public.t is captured anew: 2 documents up to 0/3EC were captured of the transaction that commits at 0/7D1, and now it has " +
+				"others or another number there (0). The publication, the table or the server has changed meanwhile",
+		},
+		"the slot was lost": {
+			func(c *testCapture) { c.forgetPlaces(); c.partly = nil },
+			func(c *testCapture) { c.within(4, changes...) }, "c1,v,b c2,v,b c3,v,b c4,v,b", phaseActive, "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTestCapture(t, testTable('d'), modeAutomatic).activeNow()
+			c.b.mark()
+			if err := c.checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+			c.within(2, changes...)
+			s := c.stop(nil)
+			if have := brief(t, s.docs); have != "c1,v,b c2,v,b" {
+				t.Fatal(have)
+			}
+			c = resumeTest(t, testTable('d'), modeAutomatic, s)
+			if tc.edit != nil {
+				tc.edit(c)
+			}
+			var said strings.Builder
+			logrus.SetOutput(&said)
+			tc.resume(c)
+			quietLogs()
+			docs := c.stop(&leftBehind{state: s.state}).docs
+			if have := brief(t, docs); have != tc.want {
+				t.Errorf("%s, want %s", have, tc.want)
+			}
+			if c.b.phase != tc.phase {
+				t.Errorf("phase %s", c.b.phase)
+			}
+			if !strings.Contains(said.String(), tc.status) {
+				t.Errorf("said: %s", said.String())
+			}
+		})
+	}
+}
