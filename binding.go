@@ -71,6 +71,7 @@ type binding struct {
 	collection    string
 	resource      resource
 	shares        string   // another table whose documents the collection has, of a binding of the same task; "": none
+	marks         bool     // a TRUNCATE is marked
 	collectionKey []string // column names of the collection key; nil for the fallback key
 	txid          bool     // the collection has a place for _meta.source.txid
 

@@ -461,6 +461,9 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		bindings = append(bindings, b)
 	}
 	noteShared(bindings, r.Capture.InactiveBindings)
+	for _, b := range bindings {
+		b.marks = s.onTruncate == "mark" && b.unmarkable() == ""
+	}
 	acks := newAcknowledgements()
 	go func() { k.stop(acks.run(k.requests)) }()
 

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/sirupsen/logrus"
@@ -134,6 +135,12 @@ func (c *capture) leave(e *relationEntry, key []value, old tuple) (held bool, ba
 		c.tx.doubtful = append(c.tx.doubtful, doubtfulKey{e, cloneTuple(key), k})
 	}
 	return false, nil
+}
+
+// leaveAll takes note of a TRUNCATE: no row of the table stands under any key.
+func (c *capture) leaveAll(e *relationEntry) {
+	maps.DeleteFunc(c.tx.held, func(k keyRef, _ *keyRows) bool { return k.relation == e.relation.oid })
+	c.tx.doubtful = slices.DeleteFunc(c.tx.doubtful, func(d doubtfulKey) bool { return d.entry.relation.oid == e.relation.oid })
 }
 
 // returnOlder is called at a commit: where younger rows have come and gone, and nothing was heard of an older one, the table

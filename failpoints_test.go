@@ -75,6 +75,7 @@ var (
 		"watermarks.before": {phases: settingUp, most: 1, fence: 'w'}, "watermarks.after": {phases: settingUp, most: 1, fence: 'w'},
 		"status.before": {most: 2}, "status.after": {most: 2},
 		"marker.begin": {phases: anew}, "marker.complete": {phases: anew},
+		"truncate.before": {phases: anew}, "truncate.written": {phases: anew}, "truncate.after": {phases: anew},
 		"marker.written": {phases: anew, most: 9}, "marker.after": {phases: anew, most: 9},
 	}
 )
@@ -224,7 +225,8 @@ func (o *crashes) waitKilled(name string) bool {
 		if time.Now().After(deadline) {
 			o.fatalf("%s: a session did not come to failpoint %s (%s) within %s", o.phase, name, o.runtime.armed, waitLimit)
 		}
-		if o.phase == phaseScanning && !o.backfilling() {
+		ends := o.phase == phaseScanning || o.phase == phaseAnew && strings.HasPrefix(name, "marker.") // a TRUNCATE takes a Complete's place
+		if ends && !o.backfilling() {
 			o.runtime.kill()
 			o.ended(false)
 			return strings.Contains(o.runtime.stderr(), "failpoint "+name+": kill")
@@ -260,7 +262,11 @@ func (o *crashes) backfilling() bool {
 	return slices.ContainsFunc(o.runtime.names, func(name string) bool {
 		schema, table, _ := strings.Cut(name, ".")
 		b := state.Bindings[stateKey([]string{schema, table}, o.counters[tableName{schema, table}])]
-		return b == nil || b.Mode != storedActive
+		if b == nil || b.Mode != storedActive {
+			return true
+		}
+		m, _ := b.metadata()
+		return m.Begun
 	})
 }
 
@@ -325,11 +331,12 @@ func (o *crashes) run(names []string, codecOf func() codec) {
 		sets = 1 + len(names)/6
 	}
 	o.failpointTables(sets, 40+10*o.chunk)
-	stop := o.writers(3, 6*time.Millisecond)
-	defer stop()
 	if o.phase == phaseAnew {
+		o.truncates = 150
 		o.changes = map[string]any{"advanced.feature_flags": "emit_backfill_markers"}
 	}
+	stop := o.writers(3, 6*time.Millisecond)
+	defer stop()
 	o.prepare()
 	o.runtime.bind(o.bindings())
 	if o.phase != phaseScanning {

@@ -209,6 +209,65 @@ func (c *capture) completeMarked() error {
 	return nil
 }
 
+// tellTruncate says what a TRUNCATE comes to for readers of the collection.
+func (c *capture) tellTruncate(b *binding) string {
+	gone := fmt.Sprintf("%s was truncated: its rows are gone from the source, their documents stay in the collection. ", b.name())
+	reason := b.unmarkable()
+	switch marks := c.settings.flags.emitBackfillMarkers; {
+	case reason != "" && marks && c.settings.onTruncate == "mark":
+		return gone + "No backfill markers are sent for it, as " + reason + ". Reset the collection to remove them."
+	case marks && c.settings.onTruncate == "mark":
+		return fmt.Sprintf("%s was truncated: backfill markers have readers of its collection drop the documents of its rows.", b.name())
+	case reason != "" || c.v1:
+		return gone + "Reset the collection to remove them, or set advanced.on_truncate to \"backfill\"."
+	case marks:
+		return gone + "Reset the collection to remove them, or set advanced.on_truncate to \"mark\" or \"backfill\"."
+	}
+	return gone + "Reset the collection to remove them, or set advanced.on_truncate to \"backfill\" or, with the feature flag " +
+		"emit_backfill_markers, to \"mark\"."
+}
+
+// Ops under which markers count among what a binding has put out of a transaction (within.go).
+const (
+	opBegin    = 'B'
+	opComplete = 'C'
+)
+
+// markTruncate writes both markers at the place of a TRUNCATE, with checkpoints inside of the transaction: documents of before are
+// dropped, and what follows is all that there is. That holds amid a backfill, too: what is read behind the TRUNCATE comes behind it, so that one
+// that a marker began needs no other end. A session that resumes within the transaction leaves out what was committed: a Begin that came
+// again would take what was committed behind the first. REQUIRES: c.from.loc[1] is a place of the first marker.
+func (c *capture) markTruncate(b *binding) error {
+	c.tx.changes++ // the cursor is to follow
+	for _, kind := range [...]markerKind{markerBegin, markerComplete} {
+		if c.out.open {
+			if err := c.checkpointWithin(); err != nil {
+				return err
+			}
+		}
+		op := byte(opBegin)
+		if kind == markerComplete {
+			op = opComplete
+			b.meta.Begun = false
+			b.mark()
+		}
+		failpoint("truncate.before")
+		if !c.captured(b, op) {
+			if err := c.out.marker(b.index, kind); err != nil {
+				return err
+			}
+			failpoint("truncate.written")
+			if err := c.checkpointWithin(); err != nil {
+				return err
+			}
+			failpoint("truncate.after")
+		}
+		c.tx.lastLoc = c.from.loc[1]
+		c.from.loc[1]++
+	}
+	return nil
+}
+
 // voidBegun has a backfill that began with a marker end without one, where what has changed since asks for that, and says so.
 func (c *capture) voidBegun(b *binding) bool {
 	reason, missing := c.unmarkedScan(b), true

@@ -463,3 +463,199 @@ func TestOutputMarkers(t *testing.T) {
 		}
 	}
 }
+
+// TestMarkersTruncate: a TRUNCATE is marked at its place in the stream, whatever stands around it in its transaction.
+func TestMarkersTruncate(t *testing.T) {
+	for name, test := range map[string]struct {
+		sql    string // %t and %o are the tables
+		config map[string]any
+		mode   string
+		want   string // of what comes after the rows t.1, t.2 and o.1
+		log    string
+	}{
+		"between": {
+			sql:  "INSERT INTO %t VALUES (3, 'x'); TRUNCATE %t; INSERT INTO %t VALUES (1, 'y')",
+			want: "t.c3 t.Begin t.Complete t.c1",
+			log:  "was truncated: backfill markers have readers of its collection drop the documents of its rows",
+		},
+		"empty table":    {sql: "TRUNCATE %t; TRUNCATE %t", want: "t.Begin t.Complete t.Begin t.Complete"},
+		"in its midst":   {sql: "BEGIN; INSERT INTO %t VALUES (3, 'x'); TRUNCATE %t; INSERT INTO %t VALUES (4, 'y'); COMMIT", want: "t.c3 t.Begin t.Complete t.c4"},
+		"at its end":     {sql: "BEGIN; DELETE FROM %t WHERE id = 1; TRUNCATE %t; COMMIT", want: "t.d1 t.Begin t.Complete"},
+		"rolled back":    {sql: "BEGIN; INSERT INTO %t VALUES (3, 'x'); SAVEPOINT s; TRUNCATE %t; ROLLBACK TO s; INSERT INTO %t VALUES (4, 'y'); COMMIT", want: "t.c3 t.c4"},
+		"several tables": {sql: "TRUNCATE %t, %o", want: "t.Begin t.Complete o.Begin o.Complete"},
+		"twice, among others": {
+			sql: `BEGIN; INSERT INTO %o VALUES (2); INSERT INTO %t VALUES (3, 'x'); TRUNCATE %t; INSERT INTO %o VALUES (3); INSERT INTO %t VALUES (3, 'y');
+				UPDATE %t SET v = 'z'; TRUNCATE %t; INSERT INTO %t VALUES (5, 'x'); INSERT INTO %o VALUES (4); COMMIT; DELETE FROM %t`,
+			want: "o.c2 t.c3 t.Begin t.Complete o.c3 t.c3 t.u3 t.Begin t.Complete t.c5 o.c4 t.d5",
+		},
+		"Normal":       {sql: "INSERT INTO %t VALUES (3, 'x'); TRUNCATE %t; INSERT INTO %t VALUES (1, 'y')", mode: "Normal", want: "t.c3 t.Begin t.Complete t.c1"},
+		"Only Changes": {sql: "TRUNCATE %t; INSERT INTO %t VALUES (1, 'y')", mode: "Only Changes", want: "t.Begin t.Complete t.c1"},
+		"ignored": {
+			sql: "TRUNCATE %t; INSERT INTO %t VALUES (1, 'y')", config: map[string]any{"advanced.on_truncate": "ignore"}, want: "t.c1",
+			log: `Reset the collection to remove them, or set advanced.on_truncate to "mark" or "backfill".`,
+		},
+		"backfilled": {
+			sql: "TRUNCATE %t", config: map[string]any{"advanced.on_truncate": "backfill"}, want: "t.Begin t.Complete",
+			log: "was truncated: it is backfilled again. Backfill markers have",
+		},
+		"no flag": {
+			sql: "TRUNCATE %t; INSERT INTO %t VALUES (1, 'y')", config: map[string]any{"advanced.feature_flags": ""}, want: "t.c1",
+			log: "Reset the collection to remove them, or set advanced.on_truncate to \"backfill\" or, with the feature flag emit_backfill_markers, to \"mark\".",
+		},
+	} {
+		for _, codec := range []codec{codecProto, codecJSON} {
+			t.Run(fmt.Sprint(name, codec), func(t *testing.T) {
+				db := newTestDB(t)
+				table := db.createTable("t", "(id int PRIMARY KEY, v text)")
+				other := db.createTable("o", "(id int PRIMARY KEY, v text)")
+				end := db.createTable("end", "(id int PRIMARY KEY, v text)")
+				db.grant(table, other, end)
+				if test.mode != "Only Changes" {
+					db.exec("INSERT INTO " + quoteTable(table) + " VALUES (1, 'a'), (2, 'b')")
+				}
+				db.exec("INSERT INTO " + quoteTable(other) + " VALUES (1, 'a')")
+				bindings := keyedBindings(t, 0, table, other, end)
+				if test.mode != "" {
+					bindings[0].resource = edit(t, bindings[0].resource, map[string]any{"mode": test.mode})
+				}
+				r := newTestRuntime(t, runtimeOptions{config: db.markerConfig(test.config), codec: codec})
+				r.bind(bindings)
+				r.start()
+				r.waitStreaming()
+				before := len(r.documents())
+				names := strings.NewReplacer("%t", quoteTable(table), "%o", quoteTable(other))
+				for _, sql := range strings.Split(names.Replace(test.sql), ";") {
+					db.exec(sql)
+				}
+				if strings.Contains(test.want, "Complete") {
+					r.waitFor("a Complete", func() bool {
+						return slices.ContainsFunc(r.committed, func(d testDocument) bool { return d.marker == "BackfillComplete" })
+					})
+				}
+				r.pass(db, end, 1)
+				if said := r.told(before, table, other); said != test.want {
+					t.Errorf("said %s, want %s", said, test.want)
+				}
+				if test.log != "" {
+					r.waitLog(test.log)
+				}
+				if strings.Contains(test.want, "Begin") {
+					r.equals(db, table)
+					r.equals(db, other)
+				}
+			})
+		}
+	}
+}
+
+// TestMarkersTruncatePartitions: a TRUNCATE of the root is the table's, one of a partition says nothing in the stream.
+func TestMarkersTruncatePartitions(t *testing.T) {
+	db := newTestDB(t)
+	table := db.createTable("t", "(id int PRIMARY KEY, v text) PARTITION BY LIST (id)")
+	one, two := db.table("one"), db.table("two")
+	for i, part := range []tableName{one, two} {
+		db.exec(fmt.Sprintf("CREATE TABLE %s PARTITION OF %s FOR VALUES IN (%d, %d)", quoteTable(part), quoteTable(table), 1+i, 11+i))
+	}
+	end := db.createTable("end", "(id int PRIMARY KEY, v text)")
+	db.grant(table, end)
+	db.exec("INSERT INTO " + quoteTable(table) + " VALUES (1, 'a'), (2, 'b')")
+	r := markedStart(db, runtimeOptions{}, table, end)
+	db.script(strings.ReplaceAll("BEGIN; INSERT INTO {} VALUES (11, 'c'); TRUNCATE {}; INSERT INTO {} VALUES (2, 'd'); COMMIT", "{}", quoteTable(table)))
+	r.pass(db, end, 1)
+	if said := r.told(2, table); said != "c11 Begin Complete c2" {
+		t.Errorf("said %s", said)
+	}
+	r.equals(db, table)
+	db.exec("TRUNCATE " + quoteTable(two))
+	r.pass(db, end, 2)
+	if said := r.told(2, table); said != "c11 Begin Complete c2" {
+		t.Errorf("behind the TRUNCATE of a partition: %s", said)
+	}
+}
+
+// TestMarkersShared: a collection of two tables is not marked, and a status says why.
+func TestMarkersShared(t *testing.T) {
+	db := newTestDB(t)
+	table := db.createTable("t", "(id int PRIMARY KEY, v text)")
+	other := db.createTable("o", "(id int PRIMARY KEY, v text)")
+	db.grant(table, other)
+	db.exec("INSERT INTO " + quoteTable(table) + " VALUES (1, 'a')")
+	bindings := keyedBindings(t, 0, table, other)
+	bindings[1].collection = bindings[0].collection
+	for _, indirect := range []bool{false, true} {
+		r := newTestRuntime(t, runtimeOptions{config: db.markerConfig(nil), indirect: indirect})
+		r.bind(bindings)
+		r.start()
+		r.waitStreaming()
+		before := len(r.documents())
+		db.exec("TRUNCATE " + quoteTable(table))
+		r.pass(db, table, 7)
+		if said := r.told(before, table); said != "c7" {
+			t.Errorf("said %s", said)
+		}
+		r.waitLog("No backfill markers are sent for it, as its collection test/" + bindings[0].collection + " has documents of " + other.String() + " too")
+		r.stopped()
+		db.dropSlot()
+	}
+}
+
+// TestMarkersTruncateKilled kills the connector behind each output of transactions with TRUNCATEs: nothing comes twice, and nothing is missed.
+func TestMarkersTruncateKilled(t *testing.T) {
+	db := newTestDB(t)
+	table := db.createTable("t", "(id int PRIMARY KEY, v text)")
+	other := db.createTable("o", "(id int PRIMARY KEY, v text)")
+	db.grant(table, other)
+	left, commit := 0, false
+	output := func(r *testRuntime) {
+		if left--; left == 0 {
+			r.sever(commit)
+		}
+	}
+	r := markedStart(db, runtimeOptions{
+		config:       db.markerConfig(nil),
+		onDocument:   func(r *testRuntime, _ string, _ []byte) { output(r) },
+		onMarker:     func(r *testRuntime, _, _ string) { output(r) },
+		onCheckpoint: func(r *testRuntime, _ json.RawMessage) { output(r) },
+	}, table, other)
+	r.stopped()
+	const script = `BEGIN; INSERT INTO %o VALUES (2); INSERT INTO %t VALUES (3, 'x'); TRUNCATE %t; INSERT INTO %o VALUES (3); INSERT INTO %t VALUES (3, 'y');
+		UPDATE %t SET v = 'z'; TRUNCATE %t, %o; INSERT INTO %t VALUES (5, 'x'); INSERT INTO %o VALUES (4); COMMIT; DELETE FROM %t; TRUNCATE %o`
+	const want = "o.c2 t.c3 t.Begin t.Complete o.c3 t.c3 t.u3 t.Begin t.Complete o.Begin o.Complete t.c5 o.c4 t.d5 o.Begin o.Complete"
+	step := 3
+	if *longTests {
+		step = 1
+	}
+	for n := 1; ; n += step {
+		before := len(r.documents())
+		for _, sql := range strings.Split(strings.NewReplacer("%t", quoteTable(table), "%o", quoteTable(other)).Replace(script), ";") {
+			db.exec(sql)
+		}
+		done := func() bool {
+			return len(r.committed)-before >= strings.Count(want, " ")+1 && r.committed[len(r.committed)-1].marker == "BackfillComplete"
+		}
+		left, commit = n, n%2 == 0
+		r.start()
+		_, ended, err := r.waitSome(waitLimit, done)
+		if ended {
+			if err != errSevered {
+				t.Fatalf("output %d: %v", n, err)
+			}
+			left = 0
+			r.start()
+			r.waitFor("the rest", done)
+		}
+		left = 0
+		r.stopped()
+		if said := r.told(before, table, other); said != want {
+			t.Errorf("output %d: said %s, want %s", n, said, want)
+		}
+		r.equals(db, table)
+		r.equals(db, other)
+		if !ended {
+			if n < 25 {
+				t.Errorf("a session has %d outputs", n)
+			}
+			return
+		}
+	}
+}

@@ -55,6 +55,9 @@ type oracle struct {
 	replica    *testDB              // a connection to it; see onSlot
 	crashes    bool                 // the server is crashed while writers write
 	noRow      bool                 // the watermarks table comes and goes
+	marks      bool                 // backfill markers are on, so that each session has a runtime of version 2
+	truncates  int                  // as of the writers
+	loses      bool                 // the slot is lost now and then
 	counters   map[tableName]uint32 // backfill counters
 	without    map[tableName]bool   // not bound now
 	since      string               // server time behind which every change is streamed
@@ -321,7 +324,15 @@ func (o *oracle) prepare() {
 		acknowledge: o.acknowledge,
 	})
 	o.runtime.driver.command = o.command
+	o.drawPeer()
+}
+
+// drawPeer draws the runtime of the next session.
+func (o *oracle) drawPeer() {
 	o.runtime.drawPeer(o.rand)
+	if d := o.runtime.driver; o.marks && d.runtime == runtimeV1 {
+		d.runtime, d.limits = runtimeV2, nil
+	}
 }
 
 // noteCheckpoint keeps a checkpoint's cursor until it is acknowledged.
@@ -416,7 +427,7 @@ func (o *oracle) renew() {
 func (o *oracle) restart(rebind bool) {
 	o.t.Helper()
 	r := o.runtime
-	r.drawPeer(o.rand)
+	o.drawPeer()
 	o.renew()
 	o.mu.Lock()
 	o.delayed = o.rand.IntN(2) == 0
@@ -469,7 +480,7 @@ func (o *oracle) checkSlot() {
 	acked := o.acked
 	o.mu.Unlock()
 	rows := o.onSlot().query(`SELECT coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_replication_slots WHERE slot_name = $1`, o.db.slot)
-	if acked == 0 { // a slot that may not be there, or is made anew
+	if acked == 0 || o.loses { // a slot that may not be there, or is made anew
 		return
 	}
 	if len(rows) != 1 {
@@ -579,7 +590,7 @@ func (o *oracle) writers(n int, pause time.Duration) (stop func()) {
 		}
 		writers[i] = &workWriter{
 			rand: rand.New(rand.NewPCG(o.seed, uint64(100+i))), conn: conn, tables: o.tables, number: int64(i),
-			chunk: o.chunk, latest: &o.latest,
+			chunk: o.chunk, latest: &o.latest, truncates: o.truncates,
 		}
 		if o.crashes {
 			writers[i].reconnect = o.reconnect
@@ -683,7 +694,11 @@ func (o *oracle) quiesceBackfills() {
 	o.waitState("every backfill to end", func(state *captureState) bool {
 		return !slices.ContainsFunc(o.runtime.capture.Bindings, func(spec *pf.CaptureSpec_Binding) bool {
 			b := state.Bindings[spec.StateKey]
-			return b == nil || b.Mode != storedActive
+			if b == nil || b.Mode != storedActive {
+				return true
+			}
+			m, _ := b.metadata()
+			return m.Begun
 		})
 	})
 }
@@ -767,7 +782,7 @@ func (o *oracle) judge() {
 		}
 		t := o.byName[d.table]
 		if d.marker != "" {
-			if t.check == checkContained {
+			if t != nil && t.check == checkContained {
 				contained[d.table] = nil
 			} else if err := historyTake(h, i+1, &d); err != nil {
 				o.fatalf("%v", err)
@@ -842,6 +857,9 @@ func (o *oracle) judgeSwap(t *workTable, documents []testDocument, i int) {
 	}
 	key := o.keyOf(t, documents[i].doc)
 	for j := i - 1; j >= 0; j-- {
+		if documents[j].table == documents[i].table && documents[j].marker == "BackfillBegin" {
+			return
+		}
 		if documents[j].table == documents[i].table && documents[j].marker == "" && o.keyOf(t, documents[j].doc) == key {
 			if sourceOf(o.t, documents[j].doc).op != "d" && !t.again && !t.vanished {
 				o.fatalf("%s key %s: document %d is a backfilled row of a key that exists\n%s", t.table, key, i+1,
@@ -1126,10 +1144,74 @@ func TestOracleAgain(t *testing.T) {
 	seeds(t, 1, func(t *testing.T, seed uint64) { oracleAgain(t, seed, rounds) })
 }
 
+// TestOracleMarkers has tables truncated, bindings reset, removed and added, and slots lost, while writers and kills go on: with backfill
+// markers the collection equals the table, deletions included. Where nothing but TRUNCATE happens, the history is strict all the same.
+func TestOracleMarkers(t *testing.T) {
+	t.Parallel()
+	lasts := 6 * time.Second
+	if testing.Short() {
+		lasts = 3 * time.Second
+	}
+	seeds(t, 2, func(t *testing.T, seed uint64) {
+		if seed%2 == 0 {
+			rounds := 3
+			if *longTests {
+				rounds = 8
+			}
+			o := markedOracle(t, seed)
+			o.loses, o.changes["advanced.on_slot_loss"] = true, "backfill"
+			o.again(rounds)
+			return
+		}
+		o := markedOracle(t, seed)
+		o.chunk, o.readOnly = []int{1, 2, 7, 50}[o.rand.IntN(4)], seed%4 == 1
+		o.flavoured()
+		stop := o.writers(4, 6*time.Millisecond)
+		o.start()
+		o.waitChanges()
+		for until := time.Now().Add(lasts); time.Now().Before(until); {
+			o.disturb()
+			o.restart(false)
+		}
+		stop()
+		o.quiesce()
+		o.judge()
+		o.runtime.stop()
+		o.ended(true)
+	})
+}
+
+// markedOracle is an oracle with backfill markers, whose writers truncate tables.
+func markedOracle(t *testing.T, seed uint64) *oracle {
+	o := newOracle(t, seed)
+	o.marks, o.truncates, o.changes = true, 50, map[string]any{"advanced.feature_flags": "emit_backfill_markers"}
+	return o
+}
+
+// lose drops the slot between two sessions, with what it has for the capture.
+func (o *oracle) lose() {
+	o.t.Helper()
+	const sqlDrop = `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active`
+	o.db.eventually("the slot to be free", func() bool {
+		o.db.query(sqlDrop, o.db.slot)
+		return o.db.queryValue("SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = $1", o.db.slot) == "0"
+	})
+	for _, t := range o.tables {
+		t.again = true
+	}
+}
+
 // oracleAgain is a run of TestOracleAgain.
 func oracleAgain(t *testing.T, seed uint64, rounds int) *oracle {
 	t.Helper()
 	o := newOracle(t, seed)
+	o.again(rounds)
+	return o
+}
+
+// again resets, removes and adds bindings for some rounds, and judges.
+func (o *oracle) again(rounds int) {
+	o.t.Helper()
 	o.chunk = []int{2, 7, 20}[o.rand.IntN(3)]
 	o.readOnly = o.rand.IntN(3) == 0
 	schema := o.schema()
@@ -1160,11 +1242,14 @@ func oracleAgain(t *testing.T, seed uint64, rounds int) *oracle {
 			case o.without[table.table] && n < 3:
 				delete(o.without, table.table)
 			case n == 0 && !o.without[table.table]:
-				o.without[table.table], table.vanished = true, true
+				o.without[table.table], table.vanished, table.again = true, !o.marks, true
 			case n < 3 && !o.without[table.table]:
 				o.counters[table.table]++
 				table.again = true
 			}
+		}
+		if o.loses && o.rand.IntN(2) == 0 {
+			o.lose()
 		}
 		o.restart(true)
 	}
@@ -1176,7 +1261,6 @@ func oracleAgain(t *testing.T, seed uint64, rounds int) *oracle {
 	o.judge()
 	o.runtime.stop()
 	o.ended(true)
-	return o
 }
 
 // TestOracleAgainDown resets a binding whose rows were deleted and moved while no session ran.

@@ -27,14 +27,13 @@ type relationEntry struct {
 
 // transaction is the one being streamed.
 type transaction struct {
-	open      bool
-	begin     beginMessage
-	changes   int                 // inserts, updates and deletes of captured tables
-	lastLoc   int64               // loc[1] of the last document
-	held      map[keyRef]*keyRows // keys that rows were put under, on tables where two may share one
-	doubtful  []doubtfulKey
-	crowded   bool // there were more keys than can be held
-	truncated bool
+	open     bool
+	begin    beginMessage
+	changes  int                 // inserts, updates and deletes of captured tables
+	lastLoc  int64               // loc[1] of the last document
+	held     map[keyRef]*keyRows // keys that rows were put under, on tables where two may share one
+	doubtful []doubtfulKey
+	crowded  bool // there were more keys than can be held
 
 	checkpoints int        // inside of it
 	before      int64      // documents of it that were captured before
@@ -88,7 +87,7 @@ func (c *capture) handle(m *walMessage) error {
 	case 'R':
 		err = c.handleRelation(m.data)
 	case 'T':
-		err = c.handleTruncate(m.data)
+		err = c.handleTruncate(m)
 	case 'Y':
 		c.sentAs.at++ // those of a table's columns come ahead of what describes it
 		_, err = decodeType(m.data)
@@ -129,7 +128,7 @@ func (c *capture) handleBegin(data []byte) error {
 	if err != nil {
 		return err
 	}
-	c.tx.open, c.tx.begin, c.tx.changes, c.tx.lastLoc, c.tx.truncated = true, begin, 0, 0, false
+	c.tx.open, c.tx.begin, c.tx.changes, c.tx.lastLoc = true, begin, 0, 0
 	if clear(c.tx.held); c.tx.crowded {
 		c.tx.held, c.tx.crowded = nil, false // a map keeps the size it has had
 	}
@@ -836,38 +835,52 @@ func (c *capture) handleRelation(data []byte) error {
 	return c.describe(e) // by which a parked binding whose table is back is captured again
 }
 
-// handleTruncate applies a TRUNCATE. There is no message for it in the protocol of captures: documents of the rows stay.
-func (c *capture) handleTruncate(data []byte) error {
-	m, err := decodeTruncate(data)
+// handleTruncate applies a TRUNCATE.
+func (c *capture) handleTruncate(m *walMessage) error {
+	t, err := decodeTruncate(m.data)
 	if err != nil {
 		return err
 	}
-	for _, oid := range m.relations {
+	if !c.tx.open {
+		return fmt.Errorf("truncate outside a transaction")
+	}
+	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1) // of the first marker
+	for _, oid := range t.relations {
 		e := c.relations[oid]
 		if e == nil {
 			return fmt.Errorf("truncate of relation %d, which has not been described", oid)
 		}
-		if b := e.binding; b != nil && (b.phase == phaseActive || b.phase == phaseBackfill) && !b.isOther(e.relation) {
-			c.truncated(b, e)
+		b := e.binding
+		if b == nil || b.phase == phaseMissing || b.phase == phasePending && b.meta.First || b.isOther(e.relation) {
+			continue
+		}
+		if err := c.truncated(b, e); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // truncated applies a TRUNCATE to its binding.
-func (c *capture) truncated(b *binding, e *relationEntry) {
+func (c *capture) truncated(b *binding, e *relationEntry) error {
 	b.truncations++
+	c.leaveAll(e)
+	if b.phase == phasePending { // all that is there will be read
+		if b.marks {
+			return c.markTruncate(b)
+		}
+		return nil
+	}
 	b.meta.Filenode = 0 // the catalog will show another, of which no more is to be said
 	b.mark()
 	b.partitions.expectRewrites()
-	if c.settings.onTruncate == "backfill" || c.settings.onTruncate == "mark" && c.unmarkedScan(b) == "" {
+	if c.settings.onTruncate == "backfill" {
 		c.status("%s was truncated: it is backfilled again. %s", b.name(), c.remains(b))
 		c.rewind(b)
-		return
+		return nil
 	}
 	if b.truncations == 1 {
-		text := fmt.Sprintf("%s was truncated: its rows are gone from the source, their documents stay in the collection. Reset "+
-			"the collection to remove them, or set advanced.on_truncate to \"backfill\".", b.name())
+		text := c.tellTruncate(b)
 		logrus.Warn(text)
 		c.diag.status(text)
 	}
@@ -877,4 +890,8 @@ func (c *capture) truncated(b *binding, e *relationEntry) {
 			b.chunk.clearRows()
 		}
 	}
+	if b.marks {
+		return c.markTruncate(b)
+	}
+	return nil
 }

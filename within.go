@@ -75,6 +75,9 @@ func (p *transactionPlace) passed(cursor lsn) bool {
 func (b *binding) ruleOf() string {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s %q %q %q", b.resource.mode, b.resource.filter, b.collectionKey, b.scanColumns())
+	if b.marks {
+		h.Write([]byte(" marks"))
+	}
 	if b.phase == phaseBackfill && !b.byCTID() {
 		fmt.Fprintf(h, " %t %x", b.meta.First, b.state.Scanned)
 	}

@@ -203,6 +203,8 @@ type workWriter struct {
 	depth  int                        // of savepoints
 	chunk  int                        // rows a chunk may have
 	latest *atomic.Pointer[workTable] // the table of the last backfilled row
+	// truncates is how many statements there are to a TRUNCATE; 0: there is none.
+	truncates int
 	// reconnect opens another connection when the server has ended the last one; nil where that is a failure.
 	reconnect func(ctx context.Context) (*pgx.Conn, error)
 
@@ -213,6 +215,8 @@ type workWriter struct {
 func refused(err error) bool {
 	switch sqlState(err) {
 	case "23505", "40P01", "40001", "25P02": // unique_violation, deadlock, serialization failure, in a failed transaction
+		return true
+	case "55006": // a TRUNCATE while a deferred constraint is still to be checked
 		return true
 	}
 	return false
@@ -337,6 +341,12 @@ func (w *workWriter) write(ctx context.Context, t *workTable) error {
 		n %= 30
 	}
 	name := quoteTable(t.table)
+	if w.truncates > 0 && w.rand.IntN(w.truncates) == 0 {
+		if w.rand.IntN(4) == 0 {
+			name += ", " + quoteTable(w.tables[w.rand.IntN(len(w.tables))].table)
+		}
+		return w.exec(ctx, "TRUNCATE "+name)
+	}
 	switch {
 	case n < 20:
 		return w.exec(ctx, w.insert(t, 1))
