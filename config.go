@@ -33,6 +33,7 @@ type settings struct {
 	port     uint16
 	user     string
 	password string
+	iam      *iamLogin // in place of password; nil for none
 	database string
 	ssh      *sshSettings // of the tunnel; nil for none
 
@@ -140,7 +141,7 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 	s.database = cmp.Or(root.text("database"), "postgres")
 	s.historyMode = root.flag("historyMode")
 	legacyPassword := root.text("password")
-	s.password = parseCredentials(root.object("credentials"), legacyPassword, found)
+	s.password, s.iam = parseCredentials(root.object("credentials"), legacyPassword, found)
 
 	filters := root.object("discoveryFilters")
 	advanced := root.object("advanced")
@@ -169,23 +170,21 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 	return s, nil
 }
 
-// parseCredentials returns the password. Properties of the other kinds of credentials are accepted beside a
-// password, because forms leave them behind when the kind is changed, as the runtime leaves tokens.
-func parseCredentials(o *object, legacyPassword string, found *faults) string {
+// parseCredentials returns the password, or how to log in without one. Properties of the other kinds of credentials are
+// accepted beside those of one, because forms leave them behind when the kind is changed, as the runtime leaves tokens.
+func parseCredentials(o *object, legacyPassword string, found *faults) (password string, iam *iamLogin) {
 	if o.props == nil {
 		if legacyPassword == "" && !o.broken {
 			found.add("credentials are missing: set credentials.auth_type to UserPassword and credentials.password " +
 				"to the role's password")
 		}
-		return legacyPassword
+		return legacyPassword, nil
 	}
-	password := ""
 	switch kind := o.text("auth_type"); kind {
-	case "", "UserPassword":
+	case "", authPassword:
 		password = o.required("password", "set it to the role's password")
-	case "AWSIAM", "GCPIAM", "AzureIAM": // not built
-		found.add("credentials.auth_type %s is not supported by this version: set it to UserPassword and give "+
-			"credentials.password", kind)
+	case authAWS, authGCP, authAzure:
+		iam = parseIAM(kind, o)
 	default:
 		found.add("credentials.auth_type is none of UserPassword, AWSIAM, GCPIAM, AzureIAM: set it to UserPassword")
 	}
@@ -193,7 +192,7 @@ func parseCredentials(o *object, legacyPassword string, found *faults) string {
 		"gcp_service_account_to_impersonate", "gcp_workload_identity_pool_audience", "gcp_access_token",
 		"azure_client_id", "azure_tenant_id", "azure_access_token")
 	o.refuseRest()
-	return password
+	return password, iam
 }
 
 // parseAddress reads the address property. An error shows it only where it can hold no password, as a URL can.
@@ -373,6 +372,9 @@ func (s *settings) parseTLS(advanced *object) {
 	s.sslRootCert = advanced.text("ssl_root_cert")
 	s.sslClientCert = advanced.text("ssl_client_cert")
 	s.sslClientKey = advanced.text("ssl_client_key")
+	if s.iam != nil {
+		s.sslmode = s.iam.requireTLS(s.sslmode, s.channelBinding, found)
+	}
 	if s.channelBinding == "require" && s.sslmode == "disable" {
 		found.add("advanced.channel_binding require needs TLS: set advanced.sslmode to require or verify-full")
 	}

@@ -247,9 +247,31 @@ func TestParseConfigFaults(t *testing.T) {
 		"no password":      {configChanges{"credentials.password": ""}, "credentials.password is missing: set it to the role's password"},
 		"password number":  {configChanges{"credentials.password": 12345}, "credentials.password must be a string, but is a number"},
 		"credentials text": {configChanges{"credentials": "s3cr3t"}, "credentials must be an object, but is a string"},
-		"AWS":              {configChanges{"credentials": configChanges{"auth_type": "AWSIAM", "aws_region": "r", "aws_role_arn": "a"}}, "credentials.auth_type AWSIAM is not supported by this version: set it to UserPassword and give credentials.password"},
-		"GCP":              {configChanges{"credentials.auth_type": "GCPIAM"}, "credentials.auth_type GCPIAM is not supported by this version: set it to UserPassword and give credentials.password"},
-		"Azure":            {configChanges{"credentials.auth_type": "AzureIAM"}, "credentials.auth_type AzureIAM is not supported by this version: set it to UserPassword and give credentials.password"},
+		"AWS without tokens": {
+			configChanges{"credentials": configChanges{"auth_type": "AWSIAM", "aws_region": "r", "aws_role_arn": "a"}},
+			"2 faults\ncredentials.aws_access_key_id is missing: the Flow runtime puts it there for each session, where credentials name aws_region and aws_role_arn; without the runtime, set it yourself\n" +
+				"credentials.aws_secret_access_key is missing: the Flow runtime puts it there for each session, where credentials name aws_region and aws_role_arn; without the runtime, set it yourself",
+		},
+		"AWS without region": {
+			configChanges{"credentials": configChanges{"auth_type": "AWSIAM", "aws_access_key_id": "i", "aws_secret_access_key": "s3cr3t"}},
+			"credentials.aws_region is missing: set it to the region of the database instance, such as eu-central-1",
+		},
+		"GCP without token": {
+			configChanges{"credentials.auth_type": "GCPIAM"},
+			"credentials.gcp_access_token is missing: the Flow runtime puts it there for each session, where credentials name gcp_service_account_to_impersonate and gcp_workload_identity_pool_audience; without the runtime, set it yourself (gcloud sql generate-login-token)",
+		},
+		"Azure without token": {
+			configChanges{"credentials.auth_type": "AzureIAM"},
+			"credentials.azure_access_token is missing: the Flow runtime puts it there for each session, where credentials name azure_client_id and azure_tenant_id; without the runtime, set it yourself (az account get-access-token --resource-type oss-rdbms)",
+		},
+		"a token in the clear": {
+			configChanges{"credentials": configChanges{"auth_type": "GCPIAM", "gcp_access_token": "s3cr3t"}, "advanced.sslmode": "disable"},
+			"advanced.sslmode disable is not possible with credentials.auth_type GCPIAM, which needs TLS: set it to require or verify-full",
+		},
+		"a token that is bound": {
+			configChanges{"credentials": configChanges{"auth_type": "GCPIAM", "gcp_access_token": "s3cr3t"}, "advanced.channel_binding": "require"},
+			"advanced.channel_binding require is not possible with credentials.auth_type GCPIAM, whose token the server wants as it is: set it to prefer",
+		},
 		"other credentials": {
 			configChanges{"credentials.auth_type": "s3cr3t"}, "credentials.auth_type is none of UserPassword, AWSIAM, GCPIAM, AzureIAM: set it to UserPassword",
 		},

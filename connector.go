@@ -495,6 +495,10 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	err = c.run(ctx)
 	stop()
 	<-watched
+	if tokenExpired(err) && k.out.settled() && ctx.Err() == nil {
+		logStatus("The session ends: "+err.Error(), nil) // no failure: the next one has a new token
+		return nil
+	}
 	return stopCause(ctx, advise(err, s))
 }
 

@@ -145,6 +145,7 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 func (db *database) connectWatermarks(ctx context.Context) (*pgx.Conn, error) {
 	config := db.pool.Config().ConnConfig
 	db.attend(config)
+	config.Password = db.password()
 	if db.charset != nil {
 		filterRows(&config.Config, db.charset)
 	}
@@ -251,6 +252,9 @@ func (db *database) probe(ctx context.Context) error {
 		return connectError(ctx, db.settings, withGreeting(ctx, db.route(), db.settings, err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	if db.settings.iam != nil {
+		db.settings.iam.worked.Store(true)
+	}
 
 	const sqlAboutServer = `SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('TimeZone'),` +
 		` pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(),` +
@@ -357,6 +361,7 @@ func (db *database) poolConfig() (*pgxpool.Config, error) {
 	}
 	config.BeforeConnect = func(_ context.Context, config *pgx.ConnConfig) error {
 		db.attend(config)
+		config.Password = db.password()
 		filterRows(&config.Config, db.charset)
 		return nil
 	}
@@ -371,6 +376,23 @@ func (db *database) connectConfig() (*pgconn.Config, error) {
 		return nil, fmt.Errorf("parse the driver's defaults: %w", err)
 	}
 	return config, db.fillConfig(config)
+}
+
+// prepared reports whether the password is sent as its preparation for SCRAM has it.
+func (s *settings) prepared() bool {
+	return s.iam == nil && !s.plainPassword && saslprep(s.password) != s.password
+}
+
+// password is what a connection that is made now logs in with.
+func (db *database) password() string {
+	s := db.settings
+	switch {
+	case s.iam != nil:
+		return s.iam.password(s)
+	case s.prepared():
+		return saslprep(s.password)
+	}
+	return s.password
 }
 
 // newDialer returns a dialer for a connection that may be quiet for long.
@@ -399,10 +421,9 @@ func (db *database) fillConfig(config *pgconn.Config) error {
 		return err
 	}
 	config.Host, config.Port = s.host, s.port
-	config.User, config.Password, config.Database = s.user, s.password, s.database
-	if prepared := saslprep(s.password); prepared != s.password && !s.plainPassword {
-		// Other ways to log in take the password as it is: this one is for SCRAM only.
-		config.Password, config.RequireAuth = prepared, "scram-sha-256"
+	config.User, config.Password, config.Database = s.user, db.password(), s.database
+	if s.prepared() {
+		config.RequireAuth = "scram-sha-256" // other ways to log in take the password as it is
 	}
 	config.ChannelBinding = cmp.Or(s.channelBinding, "prefer")
 	config.ConnectTimeout = connectTimeout
@@ -503,7 +524,7 @@ func connectErrorOf(ctx context.Context, s *settings, err error, replication boo
 		}
 	}
 	msg := fmt.Sprintf("cannot connect to %s: %s", where, strings.Join(reasons, "; tried again in another way: "))
-	failure := &connectFailure{cause: err, replication: replication}
+	failure := &connectFailure{cause: err, replication: replication, expired: s.iam.refused(err) && s.iam.worked.Load()}
 	if remedy := connectRemedy(s, failure); remedy != "" {
 		msg += ". " + remedy
 	}
@@ -516,6 +537,7 @@ type connectFailure struct {
 	userError
 	cause       error
 	replication bool // it was to be one for replication
+	expired     bool // the login was refused after others with the same credentials were not
 }
 
 func (e *connectFailure) Unwrap() []error { return []error{&e.userError, e.cause} }
@@ -560,6 +582,9 @@ func connectRemedy(s *settings, failure *connectFailure) string {
 	err := failure.cause
 	if tunnel, ok := errors.AsType[*tunnelError](err); ok {
 		return tunnel.remedy
+	}
+	if s.iam.refused(err) {
+		return s.iam.remedy(s)
 	}
 	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 		_, advice := classify(failure)

@@ -77,6 +77,9 @@ func (c *capture) readFailed(b *binding, err error) error {
 		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
 		return nil
 	}
+	if tokenExpired(err) {
+		return err
+	}
 	b.failures++
 	b.notBefore = time.Now().Add(pauseAfter(b.failures, longestPause))
 	if linkFailed(err) {
@@ -131,7 +134,7 @@ func (c *capture) readFailed(b *binding, err error) error {
 // linkFailed reports whether an error says nothing of a table, but of the connection that it was met on.
 func linkFailed(err error) bool {
 	code := sqlState(err)
-	return code == "" && transient(err) || strings.HasPrefix(code, "08") || strings.HasPrefix(code, "57P") ||
+	return code == "" && transient(err) || tokenExpired(err) || strings.HasPrefix(code, "08") || strings.HasPrefix(code, "57P") ||
 		strings.HasPrefix(code, "25P") || code == "53300"
 }
 

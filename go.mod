@@ -3,6 +3,7 @@ module source-postgres
 go 1.26.0
 
 require (
+	github.com/aws/smithy-go/aws-http-auth v1.2.2
 	github.com/estuary/flow v0.6.12
 	github.com/gogo/protobuf v1.3.2
 	github.com/google/uuid v1.6.0
