@@ -26,7 +26,7 @@ func TestManyBindings(t *testing.T) {
 	schema := db.createSchema("many")
 	createManyTables(db, schema, tables, bound)
 
-	r := newTestRuntime(t, runtimeOptions{config: db.config()})
+	r := newTestRuntime(t, runtimeOptions{config: db.config(), deadline: 2 * backfillLimit})
 	timed := func(what string, limit time.Duration, f func()) {
 		t.Helper()
 		begin := time.Now()
