@@ -84,5 +84,17 @@ func cutConnections() {
 	}
 }
 
+// largeTransactionVariable holds another value of largeTransaction.
+const largeTransactionVariable = "SOURCE_POSTGRES_TEST_LARGE_TRANSACTION"
+
+func init() {
+	if text := os.Getenv(largeTransactionVariable); text != "" {
+		var err error
+		if largeTransaction, err = strconv.Atoi(text); err != nil {
+			panic(largeTransactionVariable + ": " + err.Error())
+		}
+	}
+}
+
 // hurry is the longest that hurried lets anything wait.
 var hurry = time.Second

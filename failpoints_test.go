@@ -77,6 +77,7 @@ var (
 		"marker.begin": {phases: anew}, "marker.complete": {phases: anew},
 		"truncate.before": {phases: anew}, "truncate.written": {phases: anew}, "truncate.after": {phases: anew},
 		"marker.written": {phases: anew, most: 9}, "marker.after": {phases: anew, most: 9},
+		"within.before": {phases: streaming, most: 2}, "within.after": {phases: streaming, most: 2},
 	}
 )
 
@@ -207,7 +208,7 @@ func (o *crashes) arm(name string) {
 
 // session prepares the next session.
 func (o *crashes) session(c codec) {
-	o.runtime.drawPeer(o.rand)
+	o.drawPeer()
 	o.runtime.driver.codec = c
 	if o.phase == phaseAnew {
 		o.runtime.driver.runtime, o.runtime.driver.limits = runtimeV2, nil
@@ -533,6 +534,7 @@ func TestFailpoints(t *testing.T) {
 			defer func() { <-slots }()
 			o := &crashes{oracle: newOracle(t, seed+uint64(i)), phase: r.phase}
 			o.readOnly, o.command = r.readOnly, []string{binary}
+			o.large = o.rand.IntN(2) == 0 || slices.ContainsFunc(r.names, func(name string) bool { return strings.HasPrefix(name, "within.") })
 			codecOf := func() codec {
 				switch r.codec {
 				case "proto":

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -34,6 +35,9 @@ func warnOfDeadline() {
 	}
 }
 
+// testLargeVariable holds how many bytes of documents of a transaction are put out before there is a checkpoint inside of it.
+const testLargeVariable = "SOURCE_POSTGRES_TEST_LARGE_TRANSACTION"
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(testMainVariable) {
 	case "connector":
@@ -47,6 +51,12 @@ func TestMain(m *testing.M) {
 		if text := os.Getenv(testHurryVariable); text != "" {
 			var err error
 			if hurry, err = time.ParseDuration(text); err != nil {
+				panic(err)
+			}
+		}
+		if text := os.Getenv(testLargeVariable); text != "" {
+			var err error
+			if largeTransaction, err = strconv.Atoi(text); err != nil {
 				panic(err)
 			}
 		}

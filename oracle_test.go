@@ -60,6 +60,7 @@ type oracle struct {
 	loses      bool                 // the slot is lost now and then
 	counters   map[tableName]uint32 // backfill counters
 	without    map[tableName]bool   // not bound now
+	large      bool                 // transactions that are large by a bound of some kB, drawn anew for each session
 	since      string               // server time behind which every change is streamed
 
 	byName map[string]*workTable
@@ -327,11 +328,16 @@ func (o *oracle) prepare() {
 	o.drawPeer()
 }
 
-// drawPeer draws the runtime of the next session.
+// drawPeer draws what runtime the next session meets, and from how many bytes on a transaction has checkpoints inside of it.
 func (o *oracle) drawPeer() {
+	d := o.runtime.driver
 	o.runtime.drawPeer(o.rand)
-	if d := o.runtime.driver; o.marks && d.runtime == runtimeV1 {
+	if o.marks && d.runtime == runtimeV1 {
 		d.runtime, d.limits = runtimeV2, nil
+	}
+	d.env = slices.DeleteFunc(slices.Clone(d.env), func(v string) bool { return strings.HasPrefix(v, testLargeVariable) })
+	if o.large {
+		d.env = append(d.env, fmt.Sprintf("%s=%d", testLargeVariable, 100<<o.rand.IntN(7)))
 	}
 }
 
@@ -823,8 +829,8 @@ func (o *oracle) judge() {
 		o.compare(t, rows, documents)
 	}
 	o.compared += h.Keys()
-	o.t.Logf("seed %d: %d documents, %d checkpoints, %d rows in %d tables; %d kills, %d severed, %d stops",
-		o.seed, len(documents), o.runtime.checkpoints, h.Keys(), len(o.tables), o.kills, o.severed, o.stops)
+	o.t.Logf("seed %d: %d documents, %d checkpoints, of them %d inside of transactions, %d rows in %d tables; %d kills, %d severed, %d stops",
+		o.seed, len(documents), o.runtime.checkpoints, h.Within, h.Keys(), len(o.tables), o.kills, o.severed, o.stops)
 }
 
 // docSource is what the judgement needs of _meta.
@@ -1114,6 +1120,7 @@ func TestOracle(t *testing.T) {
 		}
 		o.chunk = []int{1, 2, 7, 50}[o.rand.IntN(4)]
 		o.readOnly = seed%2 == 1
+		o.large = o.rand.IntN(2) == 0
 		o.flavoured()
 		stop := o.writers(4, 6*time.Millisecond)
 		o.start()
@@ -1214,6 +1221,7 @@ func (o *oracle) again(rounds int) {
 	o.t.Helper()
 	o.chunk = []int{2, 7, 20}[o.rand.IntN(3)]
 	o.readOnly = o.rand.IntN(3) == 0
+	o.large = o.rand.IntN(2) == 0
 	schema := o.schema()
 	for _, f := range flavours {
 		if slices.Contains([]string{"int", "icu", "numeric", "enum", "parts"}, f.name) {
@@ -1319,18 +1327,25 @@ func TestOracleKillEvery(t *testing.T) {
 	case testing.Short():
 		step = 25
 	}
-	total, _ := killBehind(t, 0, 0, 0)
-	t.Logf("a run has %d documents and checkpoints", total)
-	if total < 60 {
-		t.Errorf("a run has %d documents and checkpoints, want 60 at least", total)
+	whole, _ := killBehind(t, 0, 0, 0, false)
+	parts, _ := killBehind(t, 0, 0, 0, true)
+	t.Logf("a run has %d documents and checkpoints, with checkpoints inside of transactions %d", whole, parts)
+	if whole < 60 || parts < whole {
+		t.Errorf("a run has %d documents and checkpoints, want 60 at least, and not more than %d", whole, parts)
 	}
-	for n := 1; n <= total; n++ {
-		if n%step == 0 {
-			t.Run(fmt.Sprintf("n=%d", n), func(t *testing.T) {
-				t.Parallel()
-				killBehind(t, n, 0, total)
-			})
+	for n := step; n <= parts; n += step {
+		large := n/step%2 == 0 || n > whole || step == 1
+		total := whole
+		if large {
+			total = parts
 		}
+		t.Run(fmt.Sprintf("n=%d", n), func(t *testing.T) {
+			t.Parallel()
+			killBehind(t, n, 0, total, large)
+			if step == 1 && n <= whole {
+				killBehind(t, n, 0, whole, false)
+			}
+		})
 	}
 }
 
@@ -1343,13 +1358,13 @@ func TestOracleKillBytes(t *testing.T) {
 	case testing.Short():
 		cuts = 2
 	}
-	total, bytes := killBehind(t, 0, 0, 0)
+	total, bytes := killBehind(t, 0, 0, 0, true)
 	random := rand.New(rand.NewPCG(firstSeed(t), 4))
 	for range cuts {
 		at := 1 + random.Int64N(bytes)
 		t.Run(fmt.Sprintf("at=%d", at), func(t *testing.T) {
 			t.Parallel()
-			killBehind(t, 0, at, total)
+			killBehind(t, 0, at, total, true)
 		})
 	}
 }
@@ -1376,10 +1391,10 @@ func (c *cutReader) Read(p []byte) (int, error) {
 // killBehind runs killScript, kills the connector behind output n or dies at a byte of the first session's output (0: never),
 // resumes, judges, and returns how many outputs there were, and how many bytes in the first session. total is about how
 // many outputs a run without a kill has.
-func killBehind(t *testing.T, n int, at int64, total int) (outputs int, bytes int64) {
+func killBehind(t *testing.T, n int, at int64, total int, large bool) (outputs int, bytes int64) {
 	o := newOracle(t, uint64(n)+uint64(at))
 	o.chunk = 3
-	o.readOnly = n%7 == 6
+	o.readOnly, o.large = n%7 == 6, large
 	schema := o.schema()
 	names := []string{"{schema}", quoteIdent(schema)}
 	for _, f := range flavours {

@@ -6,8 +6,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"source-postgres/tests/history"
 
 	"github.com/sirupsen/logrus"
 )
@@ -271,5 +277,122 @@ func TestWithinOtherwise(t *testing.T) {
 				t.Errorf("said: %s", said.String())
 			}
 		})
+	}
+}
+
+// TestLargeTransaction kills a capture several times in one large transaction of a real server.
+//
+// Goal: each document once, and progress that is kept. Method: inserts, updates, key moves and deletes of two tables in one transaction,
+// its documents many times the bound, or with -long 200 MB at the bound that captures have; kills behind some bytes of documents; the bytes
+// that come again are counted.
+func TestLargeTransaction(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not under -short: writes and reads some tens of megabytes")
+	}
+	for _, version := range []runtimeVersion{runtimeV1, runtimeV2} {
+		for _, c := range []codec{codecProto, codecJSON} {
+			t.Run(fmt.Sprintf("%s %s", version, codecName(c)), func(t *testing.T) { largeTransactionRun(t, version, c) })
+		}
+	}
+}
+
+func largeTransactionRun(t *testing.T, version runtimeVersion, c codec) {
+	bound, rows, most := int64(1<<20), 8_000, 6
+	if *longTests {
+		bound, rows, most = int64(largeTransaction), 150_000, 3
+	}
+	db := newTestDB(t)
+	a := db.createTable("large_a", "(id int PRIMARY KEY, n int, v text)")
+	b := db.createTable("large_b", "(id int PRIMARY KEY, n int, v text)")
+	db.exec("ALTER TABLE " + quoteTable(b) + " REPLICA IDENTITY FULL")
+	received, killAt := int64(0), int64(0) // bytes of documents; written between sessions and by the one under way
+	r := startRuntime(t, runtimeOptions{
+		config: db.config(), tables: a.String() + "," + b.String(), deadline: 10 * time.Minute, runtime: version, codec: c,
+		limits: &transactionLimits{bytes: 1}, // what a checkpoint has is committed at once
+		env:    []string{fmt.Sprintf("%s=%d", testLargeVariable, bound)},
+		onDocument: func(r *testRuntime, _ string, doc []byte) {
+			if received += int64(len(doc)); killAt > 0 && received >= killAt {
+				killAt = 0
+				r.sever(false)
+			}
+		},
+	})
+	r.waitStreaming()
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	db.script(strings.NewReplacer("{a}", quoteTable(a), "{b}", quoteTable(b), "{rows}", fmt.Sprint(rows)).Replace(`BEGIN;
+		INSERT INTO {a} SELECT i, 0, repeat(md5(i::text), 40) FROM generate_series(1, {rows}) i;
+		INSERT INTO {b} SELECT i, 0, repeat(md5(i::text), 40) FROM generate_series(1, {rows} / 8) i;
+		UPDATE {b} SET n = 1 WHERE id % 3 = 0; UPDATE {b} SET id = -id WHERE id % 5 = 0; DELETE FROM {b} WHERE id % 7 = 0;
+		UPDATE {a} SET id = id + {rows} WHERE id <= {rows} / 10; DELETE FROM {a} WHERE id % 4 = 0; COMMIT;
+		INSERT INTO {a} VALUES (0, 0, 'the end')`))
+	kills, resumed := 0, 0
+	for ended := false; !ended; {
+		if kills < most {
+			killAt = received + bound*5/2
+		}
+		r.start()
+		seen := 0
+		_, _, err := r.waitSome(10*time.Minute, func() bool {
+			for ; seen < len(r.committed); seen++ {
+				ended = ended || strings.Contains(r.committed[seen].doc, `"the end"`)
+			}
+			return ended
+		})
+		switch {
+		case errors.Is(err, errSevered):
+			kills++
+		case err != nil:
+			t.Fatal(err)
+		case !ended:
+			t.Fatal("the transaction has not come")
+		}
+	}
+	r.stop()
+	if err := r.wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range r.logs {
+		if strings.HasPrefix(log.message, "Resuming within the transaction that commits at ") {
+			resumed++
+		}
+	}
+	kept := int64(0)
+	for _, d := range r.documents() {
+		kept += int64(len(d.doc))
+	}
+	t.Logf("%d documents of %d bytes; %d kills, %d sessions that resumed within the transaction, %d bytes sent again", len(r.committed), kept,
+		kills, resumed, received-kept)
+	if kills < 2 || resumed < kills {
+		t.Errorf("%d kills, behind which %d sessions resumed within the transaction", kills, resumed)
+	}
+	// What came behind the last checkpoint, and one that the runtime had not committed.
+	if again := received - kept; again > int64(kills)*2*bound {
+		t.Errorf("%d bytes of documents were sent again for %d kills, with a bound of %d", again, kills, bound)
+	}
+	h := r.history(history.Table{Name: a.String(), Key: []string{"id"}}, history.Table{Name: b.String(), Key: []string{"id"}, Full: true})
+	if h.Within < kills {
+		t.Errorf("%d checkpoints stand inside of the transaction", h.Within)
+	}
+	for _, table := range []tableName{a, b} {
+		var have []string
+		if err := h.Rows(table.String(), func(row *history.Row, _ int) error {
+			values, err := row.Values()
+			have = append(have, fmt.Sprintf("%s %s %s", values["id"], values["n"], values["v"]))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for _, row := range db.query(`SELECT id::text || ' ' || n || ' ' || to_json(v)::text FROM ` + quoteTable(table)) {
+			want = append(want, row[0])
+		}
+		slices.Sort(have)
+		slices.Sort(want)
+		if !slices.Equal(have, want) {
+			t.Errorf("%s: %d rows replayed are not the %d of the table", table, len(have), len(want))
+		}
 	}
 }
