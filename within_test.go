@@ -169,6 +169,32 @@ func (c *testCapture) scannedTo(key string) {
 	}
 }
 
+// TestWithinReconnect loses the replication session behind a checkpoint inside of a transaction, and goes on in the process.
+func TestWithinReconnect(t *testing.T) {
+	insert := func(id string) string { return insertText(testOID, "t"+id, "tv", "tb") }
+	c := newTestCapture(t, testTable('d'), modeAutomatic).activeNow()
+	c.cursor, c.stored = 900, 900
+	c.b.mark()
+	if err := c.checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 4 {
+		c.at, c.xid = 1000, 700
+		c.within(n, insert("1"), insert("2"), insert("3"))
+		if c.documents != n || !c.out.settled() {
+			t.Fatalf("%d documents behind %d changes", c.documents, n)
+		}
+		if n < 3 {
+			c.out.drop()
+			c.cursor = c.stored
+			c.forget()
+			c.previousEnd = c.cursor
+			c.loadPlaces()
+		}
+	}
+	c.want("| c1,v,b | c2,v,b | c3,v,b | |")
+}
+
 // TestWithinTruncated has the table captured anew in the middle of the transaction: what comes behind that is not captured, nor
 // is it when the transaction is streamed again with the table to be captured anew from its first change on.
 func TestWithinTruncated(t *testing.T) {
