@@ -72,6 +72,7 @@ type binding struct {
 	resource      resource
 	shares        string   // another table whose documents the collection has, of a binding of the same task; "": none
 	marks         bool     // a TRUNCATE is marked
+	anew          bool     // bound in this session, to a collection that may have documents of the table; until that has been said
 	collectionKey []string // column names of the collection key; nil for the fallback key
 	txid          bool     // the collection has a place for _meta.source.txid
 
@@ -195,6 +196,9 @@ func (b *binding) storedState(cursor lsn) *bindingState {
 		b.meta.Within = nil
 	}
 	b.meta.Partitions = b.partitions.unwritten()
+	if b.meta.BegunAt = ""; b.meta.Begun {
+		b.meta.BegunAt = b.state.place()
+	}
 	b.state.setMetadata(&b.meta)
 	return b.state
 }

@@ -483,7 +483,7 @@ func (c *capture) settle() error {
 			return err
 		}
 		c.stage = stageCapture
-		if len(c.pending)+len(c.attached)+len(c.reading) > 0 {
+		if len(c.pending)+len(c.attached)+len(c.reading)+len(c.marking) > 0 {
 			c.diag.status(statusBackfill)
 		} else {
 			c.diag.status(statusStream)
@@ -608,7 +608,7 @@ func (c *capture) tryRows(ck *chunk, from provenance) (good int, err error) {
 
 // nothingToRead says so when the last backfill has ended.
 func (c *capture) nothingToRead() {
-	if len(c.pending)+len(c.attached)+len(c.reading) == 0 {
+	if len(c.pending)+len(c.attached)+len(c.reading)+len(c.marking) == 0 { // else their last markers are to come first
 		c.diag.status(statusStream)
 	}
 }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -73,7 +74,9 @@ type bindingMetadata struct {
 	// until a change comes whose old key is not told.
 	Untold bool `json:"untold"`
 	// Begun is set from the BackfillBegin of the backfill under way until its BackfillComplete (markers.go).
-	Begun bool `json:"begun"`
+	// BegunAt tells how far that backfill was when we stored it: another image that goes on with it carries this along as it is.
+	Begun   bool   `json:"begun"`
+	BegunAt string `json:"begunAt"`
 	// Within is how far a transaction behind the cursor has been captured (within.go); nil for none that is known.
 	Within *transactionPlace `json:"within"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
@@ -182,6 +185,11 @@ func (b *bindingState) setMetadata(m *bindingMetadata) {
 	raw, err := json.Marshal(m)
 	assert(err == nil, "metadata marshals")
 	b.Metadata = raw
+}
+
+// place tells how far the backfill of an entry is.
+func (b *bindingState) place() string {
+	return string(b.Mode) + " " + strconv.Itoa(b.Backfilled) + " " + base64.StdEncoding.EncodeToString(b.Scanned)
 }
 
 // ignored is the entry of a binding that is no longer part of the task.

@@ -622,6 +622,7 @@ func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState
 			logrus.WithField("stateKey", b.stateKey).Info("binding added to capture")
 			b.state = &bindingState{Mode: storedPending}
 			b.meta.First = stored == nil && specs[i].Backfill == 0
+			b.anew = !b.meta.First
 			b.phase = phasePending
 			b.mark()
 			continue
@@ -629,6 +630,9 @@ func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState
 		fresh = false
 		b.state = stored
 		b.meta, _ = stored.metadata()
+		if b.meta.Begun && b.meta.BegunAt != stored.place() {
+			c.foreignBegun(b)
+		}
 		if err := b.partitions.restore(b.meta.Partitions); err != nil {
 			c.status("What is stored of %s cannot be read (%v): partitions attached while the capture was stopped may be missing; "+
 				"trigger a backfill of it if there were any", b.name(), err)

@@ -73,6 +73,8 @@ func (c *capture) unmarkedScan(b *binding) string {
 		reason = "the mode Only Changes reads no rows"
 	case c.settings.skipsBackfill(b.name()):
 		reason = "advanced.skip_backfills has no rows of it read"
+	case c.settings.flags.forceResetCursor != 0:
+		reason = "the feature flag force_reset_cursor leaves changes out"
 	case c.settings.minBackfillXID != "":
 		reason = "advanced.min_backfill_xid leaves rows out"
 	case b.resource.filter != "":
@@ -142,6 +144,16 @@ func (c *capture) closeCheckpoint() error {
 // beginMarked writes the Begin of those bindings whose backfill is about to start and has none yet.
 func (c *capture) beginMarked(starting []*binding) error {
 	if !c.settings.flags.emitBackfillMarkers {
+		var anew []*binding
+		for _, b := range starting {
+			if b.anew && !c.onlyStreams(b) {
+				anew = append(anew, b)
+			}
+			b.anew = false
+		}
+		if len(anew) > 0 {
+			c.status("%s backfilled again. %s", subject(anew, "is", "are"), c.remains(anew...))
+		}
 		return nil
 	}
 	var begun []*binding
@@ -185,10 +197,10 @@ func (c *capture) completeMarked() error {
 			continue
 		}
 		c.marking = slices.DeleteFunc(c.marking, func(o *binding) bool { return o == b })
+		told = true
 		if !b.meta.Begun { // captured anew, parked, truncated
 			continue
 		}
-		told = true
 		if c.voidBegun(b) {
 			continue
 		}
@@ -288,6 +300,15 @@ func (c *capture) voidBegun(b *binding) bool {
 	}
 	c.status("%s", text)
 	return true
+}
+
+// foreignBegun has a backfill that a marker began end without one, where another image has gone on with it: whether that has emitted every
+// row, and whole, we do not know.
+func (c *capture) foreignBegun(b *binding) {
+	b.meta.Begun = false
+	b.mark()
+	c.status("The backfill of %s, which a backfill marker began, ends without one, as another connector went on with it: documents of rows that "+
+		"vanished stay in the collection. Trigger a backfill of it to have them dropped.", b.name())
 }
 
 // resumeMarked takes up the backfills that a marker began.

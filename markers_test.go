@@ -398,6 +398,7 @@ func TestUnmarkedScans(t *testing.T) {
 		},
 		"skipped": {func(c *capture, _ *binding) { c.settings.skipAll = true }, "advanced.skip_backfills has no rows of it read"},
 		"xid":     {func(c *capture, _ *binding) { c.settings.minBackfillXID = "7" }, "advanced.min_backfill_xid leaves rows out"},
+		"reset":   {func(c *capture, _ *binding) { c.settings.flags.forceResetCursor = 1 }, "the feature flag force_reset_cursor leaves changes out"},
 		"filter":  {func(_ *capture, b *binding) { b.resource.filter = "true" }, "advanced.additional_backfill_filter leaves rows out"},
 		"rows": {
 			func(_ *capture, b *binding) { b.table.rowFilter = "id > 0" },

@@ -246,6 +246,64 @@ func TestReadLinesLong(t *testing.T) {
 	}
 }
 
+// TestMarkers: what came before a Begin is not there for what follows, and gone when the Complete has come.
+func TestMarkers(t *testing.T) {
+	doc := func(op string, id int, rest string) string {
+		return fmt.Sprintf(`["public.t",{"_meta":{"op":%q,"source":{"schema":"public","table":"t","loc":[1,%%d,1]}},"id":%d%s}]`, op, id, rest)
+	}
+	const begin, complete = `["backfillBegin",{"binding":"public.t"}]`, `["backfillComplete",{"binding":"public.t"}]`
+	for name, test := range map[string]struct {
+		lines   []string
+		lenient bool
+		want    string // ids and v of the rows
+		fault   string
+	}{
+		"vanished": {lines: []string{doc("c", 1, ""), doc("c", 2, ""), begin, doc("c", 2, ""), complete}, want: "2:"},
+		"truncate": {lines: []string{doc("c", 1, ""), begin, complete, doc("c", 1, `,"v":1`)}, want: "1:1"},
+		"open":     {lines: []string{doc("c", 1, ""), doc("c", 2, ""), begin, doc("c", 2, "")}, want: "1: 2:"},
+		"superseded": {
+			lines: []string{doc("c", 1, ""), begin, doc("c", 1, ""), doc("c", 2, ""), begin, doc("c", 2, ""), complete}, want: "2:",
+		},
+		"no Begin":     {lines: []string{doc("c", 1, ""), complete}, want: "1:"},
+		"unseen":       {lines: []string{doc("c", 1, ""), begin, doc("d", 1, ""), doc("d", 7, ""), complete}, want: ""},
+		"half":         {lines: []string{doc("c", 1, `,"v":1`), begin, doc("u", 1, ""), complete}, lenient: true, want: "1:"},
+		"half, strict": {lines: []string{doc("c", 1, `,"v":1`), begin, doc("u", 1, ""), complete}, fault: "a change of a key that does not exist"},
+		"twice":        {lines: []string{doc("c", 1, ""), begin, doc("c", 1, ""), doc("c", 1, "")}, fault: "an insertion of a key that exists"},
+	} {
+		h := New(Table{Name: "public.t", Key: []string{"id"}, Lenient: test.lenient})
+		text := ""
+		for i, line := range test.lines {
+			text += strings.Replace(line, "%d", fmt.Sprint(i+1), 1) + "\n"
+		}
+		err := h.ReadLines(strings.NewReader(text), nil)
+		if test.fault != "" {
+			if err == nil || !strings.Contains(err.Error(), test.fault) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var rows []string
+		if err := h.Rows("public.t", func(row *Row, _ int) error {
+			values, err := row.Values()
+			rows = append(rows, fmt.Sprintf("%s:%s", values["id"], values["v"]))
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		slices.Sort(rows)
+		if got := strings.Join(rows, " "); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+		if _, live := h.Counts("public.t"); live != len(rows) {
+			t.Errorf("%s: %d rows are counted, %d are there", name, live, len(rows))
+		}
+	}
+}
+
 // The field walk agrees with encoding/json on every object, and refuses what it refuses.
 func FuzzFields(f *testing.F) {
 	for _, seed := range []string{
