@@ -141,10 +141,9 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 	s.database = cmp.Or(root.text("database"), "postgres")
 	s.historyMode = root.flag("historyMode")
 	legacyPassword := root.text("password")
-	s.password, s.iam = parseCredentials(root.object("credentials"), legacyPassword, found)
-
 	filters := root.object("discoveryFilters")
 	advanced := root.object("advanced")
+	s.password, s.iam = parseCredentials(root.object("credentials"), legacyPassword, advanced.has("ssl_client_cert"), found)
 	s.parseDiscovery(filters, advanced)
 	s.parseNames(advanced)
 	s.parseBackfill(advanced)
@@ -170,11 +169,12 @@ func parseConfig(raw json.RawMessage) (*settings, error) {
 	return s, nil
 }
 
-// parseCredentials returns the password, or how to log in without one. Properties of the other kinds of credentials are
+// parseCredentials returns the password, which may be empty where a client certificate proves who we are, or how to log in without
+// one. Properties of the other kinds of credentials are
 // accepted beside those of one, because forms leave them behind when the kind is changed, as the runtime leaves tokens.
-func parseCredentials(o *object, legacyPassword string, found *faults) (password string, iam *iamLogin) {
+func parseCredentials(o *object, legacyPassword string, certified bool, found *faults) (password string, iam *iamLogin) {
 	if o.props == nil {
-		if legacyPassword == "" && !o.broken {
+		if legacyPassword == "" && !o.broken && !certified {
 			found.add("credentials are missing: set credentials.auth_type to UserPassword and credentials.password " +
 				"to the role's password")
 		}
@@ -182,7 +182,9 @@ func parseCredentials(o *object, legacyPassword string, found *faults) (password
 	}
 	switch kind := o.text("auth_type"); kind {
 	case "", authPassword:
-		password = o.required("password", "set it to the role's password")
+		if password = o.text("password"); password == "" && !certified {
+			password = o.required("password", "set it to the role's password")
+		}
 	case authAWS, authGCP, authAzure:
 		iam = parseIAM(kind, o)
 	default:
@@ -369,9 +371,9 @@ func (s *settings) parseTLS(advanced *object) {
 	found := advanced.found
 	s.sslmode = advanced.choice("sslmode", "prefer", "disable", "allow", "require", "verify-ca", "verify-full")
 	s.channelBinding = advanced.choice("channel_binding", "prefer", "disable", "require")
-	s.sslRootCert = advanced.text("ssl_root_cert")
-	s.sslClientCert = advanced.text("ssl_client_cert")
-	s.sslClientKey = advanced.text("ssl_client_key")
+	s.sslRootCert = pastedPEM(advanced.text("ssl_root_cert"))
+	s.sslClientCert = pastedPEM(advanced.text("ssl_client_cert"))
+	s.sslClientKey = pastedPEM(advanced.text("ssl_client_key"))
 	if s.iam != nil {
 		s.sslmode = s.iam.requireTLS(s.sslmode, s.channelBinding, found)
 	}

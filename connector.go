@@ -243,6 +243,7 @@ func (k *connector) validate(ctx context.Context, r *pc.Request_Validate) (respo
 		return nil, err
 	}
 	defer db.close()
+	db.warnExposed()
 	var wanted []requirement
 	var resources []resource
 	var names []tableName
@@ -473,6 +474,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		return stopCause(ctx, err)
 	}
 	defer db.close()
+	db.warnExposed()
 	c := &capture{
 		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling, v1: runsOnV1(r.Capture),
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),

@@ -27,6 +27,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/sirupsen/logrus"
 )
 
 // connectTimeout bounds one attempt to reach the server and to log in.
@@ -51,6 +52,7 @@ type database struct {
 	version  int    // server_version_num
 	timeZone string // of the first query session; pinned on all
 	standby  bool   // pg_is_in_recovery()
+	exposed  bool   // sslmode prefer has come down to a connection without TLS
 	encoding string // server_encoding; under SQL_ASCII client_encoding stays that
 	// charset is set where the server could not convert all that it stores: client_encoding is encoding then, and we convert.
 	charset *charset
@@ -83,6 +85,14 @@ func (db *database) open(ctx context.Context) error {
 		return connectError(ctx, db.settings, err)
 	}
 	return db.with(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) })
+}
+
+// warnExposed says that the connection is not encrypted, where that was not asked for.
+func (db *database) warnExposed() {
+	if db.exposed {
+		logrus.Warn("the connection to the server is not encrypted: it offers no TLS, or none that we could agree on, and advanced.sslmode is " +
+			"prefer. Set it to require to insist on TLS, or to disable if it is as it should be")
+	}
 }
 
 // close says goodbye to the server, but does not wait long for its answer: the link may be dead.
@@ -255,6 +265,8 @@ func (db *database) probe(ctx context.Context) error {
 	if db.settings.iam != nil {
 		db.settings.iam.worked.Store(true)
 	}
+	_, encrypted := conn.Conn().(*tls.Conn)
+	db.exposed = !encrypted && db.settings.sslmode == "prefer"
 
 	const sqlAboutServer = `SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('TimeZone'),` +
 		` pg_catalog.current_setting('server_encoding'), pg_catalog.pg_is_in_recovery(),` +

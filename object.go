@@ -89,6 +89,12 @@ func (o *object) text(name string) (text string) {
 	return text
 }
 
+// has reports whether a property is a text that is not empty, without taking it.
+func (o *object) has(name string) bool {
+	var text string
+	return json.Unmarshal(o.props[name], &text) == nil && text != ""
+}
+
 // tolerate accepts properties of any type without reading them.
 func (o *object) tolerate(names ...string) { o.known = append(o.known, names...) }
 
