@@ -68,6 +68,8 @@ type capture struct {
 	catalog func(names []tableName) (map[tableName]*table, error)
 	// standing reads the row of a key as it is now: readStanding, but for tests without a server.
 	standing func(e *relationEntry, key []value) (tuple, error)
+	// lookup is reread, but for tests without a server.
+	lookup func(b *binding, p *plan, key []value, lacking tuple) (tuple, error)
 
 	bindings []*binding
 	byName   map[tableName]*binding
@@ -614,7 +616,7 @@ func (c *capture) nothingToRead() {
 }
 
 // completeRows fills in the unchanged TOAST values of buffered rows whose older image was not in the chunk. A row that is
-// gone leaves the chunk: its delete follows in the stream. Under another shape the chunk is spoiled.
+// gone goes without them: its delete follows in the stream. Under another shape the chunk is spoiled.
 func (c *capture) completeRows(b *binding, ck *chunk) error {
 	for i := range ck.rows {
 		if ck.rows[i].dead {
@@ -626,7 +628,7 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 		}
 		t := cloneTuple(c.rowScratch)
 		key := ck.plan.keyValues(nil, t, nil)
-		row, err := c.reread(b, ck.plan, key, t)
+		row, err := c.lookup(b, ck.plan, key, t)
 		if errors.Is(err, errTableChanged) {
 			ck.spoil("the table changed its shape")
 			return nil
@@ -637,17 +639,12 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 		if err != nil {
 			return err
 		}
-		c.identity = appendIdentity(c.identity[:0], key)
 		if row == nil {
-			ck.remove(c.identity)
-		} else {
-			for i := range t {
-				if t[i].kind == valueUnchanged {
-					t[i] = row[i]
-				}
-			}
-			ck.put(c.identity, t, nil, fitTuple(t, ck.plan, budget.cutRule()))
+			continue
 		}
+		fillUnchanged(t, row)
+		c.identity = appendIdentity(c.identity[:0], key)
+		ck.put(c.identity, t, nil, fitTuple(t, ck.plan, budget.cutRule()))
 	}
 	return nil
 }
@@ -810,7 +807,7 @@ func (c *capture) status(format string, args ...any) { c.diag.status(fmt.Sprintf
 
 // rereadRest is reread for what the stream emits: a value that is gone with its column stays unchanged, the others are read.
 func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
-	row, err := c.reread(b, p, key, lacking)
+	row, err := c.lookup(b, p, key, lacking)
 	if !errors.Is(err, errTableChanged) {
 		return row, err
 	}
@@ -822,7 +819,7 @@ func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (t
 		}
 		clear(one)
 		one[i] = lacking[i]
-		switch row, err := c.reread(b, p, key, one); {
+		switch row, err := c.lookup(b, p, key, one); {
 		case errors.Is(err, errTableChanged):
 		case err != nil || row == nil:
 			return nil, err

@@ -481,7 +481,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		large: largeTransaction,
 	}
 	defer c.fencer.close()
-	c.catalog, c.standing = c.loadTables, c.readStanding
+	c.catalog, c.standing, c.lookup = c.loadTables, c.readStanding, c.reread
 	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
 		return stopCause(ctx, advise(err, s))

@@ -354,10 +354,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	if !isOldKey(c.oldKey, ch.oldKind) {
 		return c.lostKey(b, "an update")
 	}
-	// The buffered row is about to be removed: what it has of unchanged TOAST values goes with the row to its new key.
-	if fill == nil && b.chunk != nil {
-		fill = c.bufferedRow(b.chunk, p, c.oldKey)
-	}
+	// The buffered row of the old key is no fill: the chunk may have been read later, when another row stood there.
 	if err := c.remove(e, c.oldKey, ch); err != nil {
 		return err
 	}
@@ -379,19 +376,6 @@ func (c *capture) applyPending(e *relationEntry, ch *change) error {
 		}
 	}
 	return c.remove(e, c.oldKey, ch)
-}
-
-// bufferedRow returns a copy of the chunk's live row of a key, or nil.
-func (c *capture) bufferedRow(ck *chunk, p *plan, key []value) tuple {
-	if ck.spoiled != "" || !ck.plan.sameShape(p.columns) {
-		return nil
-	}
-	c.identity = appendIdentity(c.identity[:0], key)
-	i := ck.find(c.identity)
-	if i < 0 || ck.rows[i].dead || ck.rows[i].cut {
-		return nil
-	}
-	return cloneTuple(ck.row(nil, i))
 }
 
 func cloneTuple(t tuple) tuple {
@@ -476,6 +460,9 @@ func (c *capture) put(e *relationEntry, op byte, key []value, t, fill, before tu
 	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filtering() || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
 			failpoint("patch.put")
+			if op == 'c' { // takes nothing from a row that stood there before
+				ck.remove(c.identity)
+			}
 			ck.put(c.identity, t, fill, c.change.newCut)
 			ck.compact()
 		}
@@ -501,7 +488,6 @@ func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, be
 		if t = c.filled; fill != nil {
 			fillUnchanged(t, fill)
 		}
-		// What came from the buffer may itself lack the values.
 		if b := e.binding; hasUnchanged(t) && (op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
 			row, err := c.rereadRest(e.binding, e.plan, key, t)
 			if errors.Is(err, errParked) {

@@ -128,6 +128,9 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 	}
 	c.catalog = catalogOf(table)
 	c.standing = func(*relationEntry, []value) (tuple, error) { return nil, nil }
+	c.lookup = func(_ *binding, _ *plan, key []value, _ tuple) (tuple, error) {
+		return nil, fmt.Errorf("the row %s is read again", describeKey(key))
+	}
 	c.diag = &diagnostics{capture: c}
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
@@ -800,14 +803,31 @@ func TestSettledStateResumes(t *testing.T) {
 	}
 }
 
-// A key that moves within the chunk takes along what the buffered row has of values the update did not change.
-func TestKeyMoveKeepsBufferedTOAST(t *testing.T) {
-	c := newTestCapture(t, testTable('d'), modeAutomatic).backfill().describeTable()
-	c.scan("", []string{"t1", "tv", "tlarge"})
-	c.transact(updateText(testOID, "K", []string{"t1", "n", "n"}, []string{"t5", "tw", "u"}),
-		updateText(testOID, "", nil, []string{"t5", "tx", "u"}))
-	c.pass()
-	c.want("S5,x,large |")
+// A key that moves without its TOAST value gets the value of the row that stands there: not that which the chunk has of the old
+// key, where another row may have stood when it was read, nor that of the new one.
+func TestKeyMoveReadsTOAST(t *testing.T) {
+	for _, to := range []struct{ name, key, want string }{
+		{"captured", "1", "c1,w,its own S5,v,of another S6,v,of a third |"},
+		{"in the chunk", "6", "S5,v,of another S6,w,its own |"},
+	} {
+		t.Run(to.name, func(t *testing.T) {
+			c := newTestCapture(t, testTable('d'), modeAutomatic).backfill().describeTable()
+			c.lookup = func(_ *binding, _ *plan, key []value, _ tuple) (tuple, error) {
+				if string(key[0].data) != to.key {
+					return nil, fmt.Errorf("the row %s is read again", describeKey(key))
+				}
+				return texts(to.key, "newer", "its own"), nil
+			}
+			c.scan("4", []string{"t2", "tv", "tb"})
+			c.pass()
+			c.output()
+			c.scan("", []string{"t5", "tv", "tof another"}, []string{"t6", "tv", "tof a third"}) // read behind both transactions
+			c.transact(updateText(testOID, "K", []string{"t5", "n", "n"}, []string{"t" + to.key, "tw", "u"}))
+			c.transact(insertText(testOID, "t5", "tv", "tof another"))
+			c.pass()
+			c.want(to.want)
+		})
+	}
 }
 
 // A replica identity that no longer carries the key parks its binding as soon as the stream says so: from then on a key
