@@ -391,7 +391,7 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 		c.status("%s", text)
 	}
 	if len(vanished) > 0 && c.settings.onTruncate == "backfill" {
-		c.status("%s is backfilled again, as advanced.on_truncate asks", b.name())
+		c.status("%s is backfilled again, as advanced.on_truncate asks. %s", b.name(), c.remains(b))
 		c.rewind(b)
 		return nil
 	}
@@ -606,8 +606,24 @@ func (c *capture) describeRewritten(b *binding, rewritten []partition) []string 
 	if len(rewritten) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("%s of %s: truncated or rewritten (the catalog does not tell which). Documents of rows that vanished "+
-		"stay in the collection.", describePartitions(rewritten), b.name())}
+	return []string{fmt.Sprintf("%s of %s: truncated or rewritten (the catalog does not tell which).%s", describePartitions(rewritten),
+		b.name(), c.partRemains(b))}
+}
+
+// partRemains says what becomes of the documents of rows that went with a partition, where the table is not backfilled for that.
+func (c *capture) partRemains(b *binding) string {
+	text := " Documents of rows that vanished stay in the collection"
+	switch marks := c.settings.flags.emitBackfillMarkers; {
+	case c.settings.onTruncate == "backfill":
+		return ""
+	case c.v1 || c.unmarkedScan(b) != "":
+	case marks:
+		text += "; its readers drop them when the table is backfilled, as with advanced.on_truncate set to \"backfill\""
+	default:
+		text += "; with the feature flag emit_backfill_markers its readers drop them when the table is backfilled, as with " +
+			"advanced.on_truncate set to \"backfill\""
+	}
+	return text + "."
 }
 
 // describeRemoved names partitions that are none any more, as far as there still are such tables.
@@ -638,8 +654,7 @@ func (c *capture) describeRemoved(b *binding, removed []uint32) []string {
 			names[i] = fmt.Sprintf("with OID %d (dropped)", oid)
 		}
 	}
-	return []string{fmt.Sprintf("%s: no longer of %s. Documents of their rows stay in the collection.",
-		partitionNames(names), b.name())}
+	return []string{fmt.Sprintf("%s: no longer of %s.%s", partitionNames(names), b.name(), c.partRemains(b))}
 }
 
 const (

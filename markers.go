@@ -173,6 +173,7 @@ func (c *capture) beginMarked(starting []*binding) error {
 		b.meta.Begun = true
 		b.mark()
 		if err := c.writeMarker(b, markerBegin); err != nil {
+			b.meta.Begun = false // the next session of the process writes it
 			return err
 		}
 		begun = append(begun, b)
@@ -211,6 +212,7 @@ func (c *capture) completeMarked() error {
 		b.meta.Begun = false
 		b.mark()
 		if err := c.writeMarker(b, markerComplete); err != nil {
+			b.meta.Begun = true
 			return err
 		}
 		c.status("%s has all rows captured anew: a backfill marker has readers of its collection drop those that vanished.", b.name())

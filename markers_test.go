@@ -660,3 +660,75 @@ func TestMarkersTruncateKilled(t *testing.T) {
 		}
 	}
 }
+
+// TestMarkersVoid: a backfill that a marker began ends without one where it does not read every row any more, or not by us, and a status says
+// so; taken up unchanged it has its Complete.
+func TestMarkersVoid(t *testing.T) {
+	for name, test := range map[string]struct {
+		config map[string]any
+		state  func(state string) string
+		log    string
+		want   string
+	}{
+		"unchanged": {want: "Begin c1 c2 c3 Complete"},
+		"skipped": {
+			config: map[string]any{"advanced.skip_backfills": "*.*"}, want: "Begin c1",
+			log: "ends without one, as advanced.skip_backfills has no rows of it read: documents of rows that vanished stay in the collection. Readers " +
+				"that read it from its start drop what came before that marker, and so lack rows that are not read again",
+		},
+		"partial": {
+			config: map[string]any{"advanced.min_backfill_xid": "100"}, want: "Begin c1 c2 c3",
+			log: "ends without one, as advanced.min_backfill_xid leaves rows out",
+		},
+		"no flag": {
+			config: map[string]any{"advanced.feature_flags": ""}, want: "Begin c1 c2 c3",
+			log: "ends without one, as the feature flag emit_backfill_markers was taken out: documents of rows that vanished stay in the collection.",
+		},
+		"another image": {
+			state: func(state string) string { return strings.Replace(state, `"backfilled":1`, `"backfilled":2`, 1) }, want: "Begin c1 c2 c3",
+			log: "ends without one, as another connector went on with it",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := newTestDB(t)
+			table := db.createTable("t", "(id int PRIMARY KEY, v text)")
+			db.grant(table)
+			db.exec("INSERT INTO " + quoteTable(table) + " VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+			checkpoints := map[string]any{"advanced.backfill_chunk_size": 1}
+			documents, begun := 0, false
+			r := markedStart(db, runtimeOptions{
+				config:     db.markerConfig(checkpoints),
+				onMarker:   func(*testRuntime, string, string) { begun = true },
+				onDocument: func(*testRuntime, string, []byte) { documents++ },
+				onCheckpoint: func(r *testRuntime, _ json.RawMessage) {
+					if begun && documents == 4 {
+						documents++
+						r.sever(true)
+					}
+				},
+			}, table)
+			r.stopped()
+			r.bind(keyedBindings(t, 1, table))
+			r.start()
+			if err := r.wait(); err != errSevered {
+				t.Fatal(err)
+			}
+			if test.state != nil {
+				r.state = json.RawMessage(test.state(string(r.state)))
+			}
+			r.reconfigure(edit(t, db.markerConfig(checkpoints), test.config))
+			r.start()
+			r.waitStreaming()
+			r.pass(db, table, 9)
+			if said := r.told(3, table); said != test.want+" c9" {
+				t.Errorf("said %s, want %s", said, test.want)
+			}
+			if test.log != "" {
+				r.waitLog(test.log)
+			}
+			if strings.Contains(string(r.committedState()), `"begun":true`) {
+				t.Errorf("state %s", r.committedState())
+			}
+		})
+	}
+}

@@ -127,19 +127,24 @@ func (c *capture) meet(b *binding) {
 func (c *capture) checkpointWithin() error {
 	assert(c.tx.open, "a checkpoint within a transaction outside of one")
 	assert(c.cursor <= c.tx.begin.finalLSN, "the cursor %s lies behind the transaction that commits at %s", c.cursor, c.tx.begin.finalLSN)
-	for _, b := range c.touched {
+	before := make([]*transactionPlace, len(c.touched))
+	for i, b := range c.touched {
+		before[i] = b.meta.Within
 		if b.told.until == 0 { // else it stands where it did, which is stored
 			b.meta.Within = c.newPlace(b)
 			b.mark()
 		}
 	}
-	c.touched = c.touched[:0]
 	c.span++
 	c.due = true
 	failpoint("within.before")
 	if err := c.writeCheckpoint(); err != nil {
+		for i, b := range c.touched { // the next session of the process resumes from what is stored
+			b.meta.Within = before[i]
+		}
 		return err
 	}
+	c.touched = c.touched[:0]
 	failpoint("within.after")
 	c.tx.checkpoints++
 	return nil
