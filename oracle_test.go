@@ -479,6 +479,16 @@ func (o *oracle) onSlot() *testDB {
 	return o.replica
 }
 
+// checkSame looks whether a transaction that was streamed again had other documents than before.
+func (o *oracle) checkSame() {
+	o.t.Helper()
+	for line := range strings.Lines(o.runtime.stderr()) {
+		if strings.Contains(line, " were captured of the transaction that commits at ") {
+			o.fatalf("a transaction streamed again had other documents: %s", line)
+		}
+	}
+}
+
 // checkSlot looks at the slot on the server: its position never runs ahead of what was acknowledged, and never goes back.
 func (o *oracle) checkSlot() {
 	o.t.Helper()
@@ -768,6 +778,7 @@ func (o *oracle) pass() {
 // judge checks the committed documents and their replay.
 func (o *oracle) judge() {
 	o.t.Helper()
+	o.checkSame()
 	documents := o.runtime.documents()
 	h := history.New(history.Table{Name: o.sentinel.String(), Key: []string{"id"}})
 	for _, t := range o.tables {

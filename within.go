@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/sirupsen/logrus"
 )
 
 // largeTransaction is how many bytes of documents a transaction may put out before there is a checkpoint in its midst: with the
@@ -241,9 +242,11 @@ func (c *capture) differs(b *binding, now int64) {
 	if p.Digest == "" || b.unlike == c.begun || !b.captures() {
 		return // what the transaction yields has changed with the binding, whose rows are all read again where that is called for
 	}
-	c.status("%s is captured anew: %d documents up to %s were captured of the transaction that commits at %s, and now it has others or "+
+	text := fmt.Sprintf("%s is captured anew: %d documents up to %s were captured of the transaction that commits at %s, and now it has others or "+
 		"another number there (%d). The publication, the table or the server has changed meanwhile. %s", b.name(), p.Documents, p.Last,
 		p.Commit, now, c.remains(b))
+	logrus.Warn(text)
+	c.diag.status(text)
 	c.rewind(b)
 	c.due, c.dueSince = true, time.Now()
 }
