@@ -60,7 +60,8 @@ type oracle struct {
 	loses      bool                 // the slot is lost now and then
 	counters   map[tableName]uint32 // backfill counters
 	without    map[tableName]bool   // not bound now
-	large      bool                 // transactions that are large by a bound of some kB, drawn anew for each session
+	large      bool                 // transactions are large from some kB on
+	bound      int                  // as many bytes; 0: drawn anew for each session
 	since      string               // server time behind which every change is streamed
 
 	byName map[string]*workTable
@@ -336,8 +337,11 @@ func (o *oracle) drawPeer() {
 		d.runtime, d.limits = runtimeV2, nil
 	}
 	d.env = slices.DeleteFunc(slices.Clone(d.env), func(v string) bool { return strings.HasPrefix(v, testLargeVariable) })
-	if o.large {
-		d.env = append(d.env, fmt.Sprintf("%s=%d", testLargeVariable, 100<<o.rand.IntN(7)))
+	if bound := o.bound; o.large {
+		if bound == 0 {
+			bound = 100 << o.rand.IntN(7)
+		}
+		d.env = append(d.env, fmt.Sprintf("%s=%d", testLargeVariable, bound))
 	}
 }
 
@@ -1405,7 +1409,7 @@ func (c *cutReader) Read(p []byte) (int, error) {
 func killBehind(t *testing.T, n int, at int64, total int, large bool) (outputs int, bytes int64) {
 	o := newOracle(t, uint64(n)+uint64(at))
 	o.chunk = 3
-	o.readOnly, o.large = n%7 == 6, large
+	o.readOnly, o.large, o.bound = n%7 == 6, large, 100
 	schema := o.schema()
 	names := []string{"{schema}", quoteIdent(schema)}
 	for _, f := range flavours {
