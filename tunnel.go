@@ -2,8 +2,8 @@
 // connection to the database server needs it, over which all of ours go, and watched for as long as it lasts.
 //
 // Invariants: nothing listens on a port; the database server's name is looked up by the SSH server, never here; a connection
-// over a lost link fails within sshSilence and a quarter of it, with an error that names the SSH server rather than the
-// database server's; and no part of the private key is in an error or a log.
+// over a lost link fails within 30 seconds, with an error that names the SSH server rather than the database server; and no part
+// of the private key is in an error or a log.
 package main
 
 import (
@@ -43,8 +43,8 @@ const (
 	sshPiece = 32 << 10
 )
 
-// sshSilence is how long an SSH connection may bring nothing, though asked. A variable for tests.
-var sshSilence = 20 * time.Second
+// sshSilence is how long an SSH connection may bring nothing, though asked; it is lost before twice of that. A variable for tests.
+var sshSilence = 15 * time.Second
 
 // tunnel is the way through an SSH server.
 type tunnel struct {
