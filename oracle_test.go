@@ -84,6 +84,8 @@ type oracle struct {
 	witnessSlot                           string            // that of witness_test.go, if there is one
 	saidOf                                map[string]string // what it said
 	unmapped                              int               // sessions that the server's decoding ended
+	unmappedNext                          int64             // the transaction ID that was next at the first of them
+	unmappedSince                         time.Time         // when that was
 	written, compared, shapes             int               // transactions, rows, changes of tables' shapes; the last under mu
 }
 
@@ -520,11 +522,29 @@ func (o *oracle) checkSlot() {
 // table's rows, or some of them.
 var unmappedMessages = []string{"could not map filen", "pg_attribute catalog is missing"} // filenode, from 16 on filenumber
 
-// unmappedBy notes a session that the server ended for what it could not decode. A slot that is made while tables are may miss
-// one (seen on 15), and the next session goes on; a third in one run counts as any other end.
+// unmappedBy notes a session that the server ended for what it could not decode: its own fault, and not one of a number of times. The
+// first snapshot of a slot lacks the transactions that ended while it was made (snapbuild.c follows none before all that ran at
+// its beginning have ended), and one that began before the slot was ready is decoded with it: whatever such a one does to a table
+// that it does not know ends every session at the same place (seen on 15.18), until another slot's decoding has stored a
+// snapshot of that place. What is missing is known from the state of its transaction as soon as that precedes the slot's
+// catalog_xmin: an end behind that counts as any other, and so does one that has come again for as long as a wait lasts.
 func (o *oracle) unmappedBy(message string) bool {
+	o.t.Helper()
 	missed := func(text string) bool { return strings.Contains(message, text) }
-	if !slices.ContainsFunc(unmappedMessages, missed) || o.unmapped == 2 {
+	if !slices.ContainsFunc(unmappedMessages, missed) {
+		return false
+	}
+	var oldest, next int64
+	for _, row := range o.onSlot().query(`SELECT (n - age(catalog_xmin))::text, n::text
+		FROM pg_replication_slots, txid_snapshot_xmax(txid_current_snapshot()) n WHERE slot_name = $1`, o.db.slot) {
+		if _, err := fmt.Sscan(row[0]+" "+row[1], &oldest, &next); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+	if o.unmappedNext == 0 || o.loses && oldest >= o.unmappedNext { // a slot that is lost is made anew
+		o.unmappedNext, o.unmappedSince = next, time.Now()
+	}
+	if oldest >= o.unmappedNext || time.Since(o.unmappedSince) > waitLimit {
 		return false
 	}
 	o.unmapped++

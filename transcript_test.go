@@ -373,12 +373,16 @@ func (tr *transcript) flush() {
 var routine = []string{
 	"Initializing connector", "Validating capture configuration", "Applying capture configuration", "Starting capture",
 	"Connecting to database", "Verifying capture requirements", "Capture started", "Catching up on CDC history",
-	"Backfilling Tables", "Streaming CDC Events", "Waiting for replication slot", "Backfill of ",
+	"Backfilling Tables", "Streaming CDC Events", "Backfill of ",
 }
+
+// waiting matches the statuses that are said only where something takes long: a busy machine shows them, an idle one does not.
+var waiting = regexp.MustCompile(`^([Ww]aiting (for|to) |Reconnecting in |The (server|replication connection) has (been silent|sent nothing) )|` +
+	` waits? for `)
 
 func (tr *transcript) noteLogs(logs []connectorLog) {
 	for _, log := range logs {
-		if log.status && (tr.full || !slices.ContainsFunc(routine, func(r string) bool {
+		if log.status && !waiting.MatchString(log.message) && (tr.full || !slices.ContainsFunc(routine, func(r string) bool {
 			return strings.HasPrefix(log.message, r)
 		})) {
 			tr.note("status: " + log.message)
@@ -406,6 +410,18 @@ func (tr *transcript) stream() {
 func (tr *transcript) step(text string) {
 	tr.Helper()
 	tr.sql(text)
+	tr.settled()
+}
+
+// stepBack is step for what puts a parked table right. The looks at parked tables are limited in time (looksAtParked): on a busy
+// machine it comes back some seconds later, with the same to say.
+func (tr *transcript) stepBack(table, text string) {
+	tr.Helper()
+	tr.sql(text)
+	key := tr.capture.Bindings[slices.IndexFunc(tr.capture.Bindings, func(b *pf.CaptureSpec_Binding) bool {
+		return b.ResourcePath[1] == table
+	})].StateKey
+	tr.waitFor("the return of "+table, func() bool { return tr.modes[key] == "Active" })
 	tr.settled()
 }
 

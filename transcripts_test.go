@@ -454,7 +454,7 @@ func transcriptKeyRenamed(tr *transcript) {
 	tr.bind(bound{table: "t"})
 	tr.stream()
 	tr.step("UPDATE t SET v = 'eins' WHERE id = 1; ALTER TABLE t RENAME id TO no; UPDATE t SET v = 'zwei' WHERE no = 2")
-	tr.step("ALTER TABLE t RENAME no TO id; UPDATE t SET v = 'drei' WHERE id = 2")
+	tr.stepBack("t", "ALTER TABLE t RENAME no TO id; UPDATE t SET v = 'drei' WHERE id = 2")
 	tr.stop()
 }
 
@@ -671,7 +671,7 @@ func transcriptUnfit(tr *transcript) {
 	tr.step("INSERT INTO t VALUES (3, 30)")
 	tr.step("DELETE FROM t WHERE id = 1")
 	tr.sql("ALTER TABLE t REPLICA IDENTITY DEFAULT")
-	tr.step("INSERT INTO t VALUES (4, 40)")
+	tr.stepBack("t", "INSERT INTO t VALUES (4, 40)")
 	tr.step("DELETE FROM t WHERE id = 2")
 	tr.stop()
 }
