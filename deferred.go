@@ -33,13 +33,16 @@ const (
 // keyRows are the rows that a transaction has under a key.
 type keyRows struct {
 	younger  []uint64 // images of those that it has put there and that have not left
+	last     uint64   // image of the younger row that the key's last document tells of
+	stale    bool     // that row has left, and another younger one is there
 	older    olderRow
 	changed  tuple
 	told     bool // the last document of the key is a delete
 	doubtful bool // it is among transaction.doubtful
 }
 
-// doubtfulKey is a key whose younger rows have left while the older one is unknown.
+// doubtfulKey is a key of which it is not known what stands there: its younger rows have left while the older one is unknown, or
+// the last document tells of one that has left while another one stays.
 type doubtfulKey struct {
 	entry *relationEntry
 	key   []value
@@ -80,15 +83,20 @@ func (c *capture) arrive(e *relationEntry, op byte, key []value, t, fill, before
 			k = &keyRows{}
 			c.tx.held[keyRef{e.relation.oid, string(c.identity)}] = k
 		}
-		k.younger = append(k.younger, c.imageOf(t, fill))
-		k.told = false
+		k.last = c.imageOf(t, fill)
+		k.younger = append(k.younger, k.last)
+		k.told, k.stale = false, false
 		return op
 	}
 	if k == nil {
 		return op
 	}
 	if i := slices.Index(k.younger, c.imageOf(before, nil)); i >= 0 {
-		k.younger[i] = c.imageOf(t, before)
+		if k.younger[i] != k.last {
+			op = 'c' // what was told last is another row
+		}
+		k.last = c.imageOf(t, before)
+		k.younger[i], k.stale = k.last, false
 		return op
 	}
 	if len(k.younger) > 0 {
@@ -106,35 +114,48 @@ func (c *capture) arrive(e *relationEntry, op byte, key []value, t, fill, before
 }
 
 // leave takes note of a row that leaves a key. held tells that another row stands there, so that the key's documents go on
-// without a delete, or that a delete was the last of them; back is the older row where that stands there again.
-func (c *capture) leave(e *relationEntry, key []value, old tuple) (held bool, back tuple) {
+// without a delete, or that a delete was the last of them; back is the older row where that stands there again; untold, that the
+// key's last document tells of another row that has left before.
+func (c *capture) leave(e *relationEntry, key []value, old tuple) (held bool, back tuple, untold bool) {
 	if len(c.tx.held) == 0 || !c.defers(e) {
-		return false, nil
+		return false, nil, false
 	}
 	c.identity = appendIdentity(c.identity[:0], key)
 	k := c.tx.held[keyRef{e.relation.oid, string(c.identity)}]
 	if k == nil {
-		return false, nil
+		return false, nil, false
 	}
-	i := slices.Index(k.younger, c.imageOf(old, nil))
+	image := c.imageOf(old, nil)
+	i := slices.Index(k.younger, image)
 	if i < 0 {
 		k.older, k.changed = olderGone, nil
-		return len(k.younger) > 0 || k.told, nil
+		return len(k.younger) > 0 || k.told, nil, false
 	}
 	k.younger = slices.Delete(k.younger, i, i+1)
-	switch {
-	case len(k.younger) > 0:
-		return true, nil
-	case k.older == olderChanged:
+	if len(k.younger) > 0 {
+		if k.stale = k.stale || image == k.last; k.stale {
+			c.doubt(e, key, k)
+		}
+		return true, nil, false
+	}
+	untold, k.stale = k.stale, false
+	if k.older == olderChanged {
 		delete(c.tx.held, keyRef{e.relation.oid, string(c.identity)})
-		return false, k.changed
+		return false, k.changed, untold
 	}
 	k.told = true
-	if k.older == olderUnknown && !k.doubtful {
+	if k.older == olderUnknown {
+		c.doubt(e, key, k)
+	}
+	return false, nil, untold
+}
+
+// doubt has the table asked at the commit which row stands under a key.
+func (c *capture) doubt(e *relationEntry, key []value, k *keyRows) {
+	if !k.doubtful {
 		k.doubtful = true
 		c.tx.doubtful = append(c.tx.doubtful, doubtfulKey{e, cloneTuple(key), k})
 	}
-	return false, nil
 }
 
 // leaveAll takes note of a TRUNCATE: no row of the table stands under any key.
@@ -143,12 +164,14 @@ func (c *capture) leaveAll(e *relationEntry) {
 	c.tx.doubtful = slices.DeleteFunc(c.tx.doubtful, func(d doubtfulKey) bool { return d.entry.relation.oid == e.relation.oid })
 }
 
-// returnOlder is called at a commit: where younger rows have come and gone, and nothing was heard of an older one, the table
-// is asked whether it stands there. It may have changed since, or come later; then more documents of it follow.
-func (c *capture) returnOlder() error {
+// askDoubtful is called at a commit: where younger rows have come and gone, and nothing was heard of an older one, the table
+// is asked whether it stands there, and where the row that was told last has gone and another has not, what that is. It may have
+// changed since, or come later; then more documents of it follow.
+func (c *capture) askDoubtful() error {
 	for _, d := range c.tx.doubtful {
 		e, b := d.entry, d.entry.binding
-		if !d.rows.told || d.rows.older != olderUnknown || b.phase != phaseActive && b.phase != phaseBackfill {
+		older := d.rows.told && d.rows.older == olderUnknown
+		if !older && !d.rows.stale || b.phase != phaseActive && b.phase != phaseBackfill {
 			continue
 		}
 		row, err := c.standing(e, d.key)

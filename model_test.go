@@ -876,7 +876,7 @@ func runWithinModel(make func(full bool, keys []int, transactions ...[]modelOp) 
 		var ops []modelOp
 		for range 1 + random.IntN(7) {
 			able := possible(rows, top)
-			if deferred := deferredOps(rows, top); len(ops) == 0 && deferrable && len(deferred) > 0 {
+			if deferred := deferredOps(rows, top); deferrable && len(deferred) > 0 && random.IntN(2) == 0 {
 				able = deferred
 			}
 			o := able[random.IntN(len(able))]

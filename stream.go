@@ -162,7 +162,7 @@ func (c *capture) handleCommit(data []byte) error {
 		return fmt.Errorf("commit that ends at %s behind one that ended at %s", commit.endLSN, c.previousEnd)
 	}
 	if len(c.tx.doubtful) > 0 {
-		if err := c.returnOlder(); err != nil {
+		if err := c.askDoubtful(); err != nil {
 			return err
 		}
 	}
@@ -525,7 +525,14 @@ func hasUnchanged(t tuple) bool {
 // remove applies the disappearance of the row under a key: by a delete or the first half of a key move.
 func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 	b := e.binding
-	switch held, back := c.leave(e, key, ch.old); {
+	held, back, untold := c.leave(e, key, ch.old)
+	if untold {
+		if err := c.put(e, 'c', key, ch.old, nil, nil, false); err != nil {
+			return err
+		}
+		c.from.loc[1]++
+	}
+	switch {
 	case held:
 		return nil
 	case back != nil:
