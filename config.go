@@ -182,7 +182,9 @@ func parseCredentials(o *object, legacyPassword string, certified bool, found *f
 	}
 	switch kind := o.text("auth_type"); kind {
 	case "", authPassword:
-		if password = o.text("password"); password == "" && !certified {
+		if certified {
+			password = o.text("password")
+		} else {
 			password = o.required("password", "set it to the role's password")
 		}
 	case authAWS, authGCP, authAzure:
