@@ -109,10 +109,27 @@ func (r *testRuntime) waitRows(x *leafTree) {
 			return
 		}
 		if time.Now().After(deadline) || r.hasEnded() {
-			r.t.Fatalf("%d rows of %s are missing or stale, such as %s", len(missing), x.root, strings.Join(missing[:min(5, len(missing))], ", "))
+			r.t.Fatalf("%d rows of %s are missing or stale, such as %s", len(missing), x.root, r.describeRows(x, missing[:min(5, len(missing))]))
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// describeRows is each row as it is, with its partition and the documents of its key.
+func (r *testRuntime) describeRows(x *leafTree, keys []string) string {
+	r.t.Helper()
+	var text strings.Builder
+	for _, key := range keys {
+		fmt.Fprintf(&text, "\n  %s, which is now %v", key,
+			x.query(fmt.Sprintf("SELECT t::text, tableoid::regclass::text, xmin::text FROM %s t WHERE id::text = '%s'", quoteTable(x.root), key)))
+		for _, d := range r.documents() {
+			if d.table == x.root.String() && strings.Contains(d.doc, fmt.Sprintf(`"id":%s,`, key)) {
+				fmt.Fprintf(&text, "\n    checkpoint %d: %s", d.checkpoint, d.doc)
+			}
+		}
+	}
+	fmt.Fprintf(&text, "\n  state %s", r.committedState())
+	return text.String()
 }
 
 // missing lists the rows of the table that no document tells of as they are: the last one of a key, or of a keyless table any.

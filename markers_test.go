@@ -249,7 +249,7 @@ func TestMarkersSlotLoss(t *testing.T) {
 		db.eventually("the slot to be free", func() bool {
 			return db.queryValue("SELECT active::text FROM pg_replication_slots WHERE slot_name = $1", db.slot) == "false"
 		})
-		db.exec(fmt.Sprintf("%s", change))
+		db.exec(change)
 		db.exec("SELECT pg_drop_replication_slot($1)", db.slot)
 	}
 	lose("DELETE FROM " + quoteTable(table) + " WHERE id IN (2, 6)")
