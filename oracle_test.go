@@ -743,10 +743,12 @@ func (o *oracle) quiesceBackfills() {
 	})
 }
 
-// waitState waits for a state of the capture that is committed.
+// waitState waits for a state of the capture that is committed, for as long as backfills go on: chunks of one row may take a
+// quarter of a second each, where the sender sleeps until it is asked.
 func (o *oracle) waitState(what string, holds func(*captureState) bool) {
 	o.t.Helper()
-	deadline := time.Now().Add(waitLimit)
+	deadline, latest := time.Now().Add(waitLimit), time.Now().Add(5*waitLimit)
+	rows := 0
 	for {
 		state, err := parseState(o.runtime.committedState())
 		if err != nil {
@@ -762,8 +764,16 @@ func (o *oracle) waitState(what string, holds func(*captureState) bool) {
 			o.renew()
 			o.runtime.start()
 		}
-		if time.Now().After(deadline) {
-			o.fatalf("waited two minutes for %s; state %s", what, o.runtime.committedState())
+		before := rows
+		rows = 0
+		for _, b := range state.Bindings {
+			rows += b.Backfilled
+		}
+		if rows != before {
+			deadline = time.Now().Add(waitLimit)
+		}
+		if now := time.Now(); now.After(deadline) || now.After(latest) {
+			o.fatalf("waited in vain for %s; state %s", what, o.runtime.committedState())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
