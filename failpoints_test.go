@@ -76,9 +76,8 @@ var (
 		"member.before": {phases: settingUp, most: 1}, "member.after": {phases: settingUp, most: 1},
 		"watermarks.before": {phases: settingUp, most: 1, fence: 'w'}, "watermarks.after": {phases: settingUp, most: 1, fence: 'w'},
 		"status.before": {most: 2}, "status.after": {most: 2},
-		"marker.begin": {phases: anew}, "marker.complete": {phases: anew},
 		"truncate.before": {phases: anew}, "truncate.written": {phases: anew}, "truncate.after": {phases: anew},
-		"marker.written": {phases: anew, most: 9}, "marker.after": {phases: anew, most: 9},
+		"marker.before": {phases: anew, most: 9}, "marker.written": {phases: anew, most: 9}, "marker.after": {phases: anew, most: 9},
 		"within.before": {phases: streaming, most: 2}, "within.after": {phases: streaming, most: 2},
 	}
 )

@@ -119,26 +119,28 @@ func (c *capture) remains(bindings ...*binding) string {
 	return strings.Join(texts, " ")
 }
 
-// writeMarker writes a marker of a binding, alone between what came before it and a checkpoint with the state of now. REQUIRES: between
-// transactions, no passed fence; the binding's state is that behind the marker.
+// writeMarker writes a marker of a binding, alone between two checkpoints: what came before it ends with the first, and the second has
+// the state behind it. REQUIRES: between transactions, no passed fence.
 func (c *capture) writeMarker(b *binding, kind markerKind) error {
-	if err := c.out.marker(b.index, kind); err != nil {
-		return err
+	if c.out.open {
+		if err := c.checkpoint(); err != nil {
+			return err
+		}
 	}
-	failpoint("marker.written")
-	if err := c.checkpoint(); err != nil {
+	failpoint("marker.before")
+	b.meta.Begun = kind == markerBegin
+	b.mark()
+	err := c.out.marker(b.index, kind)
+	if err == nil {
+		failpoint("marker.written")
+		err = c.checkpoint()
+	}
+	if err != nil {
+		b.meta.Begun = kind != markerBegin // the next session of the process writes it
 		return err
 	}
 	failpoint("marker.after")
 	return nil
-}
-
-// closeCheckpoint ends what has been written since the last checkpoint, so that a marker can follow. REQUIRES: between transactions.
-func (c *capture) closeCheckpoint() error {
-	if !c.out.open {
-		return nil
-	}
-	return c.checkpoint()
 }
 
 // beginMarked writes the Begin of those bindings whose backfill is about to start and has none yet.
@@ -166,14 +168,7 @@ func (c *capture) beginMarked(starting []*binding) error {
 			unmarked.add(reason, b)
 			continue
 		}
-		if err := c.closeCheckpoint(); err != nil {
-			return err
-		}
-		failpoint("marker.begin")
-		b.meta.Begun = true
-		b.mark()
 		if err := c.writeMarker(b, markerBegin); err != nil {
-			b.meta.Begun = false // the next session of the process writes it
 			return err
 		}
 		begun = append(begun, b)
@@ -205,14 +200,7 @@ func (c *capture) completeMarked() error {
 		if c.voidBegun(b) {
 			continue
 		}
-		if err := c.closeCheckpoint(); err != nil {
-			return err
-		}
-		failpoint("marker.complete")
-		b.meta.Begun = false
-		b.mark()
 		if err := c.writeMarker(b, markerComplete); err != nil {
-			b.meta.Begun = true
 			return err
 		}
 		c.status("%s has all rows captured anew: a backfill marker has readers of its collection drop those that vanished.", b.name())
