@@ -879,12 +879,7 @@ func runWithinModel(make func(full bool, keys []int, transactions ...[]modelOp) 
 			if deferred := deferredOps(rows, top); deferrable && len(deferred) > 0 && random.IntN(2) == 0 {
 				able = deferred
 			}
-			o := able[random.IntN(len(able))]
-			if (o.op == 'U' || o.op == 'M') && random.IntN(4) == 0 {
-				o.keepsBig = false
-			}
-			o.play(rows)
-			ops = append(ops, o)
+			ops = append(ops, drawOp(able, rows, random))
 		}
 		transactions = append(transactions, ops)
 	}
@@ -918,6 +913,16 @@ func deferredOps(rows map[int]bool, top int) (ops []modelOp) {
 	return ops
 }
 
+// drawOp draws one of the changes and plays it; now and then it writes the TOAST value too.
+func drawOp(able []modelOp, rows map[int]bool, random *rand.Rand) modelOp {
+	o := able[random.IntN(len(able))]
+	if (o.op == 'U' || o.op == 'M') && random.IntN(4) == 0 {
+		o.keepsBig = false
+	}
+	o.play(rows)
+	return o
+}
+
 func runRandomModel(make func(full bool, keys []int, transactions ...[]modelOp) *model, random *rand.Rand) {
 	const top = 6
 	full := random.IntN(2) == 0
@@ -932,13 +937,7 @@ func runRandomModel(make func(full bool, keys []int, transactions ...[]modelOp) 
 	for range 1 + random.IntN(6) {
 		var ops []modelOp
 		for range 1 + random.IntN(3) {
-			able := possible(rows, top)
-			o := able[random.IntN(len(able))]
-			if (o.op == 'U' || o.op == 'M') && random.IntN(4) == 0 {
-				o.keepsBig = false
-			}
-			o.play(rows)
-			ops = append(ops, o)
+			ops = append(ops, drawOp(possible(rows, top), rows, random))
 		}
 		transactions = append(transactions, ops)
 	}

@@ -1166,20 +1166,26 @@ func TestOracle(t *testing.T) {
 		o.chunk = []int{1, 2, 7, 50}[o.rand.IntN(4)]
 		o.readOnly = seed%2 == 1
 		o.large = o.rand.IntN(2) == 0
-		o.flavoured()
-		stop := o.writers(4, 6*time.Millisecond)
-		o.start()
-		o.waitChanges()
-		for until := time.Now().Add(lasts); time.Now().Before(until); {
-			o.disturb()
-			o.restart(false)
-		}
-		stop()
-		o.quiesce()
-		o.judge()
-		o.runtime.stop()
-		o.ended(true)
+		o.disturbed(lasts)
 	})
+}
+
+// disturbed captures tables of all flavours under writers and disturbances for a while, and judges what came.
+func (o *oracle) disturbed(lasts time.Duration) {
+	o.t.Helper()
+	o.flavoured()
+	stop := o.writers(4, 6*time.Millisecond)
+	o.start()
+	o.waitChanges()
+	for until := time.Now().Add(lasts); time.Now().Before(until); {
+		o.disturb()
+		o.restart(false)
+	}
+	stop()
+	o.quiesce()
+	o.judge()
+	o.runtime.stop()
+	o.ended(true)
 }
 
 // TestOracleAgain adds, removes and resets bindings while writers and kills go on, also while no session runs. In the end
@@ -1217,19 +1223,7 @@ func TestOracleMarkers(t *testing.T) {
 		}
 		o := markedOracle(t, seed)
 		o.chunk, o.readOnly = []int{1, 2, 7, 50}[o.rand.IntN(4)], seed%4 == 1
-		o.flavoured()
-		stop := o.writers(4, 6*time.Millisecond)
-		o.start()
-		o.waitChanges()
-		for until := time.Now().Add(lasts); time.Now().Before(until); {
-			o.disturb()
-			o.restart(false)
-		}
-		stop()
-		o.quiesce()
-		o.judge()
-		o.runtime.stop()
-		o.ended(true)
+		o.disturbed(lasts)
 	})
 }
 
