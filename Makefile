@@ -7,7 +7,7 @@ IMAGE ?= ghcr.io/estuary/source-postgres:local
 
 SOAK_DURATION ?= 1h
 
-.PHONY: help build demo test test-matrix soak check bench fuzz fmt image up down integration clean
+.PHONY: help build demo test test-matrix soak check bench house fuzz fmt image up down integration clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ down: ## remove it with its data
 
 integration: ## tests/run.sh: the image against the compose database
 	CONNECTOR=source-postgres VERSION=local tests/run.sh
+
+house: ## who uses whom: families, arrows that run up, the circle, fields that others write, walks
+	go run ./tests/house -tags "$(TAGS)"
 
 clean: ## the binary, and every throwaway server of this folder
 	tests/postgres.sh stop --all

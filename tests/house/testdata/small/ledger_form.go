@@ -1,0 +1,3 @@
+package main
+
+func form(n int) int { return n * limit }
