@@ -1,6 +1,7 @@
 // acknowledgements.go owns stdin after Open: it turns the runtime's acknowledgements into the position that may be
 // reported to the server.
 // Invariant: flushed <= every checkpoint not yet acknowledged; it moves only when the runtime has committed.
+
 package main
 
 import (

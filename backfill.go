@@ -3,6 +3,7 @@
 // tuple and emission is the code that streaming uses.
 // Invariant: between its opening and its closing fence a chunk holds, for its range of keys, the rows of its snapshot with
 // every streamed change applied in commit order; rows are found by the exact text of their key, one live row a key.
+
 package main
 
 import (

@@ -8,6 +8,7 @@
 //
 // Invariant: a change past scanned is dropped only in phaseBackfill of a filtering binding, because a later chunk reads
 // that row; in phasePending, because the whole table is still to be read, or none of its changes has been captured yet.
+
 package main
 
 import (

@@ -3,6 +3,7 @@
 // Invariants: a checkpoint is written only between transactions, or inside of one with a cursor before it (within.go), and never
 // between a passed fence and the emission of the chunks it settles (DESIGN I7). The stream does not pass a chunk's opening
 // fence until that chunk's end is known.
+
 package main
 
 import (

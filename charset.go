@@ -5,6 +5,7 @@
 // Invariants: what the server would convert is converted to the same. Any other byte becomes one byte that may stand in UTF-8
 // only behind others, so that it is no text to whoever looks at it, and U+FFFD in a document. Converted back, every text is the
 // bytes it came from: a key with such a byte finds its row.
+
 package main
 
 import (

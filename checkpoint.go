@@ -2,6 +2,7 @@
 // (spec/incumbent.md §7), so that either image reads what the other wrote; what is ours alone lives in each binding's
 // metadata. Every checkpoint is an RFC 7396 merge patch with the cursor and the bindings changed since the last one.
 // Invariant: a binding is written whole or not at all, and a cursor is the end of a database transaction.
+
 package main
 
 import (

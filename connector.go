@@ -1,5 +1,6 @@
 // connector.go owns the five requests: Spec, Discover, Validate, Apply and Open. One process answers any number of the
 // first four in turn; Open turns into a capture that ends the process.
+
 package main
 
 import (

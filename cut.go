@@ -2,6 +2,7 @@
 // keep of them, and a row that is too large even so has its longest values cut further.
 // Invariant: what is kept of a row depends on the row and the rule alone, not on the pieces it came in; and the document of
 // a row that was cut at level 0 is, byte for byte, the document of the whole row.
+
 package main
 
 import (

@@ -3,6 +3,7 @@
 // which row a change is about.
 // Invariant: a transaction's last document of a key tells of the row that stands under it at its commit. Of the row that
 // stood there before, nothing is told while a younger one is there.
+
 package main
 
 import (

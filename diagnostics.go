@@ -1,5 +1,6 @@
 // diagnostics.go owns what the capture goroutine tells the operator: connectorStatus records, and the periodic facts that
 // others rely on; and what it notes for the watcher (progress.go), who tells the rest. Nothing here changes what is captured.
+
 package main
 
 import (

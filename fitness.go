@@ -11,6 +11,7 @@
 // write to the table now, so that a part of them that was not sent is visible to it (DESIGN I3), and the changes of the table that
 // are still to be streamed from before lead up to the state that it reads; deletes among them are emitted, since it is not the
 // first (I5). And a change of the catalog that the look has not seen yet is seen by the next one, whose mark is another.
+
 package main
 
 import (

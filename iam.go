@@ -3,6 +3,7 @@
 //
 // Invariants: a token goes over TLS only; one of AWS is signed anew for each connection, since it lives for 15 minutes; and no
 // token, nor what it is made from, is in an error or a log.
+
 package main
 
 import (

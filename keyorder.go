@@ -3,6 +3,7 @@
 // Invariant: for every kind but keyOpaque, bytes.Compare of two forms has the sign of the type's btree comparison, zero
 // included; no form is a proper prefix of another of its kind, so forms can be strung together. The text is what a
 // session with DateStyle ISO, IntervalStyle postgres, bytea_output hex and client_encoding UTF8 sends.
+
 package main
 
 import (

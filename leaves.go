@@ -11,6 +11,7 @@
 // be visible to them (I3). Its stored mode stays Active, which is what the incumbent makes of it.
 // A scan by key reads the new partition's keys behind its position as it reads all others; those up to it are scanned when it
 // has ended (UpTo). A scan by ctid gives the new partition a cursor beside the others'.
+
 package main
 
 import (

@@ -3,6 +3,7 @@
 // it is read by field number and by JSON name.
 // Invariant: behind it every binding of a request has the collection that its spec means, in either form, and nothing else of
 // the connector knows that there are two. Entries of the table are shared, not copied.
+
 package main
 
 import (

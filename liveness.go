@@ -3,6 +3,7 @@
 // work on that query. If it has finished, or has lost the session, or cannot be asked, the read fails as one of a broken
 // connection does. Without it, a link that drops packets would keep a read waiting for as long as the peer's kernel, or
 // anything in between, answers TCP's own probes.
+
 package main
 
 import (

@@ -7,6 +7,7 @@
 // Invariant: every row that the table has when its Complete comes has been emitted, whole, behind its Begin. Where that cannot
 // be said of a backfill it has no markers, and a status says why. What a repeated Begin would cost is said by its checkpoint:
 // bindingMetadata.Begun is stored with the Begin, so that it comes once for each time that the table is captured anew.
+
 package main
 
 import (

@@ -2,6 +2,7 @@
 // divided among everything whose size the data decides.
 // Invariant: the parts of a budget, each as large as it may get and all at once, stay below the limit they were made from
 // (from smallestLimit on).
+
 package main
 
 import (

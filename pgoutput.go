@@ -4,6 +4,7 @@
 //
 // Invariant: every length is checked against the bytes that are there before it is used, and a message is accepted only
 // if it was used up to its last byte.
+
 package main
 
 import (

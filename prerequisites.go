@@ -2,6 +2,7 @@
 // that fixes it. Invariants: all faults are told at once, a check that cannot be made hides no other, the number of queries
 // does not grow with the number of tables, and nothing is written but the watermarks table with our row in it, the
 // publication, and its members.
+
 package main
 
 import (

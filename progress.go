@@ -2,6 +2,7 @@
 // retains, how the backfills get on, what holds them up, and what of the server's set-up has changed under the capture. The
 // capture goroutine notes what it does; the watcher, a goroutine of its own, looks at that and at the server from outside, so
 // that it can speak when the capture is stuck, and lets a server go that is shutting down.
+
 package main
 
 import (

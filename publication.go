@@ -2,6 +2,7 @@
 // them is what a capture needs. Invariants: only the publication itself and its members are ever changed; nothing that is done
 // here makes a statement of an application fail, so no table is added, nor a publication made FOR ALL TABLES, where the server
 // would then reject updates and deletes; and none is made to wait for longer than lockWait.
+
 package main
 
 import (

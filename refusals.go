@@ -2,6 +2,7 @@
 // a row that must be read again and cannot be, a key whose order nobody knows.
 // Invariant: what fails for one table ends neither the stream nor the changes of others, and nothing of that table is passed over
 // without a word: it is captured anew, or read without what failed.
+
 package main
 
 import (

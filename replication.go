@@ -9,6 +9,7 @@
 // whatever synchronous_standby_names says (syncrep.c, SyncRepGetCandidateStandbys: "Must have a valid flush position";
 // walsender.c, pg_stat_get_wal_senders), and at its shutdown the server waits until the client has received everything, not until
 // it has acknowledged that (walsender.c, WalSndDone).
+
 package main
 
 import (

@@ -3,6 +3,7 @@
 //
 // Invariant: what appendPacked writes, unpack reads back as values that the server takes for the same key; what unpack
 // accepts has a comparison form.
+
 package main
 
 import (

@@ -2,6 +2,7 @@
 // whom; and the words in which it is told. Invariants: what cannot pass by itself is never tried again for ever, every class
 // has a line of advice, and nothing is decided by a text that the server translates (lc_messages): SQLSTATE, the function of
 // the server's source that raised it, and facts decide.
+
 package main
 
 import (

@@ -2,6 +2,7 @@
 // binding captures, as the plan has it, and no fewer rows than the chunks before saw.
 // Invariant: a chunk counts only if its transaction found the shape that its query was made from, the partitions or the file
 // that its position stands for, and the rows that row-level security left to the chunks before it.
+
 package main
 
 import (

@@ -2,6 +2,7 @@
 // creation; and the transactions that a table's activation waits for. Invariant: a slot that is not provably ours (other
 // plugin, other database, physical) is never dropped, and a cursor that lies outside what the slot can still send is
 // never resumed.
+
 package main
 
 import (

@@ -3,6 +3,7 @@
 // Invariant (DESIGN I2–I5): a change is emitted if its key is settled, patched if its key lies in the chunk whose opening
 // fence has passed, and dropped otherwise, with its transaction remembered until a chunk's snapshot sees it. An update
 // that moves a key is a delete of the old key and a create of the new one, each judged by itself.
+
 package main
 
 import (

@@ -2,6 +2,7 @@
 // schemas, when their backfills may start, and what happens when one vanishes or comes back.
 // Invariant: a binding's first chunk is read only after every transaction that may have written to its table unseen has
 // ended (DESIGN I3), whether the backfill is new or resumed.
+
 package main
 
 import (

@@ -4,6 +4,7 @@
 // Invariants: nothing listens on a port; the database server's name is looked up by the SSH server, never here; a connection
 // over a lost link fails within 30 seconds, with an error that names the SSH server rather than the database server; and no part
 // of the private key is in an error or a log.
+
 package main
 
 import (

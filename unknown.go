@@ -1,6 +1,7 @@
 // unknown.go finds the fields of a request that this version of the protocol library does not know: newer runtimes add some,
 // which is no fault of theirs (spec/platform-2026.md §2).
 // Invariant: it only looks, and only where debug logs are asked for.
+
 package main
 
 import (

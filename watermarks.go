@@ -9,6 +9,7 @@
 // Invariant: everything visible to a query that finished before establish was called commits before the fence, and
 // everything committed before the fence, but for transactions that are not visible yet (DESIGN I3), is visible to a query
 // that starts after establish has returned. A standby may be promoted at any moment, so each fence asks anew which it is.
+
 package main
 
 import (

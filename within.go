@@ -3,6 +3,7 @@
 // Invariant: the cursor of such a checkpoint stays before the transaction, whose changes are judged again from the first one by a
 // session that resumes there. Of each binding it leaves out what lies at or before the place that is stored for it, and nothing
 // behind; as many documents are left out as were captured, with the same places and operations, or the table is captured anew.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // draw.go owns the picture as text.
+
 package main
 
 import (
@@ -42,6 +43,8 @@ func (h *house) draw(w io.Writer, all bool) {
 	for _, name := range slices.Sorted(maps.Keys(states)) {
 		fmt.Fprintf(w, "%4d  %s\n", states[name], name)
 	}
+	comments := h.packageComments()
+	fmt.Fprintf(w, "\n# Files whose head `go doc` shows: %d\n%s\n", len(comments), join(comments))
 	h.drawWalks(w, all)
 }
 

@@ -1,5 +1,6 @@
 // load.go owns the way from a folder to a checked package: the files that the build tags choose, their syntax and types, and
 // the reading order that DESIGN.md gives them.
+
 package main
 
 import (
@@ -58,7 +59,7 @@ func load(folder, tags string) (*house, error) {
 		if err != nil {
 			return nil, err
 		}
-		parsed, err := parser.ParseFile(h.fset, name, text, parser.SkipObjectResolution)
+		parsed, err := parser.ParseFile(h.fset, name, text, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return nil, err
 		}

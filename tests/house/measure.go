@@ -1,4 +1,5 @@
 // measure.go owns what is measured: arrows and the circle, structs, writers of owners' fields, parameters, SQLSTATEs.
+
 package main
 
 import (
@@ -308,6 +309,18 @@ func (h *house) sqlstates() map[string]int {
 			}
 			return true
 		})
+	}
+	return found
+}
+
+// packageComments returns the files whose first comment stands directly above the package clause. One is enough: an empty
+// line keeps the others from the package's documentation.
+func (h *house) packageComments() []*file {
+	var found []*file
+	for _, f := range h.files {
+		if f.syntax.Doc != nil {
+			found = append(found, f)
+		}
 	}
 	return found
 }

@@ -1,4 +1,5 @@
 // walk.go owns the walks: what somebody reads who follows a path through the code with all its branches.
+
 package main
 
 import (

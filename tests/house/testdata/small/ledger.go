@@ -1,3 +1,5 @@
+// ledger.go has a head too.
+
 package main
 
 type ledger struct {

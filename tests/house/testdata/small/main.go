@@ -1,3 +1,4 @@
+// main.go has the process.
 package main
 
 func main() {
