@@ -530,18 +530,20 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if ck.spoiled != "" || ck.generation != b.generation {
 		return c.settleChunk(ck)
 	}
-	from := provenance{op: 'c', snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
+	from := provenance{snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
 	if b.tried {
 		if good, err := c.tryRows(ck, from); err != nil {
 			return c.chunkRefused(ck, good, err)
 		}
 	}
+	d := document{op: 'c'}
 	for i := range ck.rows {
 		if ck.rows[i].dead {
 			continue
 		}
 		c.rowScratch = ck.row(c.rowScratch, i)
-		if err := c.write(b, ck.plan, &from, c.rowScratch, false, nil, false); err != nil {
+		d.row = c.rowScratch
+		if err := c.write(b, ck.plan, &from, &d); err != nil {
 			return c.chunkRefused(ck, i, &rowError{ck.plan.describeKeyOf(c.rowScratch), err})
 		}
 		from.loc[1]++
@@ -597,12 +599,14 @@ func (c *capture) readAgain(ck *chunk) {
 // tryRows makes the documents of a chunk and drops them. It returns how many rows precede the first that has none.
 func (c *capture) tryRows(ck *chunk, from provenance) (good int, err error) {
 	var trial []byte
+	d := document{op: 'c'}
 	for i := range ck.rows {
 		if ck.rows[i].dead {
 			continue
 		}
 		c.rowScratch = ck.row(c.rowScratch, i)
-		trial, err = c.appendFitting(trial[:0], ck.binding, ck.plan, &from, c.rowScratch, false, nil, false)
+		d.row = c.rowScratch
+		trial, err = ck.plan.appendFitting(trial[:0], &from, &d)
 		if err != nil {
 			return i, &rowError{ck.plan.describeKeyOf(c.rowScratch), err}
 		}

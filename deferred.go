@@ -68,15 +68,15 @@ func (c *capture) defers(e *relationEntry) bool {
 	return false
 }
 
-// arrive takes note of a row that now stands under a key, as place is told of it, and returns the op of its document: 0 for
-// none, since a younger row stands there.
-func (c *capture) arrive(e *relationEntry, op byte, key []value, t, fill, before tuple) byte {
-	if !c.defers(e) || op == 'u' && len(c.tx.held) == 0 {
-		return op
+// arrive takes note of a row that now stands under its key, and makes the document one of that key. It returns false where it
+// has none, since a younger row stands there.
+func (c *capture) arrive(e *relationEntry, d *document) bool {
+	if !c.defers(e) || d.op == 'u' && len(c.tx.held) == 0 {
+		return true
 	}
-	c.identity = appendIdentity(c.identity[:0], key)
+	c.identity = appendIdentity(c.identity[:0], d.key)
 	k := c.tx.held[keyRef{e.relation.oid, string(c.identity)}]
-	if op == 'c' {
+	if d.op == 'c' {
 		if k == nil {
 			if c.tx.held == nil {
 				c.tx.held = make(map[keyRef]*keyRows)
@@ -84,34 +84,35 @@ func (c *capture) arrive(e *relationEntry, op byte, key []value, t, fill, before
 			k = &keyRows{}
 			c.tx.held[keyRef{e.relation.oid, string(c.identity)}] = k
 		}
-		k.last = c.imageOf(t, fill)
+		k.last = c.imageOf(d.row, d.fill)
 		k.younger = append(k.younger, k.last)
 		k.told, k.stale = false, false
-		return op
+		return true
 	}
 	if k == nil {
-		return op
+		return true
 	}
-	if i := slices.Index(k.younger, c.imageOf(before, nil)); i >= 0 {
-		if k.younger[i] != k.last {
-			op = 'c' // what was told last is another row
-		}
-		k.last = c.imageOf(t, before)
+	if i := slices.Index(k.younger, c.imageOf(d.before, nil)); i >= 0 {
+		other := k.younger[i] != k.last
+		k.last = c.imageOf(d.row, d.before)
 		k.younger[i], k.stale = k.last, false
-		return op
+		if other { // what was told last is another row
+			d.op, d.before = 'c', nil
+		}
+		return true
 	}
 	if len(k.younger) > 0 {
-		k.older, k.changed = olderChanged, slices.Clone(t)
-		fillUnchanged(k.changed, before)
+		k.older, k.changed = olderChanged, slices.Clone(d.row)
+		fillUnchanged(k.changed, d.before)
 		k.changed = cloneTuple(k.changed)
-		return 0
+		return false
 	}
 	delete(c.tx.held, keyRef{e.relation.oid, string(c.identity)})
 	if k.told { // the row was there all the time
 		k.told = false
-		return 'c'
+		d.op, d.before = 'c', nil
 	}
-	return op
+	return true
 }
 
 // leave takes note of a row that leaves a key. held tells that another row stands there, so that the key's documents go on
@@ -190,7 +191,7 @@ func (c *capture) askDoubtful() error {
 		}
 		c.from.loc[1] = c.tx.lastLoc + 1
 		c.newKey = e.plan.keyValues(c.newKey, row, nil)
-		if err := c.put(e, 'c', c.newKey, row, nil, nil, false); err != nil {
+		if err := c.put(e, &document{op: 'c', key: c.newKey, row: row}); err != nil {
 			if err := c.changeRefused(e, nil, fmt.Errorf("row %s: %w", describeKey(d.key), err)); err != nil {
 				return err
 			}

@@ -12,15 +12,30 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sirupsen/logrus"
 )
 
 // provenance is what _meta.source says of one document.
 type provenance struct {
-	op       byte // 'c', 'u' or 'd'
 	snapshot bool // a backfill row: no commit time, no transaction
 	tsMillis int64
 	loc      [3]int64
 	xid      uint32
+}
+
+// document is a row and what happened to it, as one document is made of them. Its tuples have the columns of one plan and alias
+// what they were read from.
+type document struct {
+	op  byte    // 'c', 'u' or 'd'
+	key []value // of the row; nil where documents have no key of the table's
+	row tuple
+	// fill is where unchanged TOAST values of row may be taken from while it is judged; nil for none.
+	fill tuple
+	// before is the row that stood there, _meta.before; nil for none. Whole, it has row's unchanged TOAST values too.
+	before tuple
+	// keysOnly and beforeKeysOnly are set of a key tuple: its NULL fields carry no information and are left out.
+	keysOnly, beforeKeysOnly bool
 }
 
 // planField is one field of the document.
@@ -125,28 +140,25 @@ func (p *plan) sameKeyTypes(o *plan) bool {
 	return slices.EqualFunc(p.key, o.key, func(i, j int) bool { return p.columns[i].typeOID == o.columns[j].typeOID })
 }
 
-// appendDocument appends one document: the fields of t and _meta, with before as _meta.before when it is not nil.
+// appendDocument appends one document: the fields of its row and _meta.
 // A document of more than budget.document bytes is given up: errDocumentSize, with what has been made of it.
-// A field of t that is an unchanged TOAST value takes its value from before where that is a full row, and is left out
-// otherwise. keysOnly leaves NULL fields out of t: those of a key tuple carry no information. The same goes for before
-// through beforeKeysOnly.
-func (p *plan) appendDocument(dst []byte, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
-) ([]byte, error) {
+// An unchanged TOAST value of the row is taken from before where that is a whole row, and left out otherwise.
+func (p *plan) appendDocument(dst []byte, from *provenance, d *document) ([]byte, error) {
 	p.end = len(dst) + budget.document
-	fallback := before
-	if beforeKeysOnly {
+	fallback := d.before
+	if d.beforeKeysOnly {
 		fallback = nil
 	}
 	dst = append(dst, '{')
-	dst, err := p.appendFields(dst, p.fields[:p.metaAt], t, keysOnly, fallback)
+	dst, err := p.appendFields(dst, p.fields[:p.metaAt], d.row, d.keysOnly, fallback)
 	if err != nil {
 		return dst, err
 	}
-	dst, err = p.appendMeta(dst, from, before, beforeKeysOnly)
+	dst, err = p.appendMeta(dst, from, d)
 	if err != nil {
 		return dst, err
 	}
-	dst, err = p.appendFields(dst, p.fields[p.metaAt:], t, keysOnly, fallback)
+	dst, err = p.appendFields(dst, p.fields[p.metaAt:], d.row, d.keysOnly, fallback)
 	if err != nil {
 		return dst, err
 	}
@@ -159,6 +171,35 @@ func (p *plan) appendDocument(dst []byte, from *provenance, t tuple, keysOnly bo
 
 // errDocumentSize says that a document is larger than it may be.
 var errDocumentSize = errors.New("the document is too large")
+
+// appendFitting appends one document, cut as far as it takes.
+func (p *plan) appendFitting(dst []byte, from *provenance, d *document) ([]byte, error) {
+	at := len(dst)
+	dst, err := p.appendDocument(dst, from, d)
+	if errors.Is(err, errDocumentSize) {
+		dst, err = p.appendCut(dst[:at], from, d)
+	}
+	return dst, err
+}
+
+// appendCut appends a document that is too large with its longest values cut further, until it fits.
+func (p *plan) appendCut(dst []byte, from *provenance, d *document) ([]byte, error) {
+	for limit := truncateAt / 2; limit > 0; limit /= 2 {
+		cut, err := p.cutTo(limit).appendDocument(dst, from, d)
+		if errors.Is(err, errDocumentSize) {
+			dst = cut[:len(dst)] // the buffer may have grown
+			continue
+		}
+		if err == nil {
+			table := tableName{p.options.schema, p.options.table}
+			logrus.WithFields(logrus.Fields{"table": table.String(), "key": p.describeKeyOf(d.row), "limit": limit}).
+				Warnf("a document over %d MiB had its longest values cut", budget.document>>20)
+		}
+		return cut, err
+	}
+	return nil, fmt.Errorf("the document of key %s has more than %d MiB, its values cut as far as they can be", p.describeKeyOf(d.row),
+		budget.document>>20)
+}
 
 // appendFields appends fields, each followed by a comma.
 func (p *plan) appendFields(dst []byte, fields []planField, t tuple, keysOnly bool, fallback tuple) ([]byte, error) {
@@ -195,9 +236,9 @@ func (p *plan) appendFields(dst []byte, fields []planField, t tuple, keysOnly bo
 	return dst, nil
 }
 
-func (p *plan) appendMeta(dst []byte, from *provenance, before tuple, beforeKeysOnly bool) ([]byte, error) {
+func (p *plan) appendMeta(dst []byte, from *provenance, d *document) ([]byte, error) {
 	dst = append(dst, `"_meta":{"op":"`...)
-	dst = append(dst, from.op, '"')
+	dst = append(dst, d.op, '"')
 	dst = append(dst, `,"source":{`...)
 	if !from.snapshot {
 		dst = append(dst, `"ts_ms":`...)
@@ -221,11 +262,11 @@ func (p *plan) appendMeta(dst []byte, from *provenance, before tuple, beforeKeys
 	}
 	dst = append(dst, p.tag...)
 	dst = append(dst, '}')
-	if before != nil {
+	if d.before != nil {
 		dst = append(dst, `,"before":{`...)
 		at := len(dst)
 		var err error
-		if dst, err = p.appendFields(dst, p.fields, before, beforeKeysOnly, nil); err != nil {
+		if dst, err = p.appendFields(dst, p.fields, d.before, d.beforeKeysOnly, nil); err != nil {
 			return dst, err
 		}
 		if len(dst) > at {

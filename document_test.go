@@ -42,8 +42,7 @@ func documentPlan(o planOptions, columns ...string) *plan {
 }
 
 // referenceDocument is the document as a map, made without a plan.
-func referenceDocument(p *plan, o planOptions, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
-) map[string]any {
+func referenceDocument(p *plan, o planOptions, from *provenance, d *document) map[string]any {
 	fields := func(t, fallback tuple, keysOnly bool) map[string]any {
 		doc := make(map[string]any)
 		for i, c := range p.columns {
@@ -77,15 +76,15 @@ func referenceDocument(p *plan, o planOptions, from *provenance, t tuple, keysOn
 	if o.settings != nil && o.settings.sourceTag != "" {
 		source["tag"] = o.settings.sourceTag
 	}
-	meta := map[string]any{"op": string(from.op), "source": source}
-	fallback := before
-	if beforeKeysOnly {
+	meta := map[string]any{"op": string(d.op), "source": source}
+	fallback := d.before
+	if d.beforeKeysOnly {
 		fallback = nil
 	}
-	if before != nil {
-		meta["before"] = fields(before, nil, beforeKeysOnly)
+	if d.before != nil {
+		meta["before"] = fields(d.before, nil, d.beforeKeysOnly)
 	}
-	doc := fields(t, fallback, keysOnly)
+	doc := fields(d.row, fallback, d.keysOnly)
 	doc["_meta"] = meta
 	return doc
 }
@@ -100,9 +99,9 @@ func decodeNumbers(t testing.TB, doc []byte) (decoded any) {
 	return decoded
 }
 
-func checkDocument(t testing.TB, p *plan, o planOptions, from *provenance, row tuple, keysOnly bool, before tuple, beforeKeysOnly bool) {
+func checkDocument(t testing.TB, p *plan, o planOptions, from *provenance, d *document) {
 	t.Helper()
-	have, err := p.appendDocument([]byte("ahead"), from, row, keysOnly, before, beforeKeysOnly)
+	have, err := p.appendDocument([]byte("ahead"), from, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +109,7 @@ func checkDocument(t testing.TB, p *plan, o planOptions, from *provenance, row t
 	if !ok {
 		t.Fatalf("%s: what stood ahead is gone", have)
 	}
-	want, err := json.Marshal(referenceDocument(p, o, from, row, keysOnly, before, beforeKeysOnly))
+	want, err := json.Marshal(referenceDocument(p, o, from, d))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +157,8 @@ func checkKeyOrder(t testing.TB, doc []byte) {
 }
 
 func TestDocumentExamples(t *testing.T) {
-	stream := provenance{op: 'u', tsMillis: 1700000000123, loc: [3]int64{10, 20, 30}, xid: 4000000000}
-	backfill := provenance{op: 'c', snapshot: true, loc: [3]int64{-1, 5, 0}}
+	stream := provenance{tsMillis: 1700000000123, loc: [3]int64{10, 20, 30}, xid: 4000000000}
+	backfill := provenance{snapshot: true, loc: [3]int64{-1, 5, 0}}
 	row := testTuple
 	for _, tc := range []struct {
 		name       string
@@ -245,7 +244,11 @@ func TestDocumentExamples(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := documentPlan(tc.options, tc.columns...)
-			have, err := p.appendDocument(nil, &tc.from, tc.row, tc.keysOnly, tc.before, tc.beforeKeys)
+			d := &document{op: 'u', row: tc.row, keysOnly: tc.keysOnly, before: tc.before, beforeKeysOnly: tc.beforeKeys}
+			if tc.from.snapshot {
+				d.op = 'c'
+			}
+			have, err := p.appendDocument(nil, &tc.from, d)
 			if err != nil || string(have) != tc.want {
 				t.Errorf("document\n%s (%v), want\n%s", have, err, tc.want)
 			}
@@ -255,7 +258,7 @@ func TestDocumentExamples(t *testing.T) {
 
 func TestDocumentErrors(t *testing.T) {
 	p := documentPlan(planOptions{}, "A", "int")
-	from := provenance{op: 'u'}
+	from := provenance{}
 	good := testTuple("tx", "t1")
 	bad := testTuple("tx", "tone")
 	for _, tc := range []struct {
@@ -265,7 +268,7 @@ func TestDocumentErrors(t *testing.T) {
 		{bad, nil, `column "int": want integer, have "one"`},
 		{good, bad, `column "int": want integer, have "one"`},
 	} {
-		if _, err := p.appendDocument(nil, &from, tc.row, false, tc.before, false); errorText(err) != tc.want {
+		if _, err := p.appendDocument(nil, &from, &document{op: 'u', row: tc.row, before: tc.before}); errorText(err) != tc.want {
 			t.Errorf("error %q, want %q", errorText(err), tc.want)
 		}
 	}
@@ -311,14 +314,14 @@ func randomDocument(t testing.TB, random *rand.Rand) {
 		return made
 	}
 	from := provenance{
-		op: "cud"[random.IntN(3)], snapshot: random.IntN(3) == 0, tsMillis: int64(random.Uint64() >> 20),
+		snapshot: random.IntN(3) == 0, tsMillis: int64(random.Uint64() >> 20),
 		loc: [3]int64{int64(random.Uint64() >> 1), random.Int64(), random.Int64()}, xid: random.Uint32(),
 	}
-	var before tuple
+	d := document{op: "cud"[random.IntN(3)], row: row(), keysOnly: random.IntN(4) == 0, beforeKeysOnly: random.IntN(2) == 0}
 	if random.IntN(2) == 0 {
-		before = row()
+		d.before = row()
 	}
-	checkDocument(t, p, o, &from, row(), random.IntN(4) == 0, before, random.IntN(2) == 0)
+	checkDocument(t, p, o, &from, &d)
 }
 
 func TestDocumentsAgainstReference(t *testing.T) {
@@ -332,10 +335,10 @@ func FuzzDocument(f *testing.F) {
 	f.Add([]byte(`plain`), []byte(`"quoted"`), false)
 	f.Add([]byte("\x00\xff\xc3"), []byte("<>&\u2029"), true)
 	p := documentPlan(planOptions{}, "A", "b")
-	from := provenance{op: 'c'}
+	from := provenance{}
 	f.Fuzz(func(t *testing.T, a, b []byte, keysOnly bool) {
 		row := tuple{{kind: valueText, data: a}, {kind: valueText, data: b}}
-		doc, err := p.appendDocument(nil, &from, row, keysOnly, row, keysOnly)
+		doc, err := p.appendDocument(nil, &from, &document{op: 'c', row: row, keysOnly: keysOnly, before: row, beforeKeysOnly: keysOnly})
 		if err == nil && !json.Valid(doc) {
 			t.Fatalf("%q is no JSON", doc)
 		}
@@ -435,10 +438,10 @@ func wideRow() (*plan, tuple) {
 
 func TestDocumentAllocations(t *testing.T) {
 	p, row := wideRow()
-	from := provenance{op: 'u', tsMillis: 1, loc: [3]int64{1, 2, 3}, xid: 7}
+	from := provenance{tsMillis: 1, loc: [3]int64{1, 2, 3}, xid: 7}
 	buffer := make([]byte, 0, 1<<16)
 	n := testing.AllocsPerRun(200, func() {
-		if _, err := p.appendDocument(buffer, &from, row, false, row, false); err != nil {
+		if _, err := p.appendDocument(buffer, &from, &document{op: 'u', row: row, before: row}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -449,12 +452,12 @@ func TestDocumentAllocations(t *testing.T) {
 
 func BenchmarkDocument(b *testing.B) {
 	p, row := wideRow()
-	from := provenance{op: 'c', tsMillis: 1700000000123, loc: [3]int64{1 << 40, 1<<40 + 1, 1<<40 + 2}, xid: 7}
+	from := provenance{tsMillis: 1700000000123, loc: [3]int64{1 << 40, 1<<40 + 1, 1<<40 + 2}, xid: 7}
 	var doc []byte
 	b.ReportAllocs()
 	for b.Loop() {
 		var err error
-		if doc, err = p.appendDocument(doc[:0], &from, row, false, nil, false); err != nil {
+		if doc, err = p.appendDocument(doc[:0], &from, &document{op: 'c', row: row}); err != nil {
 			b.Fatal(err)
 		}
 	}

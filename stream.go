@@ -315,7 +315,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	switch ch.op {
 	case 'I':
 		c.newKey = p.keyValues(c.newKey, ch.new, nil)
-		return c.place(e, 'c', c.newKey, ch.new, nil, nil, false)
+		return c.place(e, &document{op: 'c', key: c.newKey, row: ch.new})
 	case 'D':
 		if !c.oldHasKey(e, ch) {
 			return c.lostKey(b, "a delete")
@@ -328,10 +328,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 	}
 	// An update. An old tuple tells the old key, as far as it carries the key's columns; without one the key is the same.
 	full := ch.oldKind == 'O'
-	var fill, before tuple
-	if ch.oldKind != 0 {
-		before = ch.old
-	}
+	var fill tuple
 	if full && !ch.oldCut {
 		fill = ch.old
 	}
@@ -350,7 +347,11 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		moved = !sameKey(c.oldKey, c.newKey)
 	}
 	if !moved {
-		return c.place(e, 'u', c.newKey, ch.new, fill, before, !full)
+		d := &document{op: 'u', key: c.newKey, row: ch.new, fill: fill, beforeKeysOnly: !full}
+		if ch.oldKind != 0 {
+			d.before = ch.old
+		}
+		return c.place(e, d)
 	}
 	if !isOldKey(c.oldKey, ch.oldKind) {
 		return c.lostKey(b, "an update")
@@ -360,7 +361,7 @@ func (c *capture) apply(e *relationEntry, ch *change) error {
 		return err
 	}
 	c.from.loc[1]++
-	return c.place(e, 'c', c.newKey, ch.new, fill, nil, false)
+	return c.place(e, &document{op: 'c', key: c.newKey, row: ch.new, fill: fill})
 }
 
 // applyPending applies a change of a table whose rows are all still to be read, while the collection may hold rows of its
@@ -432,26 +433,23 @@ func isOldKey(key []value, kind byte) bool {
 	})
 }
 
-// place applies a row that now stands under a key: by an insert or the second half of a key move (op 'c'), or by an
-// update of it (op 'u', with before when the old tuple came). fill is where unchanged TOAST values may be found.
-func (c *capture) place(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
-	switch told := c.arrive(e, op, key, t, fill, before); {
-	case told == 0:
+// place applies a row that now stands under its key: by an insert or the second half of a key move (op 'c'), or by an
+// update of it (op 'u', with before when the old tuple came).
+func (c *capture) place(e *relationEntry, d *document) error {
+	if !c.arrive(e, d) {
 		return nil
-	case told != op:
-		op, before = told, nil
 	}
-	return c.put(e, op, key, t, fill, before, beforeKeysOnly)
+	return c.put(e, d)
 }
 
 // put is place for a row that has the last word on its key.
-func (c *capture) put(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
+func (c *capture) put(e *relationEntry, d *document) error {
 	b := e.binding
 	if !b.scanning() {
-		return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
+		return c.emitPlaced(e, d)
 	}
-	c.identity = appendIdentity(c.identity[:0], key)
-	at, err := c.sideOf(b, key)
+	c.identity = appendIdentity(c.identity[:0], d.key)
+	at, err := c.sideOf(b, d.key)
 	if err != nil {
 		return err
 	}
@@ -461,17 +459,17 @@ func (c *capture) put(e *relationEntry, op byte, key []value, t, fill, before tu
 	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filtering() || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
 			failpoint("patch.put")
-			if op == 'c' { // takes nothing from a row that stood there before
+			if d.op == 'c' { // takes nothing from a row that stood there before
 				ck.remove(c.identity)
 			}
-			ck.put(c.identity, t, fill, c.change.newCut)
+			ck.put(c.identity, d.row, d.fill, c.change.newCut)
 			ck.compact()
 		}
 	}
 	if b.filtering() && at != sideScanned {
 		return nil
 	}
-	return c.emitPlaced(e, op, key, t, fill, before, beforeKeysOnly)
+	return c.emitPlaced(e, d)
 }
 
 // unsettle remembers the transaction for a binding whose unsettled range it touched. A standby's snapshots list no running
@@ -480,17 +478,18 @@ func (c *capture) put(e *relationEntry, op byte, key []value, t, fill, before tu
 func (c *capture) unsettle(b *binding) { b.unsettled.add(c.tx.begin.xid) }
 
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
-func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, before tuple, beforeKeysOnly bool) error {
-	if c.captured(e.binding, op) {
+func (c *capture) emitPlaced(e *relationEntry, d *document) error {
+	if c.captured(e.binding, d.op) {
 		return nil
 	}
-	if (before == nil || beforeKeysOnly) && hasUnchanged(t) {
-		c.filled = append(c.filled[:0], t...)
-		if t = c.filled; fill != nil {
-			fillUnchanged(t, fill)
+	if (d.before == nil || d.beforeKeysOnly) && hasUnchanged(d.row) {
+		c.filled = append(c.filled[:0], d.row...)
+		if d.row = c.filled; d.fill != nil {
+			fillUnchanged(d.row, d.fill)
 		}
-		if b := e.binding; hasUnchanged(t) && (op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
-			row, err := c.rereadRest(e.binding, e.plan, key, t)
+		b := e.binding
+		if hasUnchanged(d.row) && (d.op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
+			row, err := c.rereadRest(b, e.plan, d.key, d.row)
 			if errors.Is(err, errParked) {
 				return nil
 			}
@@ -498,12 +497,12 @@ func (c *capture) emitPlaced(e *relationEntry, op byte, key []value, t, fill, be
 				return err
 			}
 			if row != nil {
-				fillUnchanged(t, row)
+				fillUnchanged(d.row, row)
 			}
 		}
-		fitTuple(t, e.plan, budget.cutRule())
+		fitTuple(d.row, e.plan, budget.cutRule())
 	}
-	return c.send(e, op, t, false, before, beforeKeysOnly)
+	return c.send(e, d)
 }
 
 func fillUnchanged(t, from tuple) {
@@ -528,7 +527,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 	b := e.binding
 	held, back, untold := c.leave(e, key, ch.old)
 	if untold {
-		if err := c.put(e, 'c', key, ch.old, nil, nil, false); err != nil {
+		if err := c.put(e, &document{op: 'c', key: key, row: ch.old}); err != nil {
 			return err
 		}
 		c.from.loc[1]++
@@ -537,7 +536,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 	case held:
 		return nil
 	case back != nil:
-		return c.put(e, 'u', key, back, nil, ch.old, false)
+		return c.put(e, &document{op: 'u', key: key, row: back, before: ch.old})
 	}
 	if b.scanning() {
 		c.identity = appendIdentity(c.identity[:0], key)
@@ -556,7 +555,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 			return nil // no document of this key has ever been emitted
 		}
 	}
-	return c.emit(e, 'd', ch.old, ch.oldKind == 'K', nil, false)
+	return c.emit(e, &document{op: 'd', row: ch.old, keysOnly: ch.oldKind == 'K'})
 }
 
 // patchable reports whether a change may be patched into the chunk; one of another shape spoils it.
@@ -575,41 +574,40 @@ func (c *capture) patchable(ck *chunk, e *relationEntry) bool {
 func (c *capture) applyKeyless(e *relationEntry, ch *change) error {
 	switch ch.op {
 	case 'I':
-		return c.emit(e, 'c', ch.new, false, nil, false)
+		return c.emit(e, &document{op: 'c', row: ch.new})
 	case 'D':
-		return c.emit(e, 'd', ch.old, ch.oldKind == 'K', nil, false)
+		return c.emit(e, &document{op: 'd', row: ch.old, keysOnly: ch.oldKind == 'K'})
 	}
-	if ch.oldKind == 0 {
-		return c.emit(e, 'u', ch.new, false, nil, false)
+	d := &document{op: 'u', row: ch.new}
+	if ch.oldKind != 0 {
+		d.before, d.beforeKeysOnly = ch.old, ch.oldKind == 'K'
 	}
-	return c.emit(e, 'u', ch.new, false, ch.old, ch.oldKind == 'K')
+	return c.emit(e, d)
 }
 
 // emit writes one document of the stream, unless it has been captured before.
-func (c *capture) emit(e *relationEntry, op byte, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool) error {
-	if c.captured(e.binding, op) {
+func (c *capture) emit(e *relationEntry, d *document) error {
+	if c.captured(e.binding, d.op) {
 		return nil
 	}
-	return c.send(e, op, t, keysOnly, before, beforeKeysOnly)
+	return c.send(e, d)
 }
 
-func (c *capture) send(e *relationEntry, op byte, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool) error {
+func (c *capture) send(e *relationEntry, d *document) error {
 	if e.binding.sourced != e.plan {
 		if err := c.sourceSchema(e.binding, e.binding.table, e.plan, e.relation); err != nil {
 			return err
 		}
 	}
-	c.from.op = op
-	return c.write(e.binding, e.plan, &c.from, t, keysOnly, before, beforeKeysOnly)
+	return c.write(e.binding, e.plan, &c.from, d)
 }
 
 // write appends one document to the output.
-func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple, beforeKeysOnly bool,
-) error {
+func (c *capture) write(b *binding, p *plan, from *provenance, d *document) error {
 	failpoint("emit.before")
 	dst := c.out.begin(b.index)
 	at := len(dst)
-	dst, err := c.appendFitting(dst, b, p, from, t, keysOnly, before, beforeKeysOnly)
+	dst, err := p.appendFitting(dst, from, d)
 	if err != nil {
 		c.out.discard()
 		return err
@@ -618,38 +616,6 @@ func (c *capture) write(b *binding, p *plan, from *provenance, t tuple, keysOnly
 	c.documents++
 	failpoint("emit.after")
 	return c.out.end(dst)
-}
-
-// appendFitting appends one document, cut as far as it takes.
-func (c *capture) appendFitting(dst []byte, b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple,
-	beforeKeysOnly bool,
-) ([]byte, error) {
-	at := len(dst)
-	dst, err := p.appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
-	if errors.Is(err, errDocumentSize) {
-		dst, err = c.appendCut(dst[:at], b, p, from, t, keysOnly, before, beforeKeysOnly)
-	}
-	return dst, err
-}
-
-// appendCut appends a document that is too large with its longest values cut further, until it fits.
-func (c *capture) appendCut(dst []byte, b *binding, p *plan, from *provenance, t tuple, keysOnly bool, before tuple,
-	beforeKeysOnly bool,
-) ([]byte, error) {
-	for limit := truncateAt / 2; limit > 0; limit /= 2 {
-		cut, err := p.cutTo(limit).appendDocument(dst, from, t, keysOnly, before, beforeKeysOnly)
-		if errors.Is(err, errDocumentSize) {
-			dst = cut[:len(dst)] // the buffer may have grown
-			continue
-		}
-		if err == nil {
-			logrus.WithFields(logrus.Fields{"table": b.name().String(), "key": p.describeKeyOf(t), "limit": limit}).
-				Warnf("a document over %d MiB had its longest values cut", budget.document>>20)
-		}
-		return cut, err
-	}
-	return nil, fmt.Errorf("the document of key %s has more than %d MiB, its values cut as far as they can be", p.describeKeyOf(t),
-		budget.document>>20)
 }
 
 // sideOf tells where a key lies in its binding's backfill. REQUIRES: scanning; c.identity is the key's.
