@@ -1,4 +1,4 @@
-# The project's commands. `make help` lists them; README.md says when to use which.
+# The project's commands. `make help` lists them; docs/testing.md says when to use which.
 
 TAGS ?= nozstd
 GO_TEST_FLAGS ?=
