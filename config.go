@@ -120,11 +120,6 @@ const (
 	maxIdentifierBytes      = 63                               // NAMEDATALEN - 1
 )
 
-// userError is an error whose text is for the operator: what is wrong and how to fix it.
-type userError struct{ msg string }
-
-func (e *userError) Error() string { return e.msg }
-
 // parseConfig parses and checks the endpoint config strictly. Every fault found is in the error, a *userError.
 func parseConfig(raw json.RawMessage) (*settings, error) {
 	found := &faults{}

@@ -637,19 +637,3 @@ func sqlState(err error) string {
 	}
 	return ""
 }
-
-// quoteIdent quotes one identifier. A NUL byte, which no name can hold, is dropped.
-func quoteIdent(name string) string {
-	return `"` + strings.ReplaceAll(strings.ReplaceAll(name, "\x00", ""), `"`, `""`) + `"`
-}
-
-func quoteTable(t tableName) string { return quoteIdent(t.schema) + "." + quoteIdent(t.name) }
-
-// quoteLiteral quotes a text so that it reads the same whatever standard_conforming_strings says.
-func quoteLiteral(text string) string {
-	text = strings.ReplaceAll(strings.ReplaceAll(text, "\x00", ""), `'`, `''`)
-	if strings.Contains(text, `\`) {
-		return ` E'` + strings.ReplaceAll(text, `\`, `\\`) + `'`
-	}
-	return `'` + text + `'`
-}

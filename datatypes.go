@@ -49,9 +49,6 @@ type encodeOptions struct {
 	note func(kind, standIn string) // told of each date or timestamp that is written as another; may be nil
 }
 
-// truncateAt is the size from which the incumbent truncates values, 8 MiB.
-const truncateAt = 8 << 20
-
 // form is what a base type is in JSON: its schema and its encoder.
 type form byte
 

@@ -50,15 +50,6 @@ const (
 	leftOutPublishedAt  = "written by a materialization (has a column " + publishedAtColumn + ")"
 )
 
-// tableName is a schema-qualified name in exact spelling.
-type tableName struct{ schema, name string }
-
-func (t tableName) String() string { return t.schema + "." + t.name }
-
-// isText reports whether the name is text. Neither JSON nor the platform has a name for another, and one that is spelled
-// otherwise is another table's, or nobody's.
-func (t tableName) isText() bool { return utf8.ValidString(t.schema) && utf8.ValidString(t.name) }
-
 // show is the name for people, its bytes that are no text in hex.
 func (t tableName) show() string {
 	if t.isText() {

@@ -13,12 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-
-	"github.com/jackc/pglogrepl"
 )
-
-// lsn is a position in the write-ahead log; its text form is X/X in upper-case hex.
-type lsn = pglogrepl.LSN
 
 // value is one column of a tuple, aliasing the message it was decoded from.
 type value struct {

@@ -22,9 +22,6 @@ type requirement struct {
 	key   []string // columns of the collection key; nil for a keyless binding
 }
 
-// maxFaults bounds the faults shown.
-const maxFaults = 20
-
 // checkPrerequisites checks what the server must have for a capture of the tables, creating the watermarks table, the
 // publication and its members where permitted. All faults are in one userError, each with the server's reason and the SQL
 // that fixes it; warnings are what the operator should know though the capture can run.

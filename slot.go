@@ -792,18 +792,3 @@ func stillOpen(ctx context.Context, conn *pgx.Conn, writers []writer) ([]writer,
 	}
 	return open, nil
 }
-
-// oidArray is the text form of an oid[].
-func oidArray(oids []uint32) string {
-	b := []byte{'{'}
-	for i, oid := range oids {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = strconv.AppendUint(b, uint64(oid), 10)
-	}
-	return string(append(b, '}'))
-}
-
-// literal quotes a text for a statement that a person is to run.
-func literal(text string) string { return strings.TrimPrefix(quoteLiteral(text), " ") }

@@ -41,9 +41,6 @@ type transaction struct {
 	resumed     []*binding // those of which some are still to be left out
 }
 
-// maxDocument keeps a document's message below the runtime's limit of 64 MiB (spec/flow-protocol.md §2.6).
-const maxDocument = 60 << 20
-
 // side is where a key lies relative to a backfill.
 type side uint8
 
