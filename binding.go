@@ -77,12 +77,11 @@ type binding struct {
 	collectionKey []string // column names of the collection key; nil for the fallback key
 	txid          bool     // the collection has a place for _meta.source.txid
 
-	phase phase
-	state *bindingState
-	meta  bindingMetadata
-	dirty bool // state or meta changed since the last checkpoint; set by mark alone
-	// changed is the capture's list of dirty bindings.
-	changed *[]*binding
+	phase  phase
+	state  *bindingState
+	meta   bindingMetadata
+	ledger *ledger
+	dirty  bool // state or meta changed since the last checkpoint; the ledger's
 
 	table  *table // what the catalog says; nil when missing
 	plan   *plan  // for the table's columns as the catalog says
@@ -152,12 +151,7 @@ func (b *binding) transition(ev event) {
 }
 
 // mark has the next checkpoint carry the binding.
-func (b *binding) mark() {
-	if !b.dirty {
-		b.dirty = true
-		*b.changed = append(*b.changed, b)
-	}
-}
+func (b *binding) mark() { b.ledger.mark(b) }
 
 // isOther reports whether a relation of the stream is another table than the captured one, which has, or had, its name at
 // that place of the stream. Where it is the one that has the name now, the binding will be rewound by the catalog.

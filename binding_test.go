@@ -39,8 +39,7 @@ func TestImpossibleTransitionPanics(t *testing.T) {
 			t.Errorf("panic %s", have)
 		}
 	}()
-	var changed []*binding
-	b := &binding{phase: phaseActive, resource: resource{table: tableName{"public", "t"}}, changed: &changed}
+	b := &binding{phase: phaseActive, resource: resource{table: tableName{"public", "t"}}, ledger: &ledger{}}
 	b.transition(eventActivate)
 }
 

@@ -23,9 +23,6 @@ const (
 	// roundChunks is how many bindings may have a chunk in one round.
 	roundChunks = 4
 
-	// A busy stream checkpoints after so many bytes or so long, an idle one at once.
-	checkpointBytes = 16 << 20
-	checkpointDelay = time.Second
 	// idleCheckpoint is how often a state-only checkpoint may move the cursor of a capture with nothing to deliver.
 	idleCheckpoint = 10 * time.Second
 
@@ -58,7 +55,7 @@ type capture struct {
 	types    *typeCatalog
 	casts    map[uint32]comparison
 	out      *output
-	acks     *acknowledgements
+	ledger   ledger
 	diag     *diagnostics
 	progress progress
 	fencer   *fencer
@@ -79,8 +76,6 @@ type capture struct {
 	attached []*binding // captured, with partitions whose scans have not begun in this session
 	reading  []*binding // scanning, highest priority first
 	marking  []*binding // captured anew behind a BackfillBegin; their BackfillComplete is to come
-	changed  []*binding // since the last checkpoint
-	removed  map[string]*bindingState
 
 	relations map[uint32]*relationEntry
 	lastEntry *relationEntry
@@ -91,11 +86,6 @@ type capture struct {
 	partly    []*binding // those of which a part of a transaction was captured that has not begun yet
 	from      provenance // of the document being written
 
-	cursor      lsn // end of the last streamed transaction, or where a keepalive showed the server to be
-	previousEnd lsn // end of the last transaction received on this connection, at first the start position
-	idleEnd     lsn // WAL end of the last keepalive between transactions
-	stored      lsn // cursor of the last checkpoint
-
 	lost       error     // the last session's, when the slot could not be read on
 	timeline   int32     // of the server we read from
 	identified time.Time // when that was learnt
@@ -105,17 +95,11 @@ type capture struct {
 	open  *round // its fence is being streamed to, its chunks patched
 	ahead *round // being read
 
-	due          bool // documents, or a cursor that documents stand behind, await a checkpoint
-	dueSince     time.Time
-	undelivered  int // bytes since the last checkpoint
 	large        int // bytes of documents behind which a checkpoint stands inside a transaction
 	handled      int // messages in the process
 	changes      int // of captured tables, in the process
 	transactions int // in the process
 	documents    int // in the process
-	delivered    int // checkpoints that carried changes of captured tables, in the process
-	checkpointed time.Time
-	patch        []byte
 	lastTick     time.Time
 	ticks        *time.Ticker
 	rediscoverAt time.Time
@@ -168,10 +152,10 @@ func (c *capture) forget() {
 	}
 }
 
-// stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.cursor is where to start.
+// stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.ledger.cursor is where to start.
 func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.ctx = ctx
-	c.previousEnd, c.idleEnd = start, start
+	c.ledger.begin(start)
 	c.loadPlaces()
 	c.seed = maphash.MakeSeed()
 	c.rediscoverAt, c.fitnessAt = c.nextRediscovery(), fitnessNext()
@@ -217,7 +201,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 
 // wait runs when no message is waiting: what can be delivered is, then it blocks until something happens.
 func (c *capture) wait() error {
-	if c.due && !c.tx.open && !c.polling {
+	if c.ledger.due && !c.tx.open && !c.polling {
 		if err := c.checkpoint(); err != nil {
 			return err
 		}
@@ -264,7 +248,7 @@ func (c *capture) advance() error {
 			}
 		}
 	}
-	if c.due && !c.polling && (c.undelivered >= checkpointBytes || time.Since(c.dueSince) >= checkpointDelay) {
+	if !c.polling && c.ledger.overdue() {
 		return c.checkpoint()
 	}
 	if time.Since(c.lastTick) >= tickInterval {
@@ -364,7 +348,7 @@ func (c *capture) promote() error {
 	}
 	// It may lie behind us already: an LSN fence, and one whose watermark came before the open one was known to be missed.
 	r.fence.sawWatermark(c.watermark)
-	r.fence.sawCommit(max(c.previousEnd, c.idleEnd))
+	r.fence.sawCommit(c.ledger.received())
 	if c.stage != stageCapture {
 		return nil
 	}
@@ -481,7 +465,7 @@ func (c *capture) settle() error {
 	switch c.stage {
 	case stageCatchUp:
 		if r.fence.watermark == nil {
-			c.cursor = max(c.cursor, r.fence.position)
+			c.ledger.advance(r.fence.position)
 		}
 		if err := c.checkpoint(); err != nil {
 			return err
@@ -498,7 +482,7 @@ func (c *capture) settle() error {
 		c.stage = stageFinished
 		return c.checkpoint()
 	}
-	c.cursor = max(c.cursor, c.idleEnd) // a quiet table's long backfill must not pin WAL
+	c.ledger.advance(c.ledger.idleEnd) // a quiet table's long backfill must not pin WAL
 	for _, ck := range r.chunks {
 		if err := c.settleChunk(ck); err != nil {
 			return fmt.Errorf("backfill %s: %w", ck.binding.name(), err)
@@ -660,8 +644,8 @@ func (c *capture) committed(end lsn) {
 	if c.open != nil {
 		c.open.fence.sawCommit(end)
 	}
-	if c.tx.changes > 0 && !c.due {
-		c.due, c.dueSince = true, time.Now()
+	if c.tx.changes > 0 && !c.ledger.due {
+		c.ledger.owe()
 	}
 }
 
@@ -670,7 +654,7 @@ func (c *capture) keepalive(end lsn) {
 	if c.tx.open {
 		return
 	}
-	c.idleEnd = max(c.idleEnd, end)
+	c.ledger.heard(end)
 	if c.open != nil {
 		c.open.fence.sawKeepalive(end)
 	}
@@ -682,7 +666,7 @@ func (c *capture) checkpoint() error {
 	return c.writeCheckpoint()
 }
 
-// writeCheckpoint writes the cursor and the bindings that changed.
+// writeCheckpoint has the ledger write a checkpoint.
 func (c *capture) writeCheckpoint() error {
 	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
 	if c.db.standby && !c.identified.IsZero() { // what is stored has been judged
@@ -690,32 +674,9 @@ func (c *capture) writeCheckpoint() error {
 			return err
 		}
 	}
-	failpoint("checkpoint.before")
-	changed := c.removed
-	c.removed = nil
-	for _, b := range c.changed {
-		if changed == nil {
-			changed = make(map[string]*bindingState)
-		}
-		changed[b.stateKey] = b.storedState(c.cursor)
-		b.dirty = false
-	}
-	c.changed = c.changed[:0]
-	var err error
-	if c.patch, err = appendPatch(c.patch[:0], c.cursor, changed); err != nil {
+	if err := c.ledger.checkpoint(); err != nil {
 		return err
 	}
-	c.acks.push(c.cursor)
-	failpoint("checkpoint.noted")
-	if err := c.out.checkpoint(c.patch); err != nil {
-		return err
-	}
-	failpoint("checkpoint.after")
-	if c.due {
-		c.delivered++
-	}
-	c.due, c.undelivered = false, 0
-	c.stored, c.checkpointed = c.cursor, time.Now()
 	c.progress.checkpoints.Add(1)
 	return nil
 }
@@ -760,10 +721,10 @@ func (c *capture) tick() error {
 	if c.session.prompt.Load() {
 		rest = 0
 	}
-	if !c.polling && !c.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
-		max(c.idleEnd, c.cursor) > c.stored && time.Since(c.checkpointed) >= rest {
+	if !c.polling && !c.ledger.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
+		c.ledger.reached() > c.ledger.stored && time.Since(c.ledger.checkpointed) >= rest {
 		failpoint("checkpoint.idle")
-		c.cursor = max(c.cursor, c.idleEnd)
+		c.ledger.advance(c.ledger.idleEnd)
 		return c.checkpoint()
 	}
 	return nil

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -477,7 +478,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	defer db.close()
 	db.warnExposed()
 	c := &capture{
-		ctx: ctx, db: db, settings: s, out: k.out, acks: acks, polling: k.polling, v1: runsOnV1(r.Capture),
+		ctx: ctx, db: db, settings: s, out: k.out, ledger: ledger{out: k.out, acks: acks}, polling: k.polling, v1: runsOnV1(r.Capture),
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
 		large: largeTransaction,
 	}
@@ -539,14 +540,15 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	}
 	c.types = read.types
 	c.diag.status("Verifying capture requirements")
-	if c.cursor, err = state.cursor(); err != nil {
+	cursor, err := state.cursor()
+	if err != nil {
 		return err
 	}
 	checks := checkFirst
 	switch {
-	case c.cursor != 0 && state.streaming(c.bindings):
+	case cursor != 0 && state.streaming(c.bindings):
 		checks = checkCaptured
-	case c.cursor != 0:
+	case cursor != 0:
 		checks = checkResumed
 	}
 	unfit, untold, warnings, err := resumePrerequisites(ctx, c.db, wanted, captured, checks)
@@ -556,7 +558,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	if err != nil {
 		return err
 	}
-	c.reconcile(specs, state)
+	c.reconcile(specs, state, cursor)
 	for _, b := range c.bindings {
 		b.untold = b.meta.Untold
 		b.noteUntold(untold[b.name()] != "")
@@ -592,33 +594,19 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		}
 	}
 	// The schemas commit at once, with the cursor as it was; the bindings as they are now follow.
-	return c.opening(state)
-}
-
-// opening emits the two checkpoints that begin a session.
-func (c *capture) opening(state *captureState) error {
-	cursor, err := state.cursor()
-	if err != nil {
-		return err
-	}
-	patch, err := appendPatch(nil, cursor, nil)
-	if err != nil {
-		return err
-	}
-	c.acks.push(cursor)
-	if err := c.out.checkpoint(patch); err != nil {
+	if err := c.ledger.open(cursor); err != nil {
 		return err
 	}
 	failpoint("open.schemas")
 	return c.checkpoint()
 }
 
-// reconcile makes the bindings' states from what is stored.
-func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState) {
+// reconcile makes the bindings' states from what is stored, with the cursor.
+func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState, cursor lsn) {
 	fresh := true
 	bound := make(map[string]bool)
 	for i, b := range c.bindings {
-		b.changed = &c.changed
+		b.ledger = &c.ledger
 		bound[b.stateKey] = true
 		stored := state.Bindings[b.stateKey]
 		if stored == nil || stored.Mode == storedIgnore {
@@ -654,20 +642,14 @@ func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState
 	for key, stored := range state.Bindings {
 		if !bound[key] && stored.Mode != storedIgnore {
 			logrus.WithField("stateKey", key).Info("binding removed from capture")
-			if c.removed == nil {
-				c.removed = make(map[string]*bindingState)
-			}
-			c.removed[key] = ignoredState()
+			c.ledger.remove(key)
 		}
 	}
-	if fresh && c.cursor != 0 {
+	if fresh && cursor != 0 {
 		logrus.Info("all bindings are new, resetting replication cursor")
-		c.cursor = 0
+		cursor = 0
 	}
-	c.acks.flushed.Store(uint64(c.cursor)) // the runtime gave us this cursor, so it has committed it
-	if c.settings.flags.forceResetCursor != 0 {
-		c.cursor = c.settings.flags.forceResetCursor
-	}
+	c.ledger.resume(cursor, cmp.Or(c.settings.flags.forceResetCursor, cursor))
 }
 
 // prepareAll makes the bindings' plans; those whose tables are gone or cannot be captured are parked.
@@ -711,7 +693,7 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 // run streams until the capture ends, over as many replication sessions as it takes.
 func (c *capture) run(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
-		began, worked := time.Now(), c.delivered+int(c.progress.chunks.Load())
+		began, worked := time.Now(), c.ledger.delivered+int(c.progress.chunks.Load())
 		err := c.replicate(ctx)
 		again := transient(err)
 		if loss := c.lossOf(ctx, err); loss != nil { // though position found nothing amiss
@@ -724,7 +706,7 @@ func (c *capture) run(ctx context.Context) error {
 		}
 		// A session's first checkpoint is no progress, nor are our own watermarks: what always fails behind them must not be tried
 		// for ever.
-		if c.delivered+int(c.progress.chunks.Load()) > worked || time.Since(began) > 5*time.Minute {
+		if c.ledger.delivered+int(c.progress.chunks.Load()) > worked || time.Since(began) > 5*time.Minute {
 			attempt = 0
 		}
 		if attempt >= 8 {
@@ -732,8 +714,7 @@ func (c *capture) run(ctx context.Context) error {
 		}
 		// Nothing has been emitted since the last checkpoint: what is in memory is what is stored, and a new session
 		// resumes as a new process would.
-		c.out.drop()
-		c.cursor = c.stored
+		c.ledger.rollBack()
 		failpoint("reconnect")
 		for _, b := range c.bindings {
 			b.sourced = nil // its schema may have been dropped
@@ -836,7 +817,7 @@ var errSessionOver = errors.New("the replication session is over")
 func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start lsn, timeout time.Duration) (*replication, error) {
 	deadline := time.Now().Add(slotBusyLimit)
 	for {
-		session, err := startReplication(ctx, conn, c.settings.slot, c.settings.publication, start, c.acks, timeout)
+		session, err := startReplication(ctx, conn, c.settings.slot, c.settings.publication, start, c.ledger.acks, timeout)
 		if err == nil || sqlState(err) != "55006" {
 			return session, err
 		}
@@ -883,7 +864,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 	if err != nil {
 		return 0, fmt.Errorf("identify the server: %w", err)
 	}
-	if c.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
+	if c.ledger.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
 		var status *slotStatus
 		fault := c.serverFault(identity) // first: what else is amiss follows from that
 		otherPast := fault != nil
@@ -894,7 +875,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 			if status, err = c.awaitReplay(ctx); err != nil {
 				return 0, err
 			}
-			fault = slotFault(status, c.cursor)
+			fault = slotFault(status, c.ledger.cursor)
 		}
 		if fault == nil {
 			if fault, err = c.timelineFault(ctx, conn, identity, status); err != nil {
@@ -910,7 +891,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 				}
 				c.status("The replication slot %q is a failover slot now, as advanced.failover_slot asks", c.settings.slot)
 			}
-			return c.cursor, nil
+			return c.ledger.cursor, nil
 		}
 		if _, lost := errors.AsType[*slotLossError](fault); !lost || c.settings.onSlotLoss != "backfill" {
 			return 0, fault
@@ -926,30 +907,30 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		c.rewindAll()
 	}
 	flags, created := c.settings.flags, false
+	var start lsn
 	switch {
 	case flags.forceResetCursor != 0:
-		c.cursor = flags.forceResetCursor
+		start = flags.forceResetCursor
 	case flags.initialBackfillCursor != 0:
-		c.cursor = flags.initialBackfillCursor
+		start = flags.initialBackfillCursor
 	case !flags.createReplicationSlot:
 		status, err := inspectSlot(ctx, c.db)
 		if err != nil {
 			return 0, err
 		}
-		c.cursor = max(status.confirmed, 1)
+		start = max(status.confirmed, 1)
 	default:
 		c.rewindAll() // a new slot knows nothing of the past
 		logrus.WithField("slot", c.settings.slot).Info("attempting to create replication slot")
-		at, err := createSlot(ctx, c.db, conn, c.diag.status)
+		start, err = createSlot(ctx, c.db, conn, c.diag.status)
 		if err != nil {
 			return 0, err
 		}
-		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": at.String()}).Info("created replication slot")
-		c.cursor = at
+		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": start.String()}).Info("created replication slot")
 		created = true
 		failpoint("slot.after")
 	}
-	c.acks.reset()
+	c.ledger.restart(start)
 	c.forgetPlaces()
 	c.noteServer(identity)
 	if created {
@@ -957,7 +938,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 			return 0, err
 		}
 	}
-	return c.cursor, nil
+	return start, nil
 }
 
 // readAfresh reads the catalog again behind the position that a new slot begins at: the making of it may have waited for hours
@@ -967,7 +948,7 @@ func (c *capture) readAfresh() error {
 	if err := c.rediscover(); err != nil {
 		return err
 	}
-	if c.due {
+	if c.ledger.due {
 		return c.checkpoint()
 	}
 	return nil
@@ -982,10 +963,10 @@ func (c *capture) awaitReplay(ctx context.Context) (*slotStatus, error) {
 			return nil, err
 		}
 		c.db.standby = status.standby // it may have been promoted since the last session
-		if !status.standby || status.end >= c.cursor || time.Now().After(deadline) {
+		if !status.standby || status.end >= c.ledger.cursor || time.Now().After(deadline) {
 			return status, nil
 		}
-		c.status("Waiting for the standby to get to %s, where the capture has read up to: it has %s now", c.cursor, status.end)
+		c.status("Waiting for the standby to get to %s, where the capture has read up to: it has %s now", c.ledger.cursor, status.end)
 		select {
 		case <-time.After(500 * time.Millisecond):
 		case <-ctx.Done():
@@ -1016,7 +997,7 @@ func (c *capture) rewindAll() {
 func (c *capture) serverFault(identity pglogrepl.IdentifySystemResult) error {
 	for _, b := range c.bindings {
 		if b.meta.System != "" && b.meta.System != identity.SystemID {
-			return serverFault(b.meta.System, identity.SystemID, c.cursor)
+			return serverFault(b.meta.System, identity.SystemID, c.ledger.cursor)
 		}
 	}
 	return nil
@@ -1036,10 +1017,10 @@ func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identi
 	if err != nil {
 		return nil, fmt.Errorf("read the history of timeline %d: %w", current, err)
 	}
-	fault = timelineFault(history.Content, stored, current, c.cursor)
+	fault = timelineFault(history.Content, stored, current, c.ledger.cursor)
 	if fault != nil && readOnCurrent(history.Content, slot) {
 		c.status("The server left timeline %d for timeline %d while another connector had the slot %q, which it has confirmed up to %s "+
-			"on the new one: the capture goes on from %s", stored, current, slot.name, slot.confirmed, c.cursor)
+			"on the new one: the capture goes on from %s", stored, current, slot.name, slot.confirmed, c.ledger.cursor)
 		fault = nil
 	}
 	return fault, nil

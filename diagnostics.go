@@ -134,7 +134,7 @@ func (d *diagnostics) note(now time.Time) {
 	p.transactions.Store(int64(c.transactions))
 	p.changes.Store(int64(c.changes))
 	p.documents.Store(int64(c.documents))
-	p.cursor.Store(uint64(max(c.previousEnd, c.idleEnd)))
+	p.cursor.Store(uint64(c.ledger.received()))
 	if c.tx.begin.xid != 0 { // of the open or the last transaction: everything that committed before it has been streamed
 		p.committed.Store(c.tx.begin.commitTime + postgresEpoch)
 	}

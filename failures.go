@@ -118,7 +118,7 @@ func (c *capture) readFailed(b *binding, err error) error {
 		if reason, rerr := c.whyUnreadable(b, err); reason != "" || rerr != nil {
 			if rerr == nil {
 				c.parkBinding(b, reason)
-				c.due, c.dueSince = true, time.Now()
+				c.ledger.owe()
 			}
 			return rerr
 		}
@@ -182,7 +182,7 @@ func (c *capture) role() string { return quoteIdent(c.settings.user) }
 // sightChanged takes note that chunks of a binding would see other rows now than those before: all, and then the backfill
 // starts again; or fewer, or others, and then the binding is parked until our role sees all.
 func (c *capture) sightChanged(b *binding, sight string) {
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	if sight == sightAll {
 		fresh := *b.table // chunks in flight have the other
 		fresh.sight = sight
@@ -269,7 +269,7 @@ func (c *capture) parkUnreadable(b *binding, fault error) bool {
 		return false
 	}
 	c.parkBinding(b, reason)
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	return true
 }
 
@@ -277,7 +277,7 @@ func (c *capture) parkUnreadable(b *binding, fault error) bool {
 // come since the table was captured, the binding is parked; else the document lacks the values, as it is told.
 func (c *capture) rowHidden(b *binding, key []value, lacking tuple) (tuple, error) {
 	if b.meta.Sight == "" || b.meta.Sight == sightAll {
-		c.due, c.dueSince = true, time.Now()
+		c.ledger.owe()
 		c.parkHidden(b)
 		return nil, errParked
 	}
@@ -338,7 +338,7 @@ func (c *capture) readByLeaf(b *binding, err error) bool {
 	c.status("The server has no room for the locks that reading %s by its key takes (%s): its backfill starts again, partition by "+
 		"partition. %s", b.name(), serverReason(err), byLeafCosts)
 	c.rewind(b)
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	return true
 }
 

@@ -371,7 +371,7 @@ func TestSightReturns(t *testing.T) {
 // TestLeftBehind: a table that is captured anew, or parked, does not wait for what its scan of before had to wait for.
 func TestLeftBehind(t *testing.T) {
 	for name, leave := range map[string]func(b *binding){"anew": func(b *binding) { b.rewind(false) }, "parked": (*binding).park} {
-		b := &binding{phase: phaseBackfill, state: &bindingState{}, changed: new([]*binding), notBefore: time.Now().Add(time.Hour)}
+		b := &binding{phase: phaseBackfill, state: &bindingState{}, ledger: &ledger{}, notBefore: time.Now().Add(time.Hour)}
 		if leave(b); !b.notBefore.IsZero() {
 			t.Errorf("%s: the next scan waits until %v", name, b.notBefore)
 		}

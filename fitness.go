@@ -286,7 +286,7 @@ func (c *capture) judgeFitness(before, now map[tableName]fitness) {
 		}
 	}
 	if len(unsent.list)+len(hidden.list) > 0 {
-		c.due, c.dueSince = true, time.Now()
+		c.ledger.owe()
 	}
 }
 
@@ -317,7 +317,7 @@ func (c *capture) wasUnlogged(b *binding) {
 	c.status("%s was rewritten in a way that ALTER TABLE … SET UNLOGGED and SET LOGGED have too, between which no change is sent: all its "+
 		"rows are backfilled. %s", b.name(), c.remains(b))
 	c.rewind(b)
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 }
 
 // suspect takes note of a table without a TOAST table that was rewritten. It may have been truncated, which the stream tells of: it
@@ -342,7 +342,7 @@ func (c *capture) judgeSuspects() {
 	c.suspects = slices.DeleteFunc(c.suspects, func(b *binding) bool {
 		switch {
 		case b.suspectedTo == 0 || b.meta.Filenode == 0: // captured anew, parked, truncated
-		case max(c.cursor, c.idleEnd) < b.suspectedTo:
+		case c.ledger.reached() < b.suspectedTo:
 			return false
 		default:
 			c.wasUnlogged(b)
@@ -425,7 +425,7 @@ func (c *capture) sawForeign(e *relationEntry) {
 	c.status("Changes of %s were sent as those of %s.%s, of which it is or was a partition (publish_via_partition_root): they are missed, so all "+
 		"rows are backfilled. %s", b.name(), at.schema, at.name, c.remains(b))
 	c.rewind(b)
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	c.doubtFitness()
 }
 

@@ -325,7 +325,7 @@ func TestScanKeysResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, k := range tables {
-		b := &binding{resource: resource{table: k.table}, collectionKey: k.key, changed: &c.changed}
+		b := &binding{resource: resource{table: k.table}, collectionKey: k.key, ledger: &c.ledger}
 		if err := c.loadTypesOf(found[k.table]); err != nil {
 			t.Fatal(err)
 		}

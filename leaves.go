@@ -363,7 +363,7 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 		}
 		b.partitions.remember(now)
 		b.mark()
-		c.due, c.dueSince = true, time.Now()
+		c.ledger.owe()
 		return nil
 	}
 	var news []uint32
@@ -386,7 +386,7 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 		return nil
 	}
 	b.mark()
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	vanished := append(c.describeRemoved(b, ch.removed), c.describeRewritten(b, ch.rewritten)...)
 	for _, text := range vanished {
 		c.status("%s", text)
@@ -487,10 +487,10 @@ func (c *capture) publishedFromNowOn() {
 
 // renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.
 func (c *capture) renewSession() error {
-	if c.session.askKeepalive(); max(c.cursor, c.idleEnd) < c.renewAt {
+	if c.session.askKeepalive(); c.ledger.reached() < c.renewAt {
 		return nil
 	}
-	c.cursor = max(c.cursor, c.idleEnd)
+	c.ledger.advance(c.ledger.idleEnd)
 	if err := c.checkpoint(); err != nil {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
 )
@@ -282,7 +281,7 @@ func (c *capture) voidBegun(b *binding) bool {
 	}
 	b.meta.Begun = false
 	b.mark()
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	text := fmt.Sprintf("The backfill of %s, which a backfill marker began, ends without one, as %s: documents of rows that vanished stay "+
 		"in the collection.", b.name(), reason)
 	if missing {

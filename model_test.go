@@ -243,7 +243,7 @@ func (m *model) start() {
 		}
 	}
 	m.c.standing, m.c.lookup = m.standing, m.lookup
-	m.c.cursor, m.c.previousEnd, m.c.stage = m.cursor, m.cursor, stageCatchUp
+	m.c.ledger.cursor, m.c.ledger.previousEnd, m.c.stage = m.cursor, m.cursor, stageCatchUp
 	m.c.loadPlaces()
 	if m.within > 0 {
 		m.c.large = m.within
@@ -364,7 +364,7 @@ func (m *model) consume() {
 	if err == nil && m.c.open != nil && m.c.open.fence.passed {
 		err = m.c.settle()
 	}
-	if err == nil && m.c.due {
+	if err == nil && m.c.ledger.due {
 		err = m.c.checkpoint()
 	}
 	if err != nil {

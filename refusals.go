@@ -100,7 +100,7 @@ func (c *capture) changeRefused(e *relationEntry, ch *change, err error) error {
 		}
 	}
 	reason := fmt.Sprintf("%s in transaction %d cannot be told: %s", what, c.tx.begin.xid, withCause(err))
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	switch {
 	case c.onlyStreams(b):
 		b.refusals++

@@ -452,7 +452,7 @@ func TestServerRestartedWhileSlotInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer predecessor.close()
-	c := &capture{db: d, settings: d.settings, acks: newAcknowledgements()}
+	c := &capture{db: d, settings: d.settings, ledger: ledger{acks: newAcknowledgements()}}
 	c.diag = &diagnostics{capture: c}
 	conn := db.replication(d)
 	d.started.Add(-1) // it is another server now
@@ -673,7 +673,7 @@ func TestWriters(t *testing.T) {
 
 // A server with another system identifier is another server, whatever its slot of our name says.
 func TestAnotherServer(t *testing.T) {
-	c := &capture{cursor: 0x1000, bindings: []*binding{{}, {meta: bindingMetadata{System: "1", Timeline: 1}}}}
+	c := &capture{ledger: ledger{cursor: 0x1000}, bindings: []*binding{{}, {meta: bindingMetadata{System: "1", Timeline: 1}}}}
 	if _, lost := errors.AsType[*slotLossError](c.serverFault(pglogrepl.IdentifySystemResult{SystemID: "2", Timeline: 1})); !lost {
 		t.Error("another server is none")
 	}

@@ -138,7 +138,7 @@ func (c *capture) handleBegin(data []byte) error {
 		c.resumeWithin()
 	}
 	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
-	c.from.loc[0] = int64(c.previousEnd)
+	c.from.loc[0] = int64(c.ledger.previousEnd)
 	c.from.loc[2] = int64(begin.finalLSN)
 	c.from.xid = begin.xid
 	failpoint("stream.begin")
@@ -156,8 +156,8 @@ func (c *capture) handleCommit(data []byte) error {
 	if commit.commitLSN != c.tx.begin.finalLSN {
 		return fmt.Errorf("commit at %s of a transaction that began with final LSN %s", commit.commitLSN, c.tx.begin.finalLSN)
 	}
-	if commit.endLSN < c.previousEnd {
-		return fmt.Errorf("commit that ends at %s behind one that ended at %s", commit.endLSN, c.previousEnd)
+	if commit.endLSN < c.ledger.previousEnd {
+		return fmt.Errorf("commit that ends at %s behind one that ended at %s", commit.endLSN, c.ledger.previousEnd)
 	}
 	if len(c.tx.doubtful) > 0 {
 		if err := c.askDoubtful(); err != nil {
@@ -169,8 +169,7 @@ func (c *capture) handleCommit(data []byte) error {
 	}
 	c.tx.open = false
 	c.transactions++
-	c.previousEnd = commit.endLSN
-	c.cursor = commit.endLSN
+	c.ledger.committed(commit.endLSN)
 	c.committed(commit.endLSN)
 	failpoint("stream.commit")
 	return nil
@@ -228,7 +227,7 @@ func (c *capture) handleChange(m *walMessage) error {
 			return fmt.Errorf("change of %s: %w", b.name(), err)
 		}
 	}
-	if c.tx.lastLoc = c.from.loc[1]; c.undelivered >= c.large {
+	if c.tx.lastLoc = c.from.loc[1]; c.ledger.undelivered >= c.large {
 		return c.checkpointWithin()
 	}
 	return nil
@@ -609,7 +608,7 @@ func (c *capture) write(b *binding, p *plan, from *provenance, d *document) erro
 		c.out.discard()
 		return err
 	}
-	c.undelivered += len(dst) - at
+	c.ledger.wrote(len(dst) - at)
 	c.documents++
 	failpoint("emit.after")
 	return c.out.end(dst)

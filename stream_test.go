@@ -119,7 +119,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 ) *testCapture {
 	s := &settings{slot: "flow_slot", watermarks: watermarksTable, chunkRows: 50_000, onTruncate: "ignore"}
 	c := &capture{
-		ctx: t.Context(), settings: s, types: types, out: out, acks: &acknowledgements{}, db: &database{settings: s},
+		ctx: t.Context(), settings: s, types: types, out: out, ledger: ledger{out: out, acks: &acknowledgements{}}, db: &database{settings: s},
 		byName: make(map[tableName]*binding), casts: map[uint32]comparison{
 			pgtype.Int4OID: {cast: "integer"}, pgtype.Int8OID: {cast: "bigint"}, pgtype.TextOID: {cast: "text"},
 		},
@@ -134,7 +134,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 	c.diag = &diagnostics{capture: c}
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
-		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, changed: &c.changed, limit: 50_000,
+		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, ledger: &c.ledger, limit: 50_000,
 		notBefore: time.Now().Add(24 * time.Hour), // no chunk is read but by the test
 	}
 	b.meta.First = true
@@ -686,22 +686,22 @@ func TestStreamPassesOver(t *testing.T) {
 		}
 	}
 	keepalive(5000)
-	if c.idleEnd != 5000 {
-		t.Errorf("idle end %s", c.idleEnd)
+	if c.ledger.idleEnd != 5000 {
+		t.Errorf("idle end %s", c.ledger.idleEnd)
 	}
 	if err := c.send("Oorigin", "Mmessage", "Y"+u32(9)+"public\x00mood\x00", other, beginText(9000, 7), insertText(77, "t1")); err != nil {
 		t.Fatal(err)
 	}
 	keepalive(8000)
-	if c.idleEnd != 5000 {
+	if c.ledger.idleEnd != 5000 {
 		t.Error("a keepalive inside a transaction moved the idle end")
 	}
 	if err := c.send(commitText(9000, 9010)); err != nil {
 		t.Fatal(err)
 	}
 	c.want("")
-	if c.due || c.cursor != 9010 || c.previousEnd != 9010 {
-		t.Errorf("due %v, cursor %s", c.due, c.cursor)
+	if c.ledger.due || c.ledger.cursor != 9010 || c.ledger.previousEnd != 9010 {
+		t.Errorf("due %v, cursor %s", c.ledger.due, c.ledger.cursor)
 	}
 	// Another slot's watermark is not ours.
 	c.ahead = &round{fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}

@@ -93,7 +93,7 @@ func (c *capture) activate() error {
 			b.meta.First = false
 			b.noteShape()
 			b.rememberPartitions()
-			c.due, c.dueSince = true, time.Now()
+			c.ledger.owe()
 			continue
 		}
 		if !b.byCTID() {
@@ -133,7 +133,7 @@ func (c *capture) completeEmpty() {
 			(len(b.meta.Leaves) == 0 || b.phase == phaseActive && leavesDone(b.meta.Leaves)) {
 			b.complete()
 			c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
-			c.due, c.dueSince = true, time.Now()
+			c.ledger.owe()
 			c.nothingToRead()
 		}
 	}
@@ -472,7 +472,7 @@ func (c *capture) judgeKeys(bindings []*binding) error {
 			b.noteUntold(true)
 		default:
 			c.parkBinding(b, lost)
-			c.due, c.dueSince = true, time.Now()
+			c.ledger.owe()
 		}
 	}
 	return nil
@@ -528,7 +528,7 @@ func (c *capture) loadIdentities(oids []uint32) (held map[uint32][]replicaIdenti
 // right since, the table is captured anew at once, with nothing to wait for.
 func (c *capture) parkForNow(b *binding, reason string) error {
 	c.parkBinding(b, reason)
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 	return c.reload(b)
 }
 
@@ -617,7 +617,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	if t == nil {
 		if b.phase != phaseMissing {
 			c.parkBinding(b, "the table is gone")
-			c.due, c.dueSince = true, time.Now()
+			c.ledger.owe()
 		}
 		return nil
 	}
@@ -638,7 +638,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	if b.phase == phaseMissing || b.meta.OID != 0 && b.meta.OID != t.oid {
 		c.status("%s is there anew: it is backfilled. %s", b.name(), c.remains(b))
 		c.rewind(b)
-		c.due, c.dueSince = true, time.Now()
+		c.ledger.owe()
 	}
 	if b.plan != nil && b.table != nil && b.table.oid == t.oid && b.table.sameAs(t) {
 		b.table = t
@@ -654,13 +654,13 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 	}
 	if err := b.prepare(t, c.types, c.settings, c.casts); err != nil {
 		c.parkBinding(b, err.Error())
-		c.due, c.dueSince = true, time.Now()
+		c.ledger.owe()
 		return nil
 	}
 	if b.phase == phaseBackfill && b.meta.Key != "" && b.meta.Key != b.keySignature() {
 		c.status("A key column of %s is another one, or has another type or collation: its backfill starts again", b.name())
 		c.rewind(b)
-		c.due, c.dueSince = true, time.Now()
+		c.ledger.owe()
 	}
 	if b.scanning() { // chunks of the table as it was may lack rows of the table as it is
 		b.generation++
@@ -889,7 +889,7 @@ func (c *capture) refreshAll(bindings []*binding, before map[tableName]fitness) 
 			if err := c.sourceSchema(b, b.table, b.plan, nil); err != nil {
 				return err
 			}
-			c.due, c.dueSince = true, time.Now()
+			c.ledger.owe()
 		}
 	}
 	c.fitness = before // what came behind it is seen by the next look

@@ -395,7 +395,7 @@ func (c *capture) watermarkCame() error {
 // askWhenSilent asks the server how far it is where its WAL ends behind what the stream has shown, first after askFirst of no
 // progress, then less and less often. REQUIRES: between transactions.
 func (c *capture) askWhenSilent(now time.Time) {
-	at := max(c.previousEnd, c.idleEnd)
+	at := c.ledger.received()
 	if at != c.askedAt || c.askPause == 0 {
 		c.askedAt, c.askPause, c.askNext = at, askFirst, now.Add(askFirst)
 	}

@@ -11,7 +11,6 @@ import (
 	"hash/fnv"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/sirupsen/logrus"
@@ -128,7 +127,7 @@ func (c *capture) meet(b *binding) {
 // REQUIRES: inside a transaction, behind all documents of one change.
 func (c *capture) checkpointWithin() error {
 	assert(c.tx.open, "a checkpoint within a transaction outside of one")
-	assert(c.cursor <= c.tx.begin.finalLSN, "the cursor %s lies behind the transaction that commits at %s", c.cursor, c.tx.begin.finalLSN)
+	assert(c.ledger.cursor <= c.tx.begin.finalLSN, "the cursor %s lies behind the transaction that commits at %s", c.ledger.cursor, c.tx.begin.finalLSN)
 	before := make([]*transactionPlace, len(c.touched))
 	for i, b := range c.touched {
 		before[i] = b.meta.Within
@@ -138,7 +137,7 @@ func (c *capture) checkpointWithin() error {
 		}
 	}
 	c.span++
-	c.due = true
+	c.ledger.owe()
 	failpoint("within.before")
 	if err := c.writeCheckpoint(); err != nil {
 		for i, b := range c.touched { // the next session of the process resumes from what is stored
@@ -153,7 +152,7 @@ func (c *capture) checkpointWithin() error {
 }
 
 // loadPlaces finds the bindings of which a part of a transaction has been captured that is still to be streamed. REQUIRES:
-// c.cursor is where the stream starts.
+// the cursor is where the stream starts.
 func (c *capture) loadPlaces() {
 	for _, b := range c.bindings {
 		p := b.meta.Within
@@ -166,7 +165,7 @@ func (c *capture) loadPlaces() {
 			b.mark()
 			continue
 		}
-		if p.passed(c.cursor) {
+		if p.passed(c.ledger.cursor) {
 			b.meta.Within = nil // which need not be written
 			continue
 		}
@@ -249,7 +248,7 @@ func (c *capture) differs(b *binding, now int64) {
 	logrus.Warn(text)
 	c.diag.status(text)
 	c.rewind(b)
-	c.due, c.dueSince = true, time.Now()
+	c.ledger.owe()
 }
 
 // endWithin is called at the commit of a transaction that was resumed within.

@@ -60,7 +60,7 @@ func resumeTest(t *testing.T, table *table, mode backfillMode, s *leftBehind) *t
 	t.Helper()
 	c := newTestCapture(t, table, mode)
 	var err error
-	if c.cursor, err = s.state.cursor(); err != nil {
+	if c.ledger.cursor, err = s.state.cursor(); err != nil {
 		t.Fatal(err)
 	}
 	b := c.b
@@ -75,7 +75,7 @@ func resumeTest(t *testing.T, table *table, mode backfillMode, s *leftBehind) *t
 		}
 		c.reading = []*binding{b}
 	}
-	c.previousEnd = c.cursor
+	c.ledger.previousEnd = c.ledger.cursor
 	c.loadPlaces()
 	return c
 }
@@ -100,7 +100,7 @@ func (c *testCapture) within(n int, changes ...string) {
 	if err := c.send(commitText(final, final+10)); err != nil {
 		c.t.Fatal(err)
 	}
-	if c.due {
+	if c.ledger.due {
 		if err := c.checkpoint(); err != nil {
 			c.t.Fatal(err)
 		}
@@ -145,7 +145,7 @@ func TestWithin(t *testing.T) {
 				if have := brief(t, s.docs); have != tc.want {
 					t.Fatalf("%s: stopped behind %d and %d changes:\n%s, want\n%s", name, first, second, have, tc.want)
 				}
-				if c.b.storedState(c.cursor); c.b.meta.Within != nil {
+				if c.b.storedState(c.ledger.cursor); c.b.meta.Within != nil {
 					t.Fatalf("%s: %+v is kept behind the commit", name, c.b.meta.Within)
 				}
 			}
@@ -173,7 +173,7 @@ func (c *testCapture) scannedTo(key string) {
 func TestWithinReconnect(t *testing.T) {
 	insert := func(id string) string { return insertText(testOID, "t"+id, "tv", "tb") }
 	c := newTestCapture(t, testTable('d'), modeAutomatic).activeNow()
-	c.cursor, c.stored = 900, 900
+	c.ledger.cursor, c.ledger.stored = 900, 900
 	c.b.mark()
 	if err := c.checkpoint(); err != nil {
 		t.Fatal(err)
@@ -186,9 +186,9 @@ func TestWithinReconnect(t *testing.T) {
 		}
 		if n < 3 {
 			c.out.drop()
-			c.cursor = c.stored
+			c.ledger.cursor = c.ledger.stored
 			c.forget()
-			c.previousEnd = c.cursor
+			c.ledger.previousEnd = c.ledger.cursor
 			c.loadPlaces()
 		}
 	}
