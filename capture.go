@@ -97,9 +97,7 @@ type capture struct {
 
 	large        int // bytes of documents behind which a checkpoint stands inside a transaction
 	handled      int // messages in the process
-	changes      int // of captured tables, in the process
-	transactions int // in the process
-	documents    int // in the process
+	tally        tally
 	lastTick     time.Time
 	ticks        *time.Ticker
 	rediscoverAt time.Time
@@ -167,7 +165,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	if err := c.resumeBackfills(); err != nil {
 		return err
 	}
-	c.diag.status(statusCatchUp)
+	c.say(statusCatchUp)
 	c.startRound(nil)
 	for {
 		if !c.tx.open {
@@ -284,9 +282,9 @@ func (c *capture) awaitRead() error {
 		case <-c.ahead.done:
 			return nil
 		case <-c.ticks.C:
-			c.diag.tick()
+			c.report()
 			if c.fencer.lag() > 5*time.Second {
-				c.diag.status("Waiting for the standby to replay the WAL that follows (is its replay paused, or delayed by " +
+				c.say("Waiting for the standby to replay the WAL that follows (is its replay paused, or delayed by " +
 					"recovery_min_apply_delay or by long queries on it?)")
 			}
 		case <-c.ctx.Done():
@@ -472,9 +470,9 @@ func (c *capture) settle() error {
 		}
 		c.stage = stageCapture
 		if len(c.pending)+len(c.attached)+len(c.reading)+len(c.marking) > 0 {
-			c.diag.status(statusBackfill)
+			c.say(statusBackfill)
 		} else {
-			c.diag.status(statusStream)
+			c.say(statusStream)
 		}
 		return nil
 	case stageFinal:
@@ -559,7 +557,10 @@ func (c *capture) settleChunk(ck *chunk) error {
 		return err
 	}
 	c.progress.chunks.Add(1)
-	c.diag.scanned(b, ck, rows)
+	logScanned(b, ck, rows)
+	if len(c.reading) > 0 && b.phase == phaseBackfill {
+		c.say(statusBackfill)
+	}
 	if ended {
 		logrus.WithFields(logrus.Fields{"stream": b.name().String(), "rows": b.state.Backfilled}).Info("backfill completed")
 		c.nothingToRead()
@@ -601,7 +602,7 @@ func (c *capture) tryRows(ck *chunk, from provenance) (good int, err error) {
 // nothingToRead says so when the last backfill has ended.
 func (c *capture) nothingToRead() {
 	if len(c.pending)+len(c.attached)+len(c.reading)+len(c.marking) == 0 { // else their last markers are to come first
-		c.diag.status(statusStream)
+		c.say(statusStream)
 	}
 }
 
@@ -684,7 +685,7 @@ func (c *capture) writeCheckpoint() error {
 // tick does what time asks for. It may run inside a transaction.
 func (c *capture) tick() error {
 	c.lastTick = time.Now()
-	c.diag.tick()
+	c.report()
 	if err := c.pollWaiting(); err != nil {
 		return err
 	}
@@ -770,7 +771,55 @@ func (c *capture) dismiss(b *binding) {
 	c.attached = slices.DeleteFunc(c.attached, func(r *binding) bool { return r == b })
 }
 
-func (c *capture) status(format string, args ...any) { c.diag.status(fmt.Sprintf(format, args...)) }
+// status reports what the capture is doing.
+func (c *capture) status(format string, args ...any) { c.say(fmt.Sprintf(format, args...)) }
+
+// say is status of a text.
+func (c *capture) say(message string) { c.diag.status(message, c.backfillSum()) }
+
+// usual reports what the capture is doing, after something that held it up is over.
+func (c *capture) usual() {
+	switch {
+	case c.stage == stageCatchUp:
+		c.say(statusCatchUp)
+	case len(c.pending)+len(c.attached)+len(c.reading) > 0:
+		c.say(statusBackfill)
+	default:
+		c.say(statusStream)
+	}
+}
+
+// backfillSum is how far the backfills under way are.
+func (c *capture) backfillSum() backfillSum {
+	sum := backfillSum{tables: len(c.reading) + len(c.attached) + len(c.pending), reading: len(c.reading)}
+	for _, b := range c.reading {
+		if b.table == nil || b.table.reltuples <= 0 {
+			sum.estimated = 0
+			break
+		}
+		sum.captured += float64(b.state.Backfilled)
+		sum.estimated += b.table.reltuples
+	}
+	return sum
+}
+
+// report hands on how far the capture is to those who tell of it, and looks whether the session is alive. It may run inside a
+// transaction.
+func (c *capture) report() {
+	now := time.Now()
+	c.progress.note(now, &streamReport{
+		tally: c.tally, position: c.ledger.received(), tx: c.tx,
+		fence: c.open != nil && !c.tx.open, reading: c.open == nil && c.ahead != nil && !c.tx.open,
+	})
+	if c.progress.due(now) {
+		c.progress.noteBackfills(now, c.reading, c.bindings)
+	}
+	if c.diag.recovered.Swap(false) {
+		c.usual()
+	}
+	c.diag.logXID(c.ctx, c.db, now)
+	c.watchSilence(now)
+}
 
 // rereadRest is reread for what the stream emits: a value that is gone with its column stays unchanged, the others are read.
 func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
@@ -807,7 +856,7 @@ func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple
 	}
 	started, told := time.Now(), false
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		if c.diag.tick(); time.Since(started) > 5*time.Second {
+		if c.report(); time.Since(started) > 5*time.Second {
 			c.status("A row of %s must be read again and waits for transaction %d to become visible (synchronous replication: is "+
 				"the standby away?)", b.name(), c.tx.begin.xid)
 		}

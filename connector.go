@@ -484,12 +484,12 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	}
 	defer c.fencer.close()
 	c.catalog, c.standing, c.lookup = c.loadTables, c.readStanding, c.reread
-	c.diag = &diagnostics{capture: c, task: r.Capture.Name.String()}
+	c.diag = &diagnostics{task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
 		return stopCause(ctx, advise(err, s))
 	}
 	watching, stop := context.WithCancel(ctx)
-	w := newWatcher(c)
+	w := newWatcher(db, c.out, c.diag, &c.progress)
 	if err := serveMetrics(watching, w); err != nil {
 		stop()
 		return err
@@ -539,7 +539,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		return err
 	}
 	c.types = read.types
-	c.diag.status("Verifying capture requirements")
+	c.say("Verifying capture requirements")
 	cursor, err := state.cursor()
 	if err != nil {
 		return err
@@ -581,7 +581,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	}
 	failpoint("open.answered")
 	if len(c.bindings) == 0 {
-		c.diag.status("Capture started, no bindings are enabled")
+		c.say("Capture started, no bindings are enabled")
 	} else {
 		logStatus("Capture started", logrus.Fields{"bindings": len(c.bindings)})
 	}
@@ -724,7 +724,7 @@ func (c *capture) run(ctx context.Context) error {
 		}
 		pause := min(time.Second<<attempt, 15*time.Second)
 		c.progress.reconnects.Add(1)
-		c.diag.status(fmt.Sprintf("Reconnecting in %s: %s", pause, explain(err)))
+		c.status("Reconnecting in %s: %s", pause, explain(err))
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -824,7 +824,7 @@ func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start l
 		if time.Now().After(deadline) {
 			return nil, slotInUse(c.settings.slot, err, slotBusyLimit)
 		}
-		c.diag.status(fmt.Sprintf("Waiting for replication slot %q, which another session still holds", c.settings.slot))
+		c.status("Waiting for replication slot %q, which another session still holds", c.settings.slot)
 		select {
 		case <-time.After(500 * time.Millisecond):
 		case <-ctx.Done():
@@ -886,7 +886,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		if fault == nil {
 			c.noteServer(identity)
 			if c.settings.failoverSlot && !status.failover {
-				if err := makeFailover(ctx, conn, c.settings.slot, c.diag.status); err != nil {
+				if err := makeFailover(ctx, conn, c.settings.slot, c.say); err != nil {
 					return 0, err
 				}
 				c.status("The replication slot %q is a failover slot now, as advanced.failover_slot asks", c.settings.slot)
@@ -922,7 +922,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 	default:
 		c.rewindAll() // a new slot knows nothing of the past
 		logrus.WithField("slot", c.settings.slot).Info("attempting to create replication slot")
-		start, err = createSlot(ctx, c.db, conn, c.diag.status)
+		start, err = createSlot(ctx, c.db, conn, c.say)
 		if err != nil {
 			return 0, err
 		}

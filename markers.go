@@ -206,7 +206,7 @@ func (c *capture) completeMarked() error {
 		c.status("%s has all rows captured anew: a backfill marker has readers of its collection drop those that vanished.", b.name())
 	}
 	if told {
-		c.diag.usual()
+		c.usual()
 	}
 	return nil
 }

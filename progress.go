@@ -55,6 +55,88 @@ type progress struct {
 	mu        sync.Mutex
 	backfills []backfillProgress
 	phases    [phaseMissing + 1]int // bindings in each phase
+
+	starts  map[tableName]backfillProgress // backfills as of the last note; owned by the capture goroutine, as notedAt is
+	notedAt time.Time
+}
+
+// tally is what the capture has streamed and written, in the process.
+type tally struct {
+	transactions int
+	changes      int // inserts, updates and deletes of captured tables
+	documents    int
+}
+
+// streamReport is where the stream is.
+type streamReport struct {
+	tally
+	position lsn         // everything that ends at or before it has been streamed
+	tx       transaction // the open one, or the last
+	fence    bool        // a fence is being streamed to
+	reading  bool        // the stream waits for chunks to be read
+}
+
+// note takes the capture's report of its stream.
+func (p *progress) note(now time.Time, r *streamReport) {
+	p.transactions.Store(int64(r.transactions))
+	p.changes.Store(int64(r.changes))
+	p.documents.Store(int64(r.documents))
+	p.cursor.Store(uint64(r.position))
+	if r.tx.begin.xid != 0 { // everything that committed before it has been streamed
+		p.committed.Store(r.tx.begin.commitTime + postgresEpoch)
+	}
+	switch {
+	case !r.tx.open:
+		p.began.Store(0)
+	case p.began.Load() == 0 || p.xid.Load() != r.tx.begin.xid:
+		p.xid.Store(r.tx.begin.xid)
+		p.began.Store(now.UnixNano())
+	}
+	p.inside.Store(int64(r.tx.changes))
+	p.within.Store(int64(r.tx.checkpoints))
+	p.leaving.Store(0)
+	if len(r.tx.resumed) > 0 {
+		p.leaving.Store(r.tx.before)
+	}
+	since(&p.fence, now, r.fence)
+	since(&p.reading, now, r.reading)
+}
+
+// since keeps in at when a state began that holds now or not.
+func since(at *atomic.Int64, now time.Time, holds bool) {
+	switch {
+	case !holds:
+		at.Store(0)
+	case at.Load() == 0:
+		at.Store(now.UnixNano())
+	}
+}
+
+// due reports whether the backfills are to be noted again.
+func (p *progress) due(now time.Time) bool { return now.Sub(p.notedAt) >= time.Second }
+
+// noteBackfills takes note of how far the tables are whose rows are being read, and of how many bindings are in each phase.
+func (p *progress) noteBackfills(now time.Time, reading, bindings []*binding) {
+	p.notedAt = now
+	backfills := make([]backfillProgress, 0, len(reading))
+	starts := make(map[tableName]backfillProgress, len(reading))
+	for _, b := range reading {
+		at, known := p.starts[b.name()]
+		if !known || at.first > b.state.Backfilled {
+			at = backfillProgress{table: b.name().String(), since: now, first: b.state.Backfilled}
+		}
+		at.rows, at.estimated, at.waits = b.state.Backfilled, b.estimatedRows(), b.describeWaiting()
+		starts[b.name()] = at
+		backfills = append(backfills, at)
+	}
+	p.starts = starts
+	var phases [phaseMissing + 1]int
+	for _, b := range bindings {
+		phases[b.phase]++
+	}
+	p.mu.Lock()
+	p.backfills, p.phases = backfills, phases
+	p.mu.Unlock()
 }
 
 // backfillProgress is how far the backfill of one table is.
@@ -126,8 +208,8 @@ type watcher struct {
 	logged   int64 // documents by then
 }
 
-func newWatcher(c *capture) *watcher {
-	return &watcher{db: c.db, out: c.out, diag: c.diag, progress: &c.progress, told: make(map[string]time.Time)}
+func newWatcher(db *database, out *output, diag *diagnostics, p *progress) *watcher {
+	return &watcher{db: db, out: out, diag: diag, progress: p, told: make(map[string]time.Time)}
 }
 
 // run watches until ctx ends.

@@ -153,9 +153,8 @@ func TestStatusTellsTheTruth(t *testing.T) {
 
 // newTestWatcher makes a watcher of a capture that does nothing.
 func newTestWatcher() (*watcher, *diagnostics) {
-	c := &capture{db: &database{settings: &settings{}}, out: newOutput(io.Discard, codecJSON)}
-	c.diag = &diagnostics{capture: c}
-	return newWatcher(c), c.diag
+	diag := &diagnostics{}
+	return newWatcher(&database{settings: &settings{}}, newOutput(io.Discard, codecJSON), diag, &progress{}), diag
 }
 
 // TestStallsAreNamed shows which words stand for which stall, and that they are taken back.

@@ -81,12 +81,13 @@ type replication struct {
 	prompt    atomic.Bool   // acknowledgements are reported as they come: commits wait for us; stored by watch, loaded by standby
 	released  atomic.Bool   // by letServerGo; loaded by receive and standby
 	ended     atomic.Bool   // nothing more comes; stored by receive, loaded by watch
-	received  atomic.Int64  // Unix nanoseconds of the last byte from the server; stored by receive and answer, loaded by diagnostics
+	received  atomic.Int64  // Unix nanoseconds of the last byte from the server; stored by receive and answer, loaded by judgeSilence
 	interval  time.Duration // between status updates
 
-	current *batch // owned by next
-	at      int    // offset of the next frame in current
-	err     error  // why receive ended; valid once full is closed
+	current  *batch    // owned by next
+	at       int       // offset of the next frame in current
+	err      error     // why receive ended; valid once full is closed
+	silentAt time.Time // when the silence that lasts was spoken of last; owned by judgeSilence
 }
 
 // startReplication turns a walsender connection into a session that streams from start. It owns conn from here on.

@@ -453,7 +453,7 @@ func TestServerRestartedWhileSlotInUse(t *testing.T) {
 	}
 	defer predecessor.close()
 	c := &capture{db: d, settings: d.settings, ledger: ledger{acks: newAcknowledgements()}}
-	c.diag = &diagnostics{capture: c}
+	c.diag = &diagnostics{}
 	conn := db.replication(d)
 	d.started.Add(-1) // it is another server now
 	if _, err = c.startSession(db.ctx, conn, start, 0); !errors.Is(err, errOtherServer) || !transient(err) {

@@ -168,7 +168,7 @@ func (c *capture) handleCommit(data []byte) error {
 		c.endWithin()
 	}
 	c.tx.open = false
-	c.transactions++
+	c.tally.transactions++
 	c.ledger.committed(commit.endLSN)
 	c.committed(commit.endLSN)
 	failpoint("stream.commit")
@@ -220,7 +220,7 @@ func (c *capture) handleChange(m *walMessage) error {
 	}
 	c.from.loc[1] = max(int64(m.start), c.tx.lastLoc+1)
 	c.tx.changes++
-	c.changes++
+	c.tally.changes++
 	failpoint("stream.change")
 	if err := c.apply(e, ch); err != nil {
 		if err := c.changeRefused(e, ch, err); err != nil {
@@ -609,7 +609,7 @@ func (c *capture) write(b *binding, p *plan, from *provenance, d *document) erro
 		return err
 	}
 	c.ledger.wrote(len(dst) - at)
-	c.documents++
+	c.tally.documents++
 	failpoint("emit.after")
 	return c.out.end(dst)
 }
@@ -838,7 +838,7 @@ func (c *capture) truncated(b *binding, e *relationEntry) error {
 	if b.truncations == 1 {
 		text := c.tellTruncate(b)
 		logrus.Warn(text)
-		c.diag.status(text)
+		c.say(text)
 	}
 	if b.scanning() {
 		c.unsettle(b)

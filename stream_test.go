@@ -131,7 +131,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 	c.lookup = func(_ *binding, _ *plan, key []value, _ tuple) (tuple, error) {
 		return nil, fmt.Errorf("the row %s is read again", describeKey(key))
 	}
-	c.diag = &diagnostics{capture: c}
+	c.diag = &diagnostics{}
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
 		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, ledger: &c.ledger, limit: 50_000,

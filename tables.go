@@ -270,7 +270,7 @@ func (c *capture) lookAtWaiting() error {
 		for _, b := range c.reading {
 			if text := b.describeWaiting(); text != "" {
 				if text != c.lastWaiting {
-					c.diag.status("Backfill of " + text)
+					c.say("Backfill of " + text)
 				}
 				c.lastWaiting = text
 				break

@@ -388,7 +388,7 @@ func (c *capture) watermarkCame() error {
 		return nil
 	}
 	c.missedAt = time.Time{}
-	c.diag.usual()
+	c.usual()
 	return c.lookAtFitness()
 }
 

@@ -246,7 +246,7 @@ func (c *capture) differs(b *binding, now int64) {
 		"another number there (%d). The publication, the table or the server has changed meanwhile. %s", b.name(), p.Documents, p.Last,
 		p.Commit, now, c.remains(b))
 	logrus.Warn(text)
-	c.diag.status(text)
+	c.say(text)
 	c.rewind(b)
 	c.ledger.owe()
 }
@@ -256,5 +256,5 @@ func (c *capture) endWithin() {
 	for len(c.tx.resumed) > 0 {
 		c.leftOut(c.tx.resumed[0])
 	}
-	c.diag.usual()
+	c.usual()
 }

@@ -181,8 +181,8 @@ func TestWithinReconnect(t *testing.T) {
 	for n := range 4 {
 		c.at, c.xid = 1000, 700
 		c.within(n, insert("1"), insert("2"), insert("3"))
-		if c.documents != n || !c.out.settled() {
-			t.Fatalf("%d documents behind %d changes", c.documents, n)
+		if c.tally.documents != n || !c.out.settled() {
+			t.Fatalf("%d documents behind %d changes", c.tally.documents, n)
 		}
 		if n < 3 {
 			c.out.drop()
