@@ -817,7 +817,7 @@ var errSessionOver = errors.New("the replication session is over")
 func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start lsn, timeout time.Duration) (*replication, error) {
 	deadline := time.Now().Add(slotBusyLimit)
 	for {
-		session, err := startReplication(ctx, conn, c.settings.slot, c.settings.publication, start, c.ledger.acks, timeout)
+		session, err := startReplication(ctx, conn, subscription{c.settings.slot, c.settings.publication, start}, c.ledger.acks, timeout)
 		if err == nil || sqlState(err) != "55006" {
 			return session, err
 		}

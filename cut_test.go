@@ -134,10 +134,19 @@ func dataRow(row tuple) []byte {
 	return raw
 }
 
-// readRow reads one row, all of in, through a buffer of room bytes.
-func readRow(t testing.TB, in io.Reader, size, room int, kinds bool, rule cutRule, classes []cutClass) (kept []byte, level int) {
+// rowSource is where a row is read from, of which it is all, through a buffer of room bytes.
+type rowSource struct {
+	in         io.Reader
+	size, room int
+	kinds      bool // as in rowCut
+}
+
+// readRow reads the row.
+func readRow(t testing.TB, from rowSource, rule cutRule, classes []cutClass) (kept []byte, level int) {
 	t.Helper()
-	r := rowCut{pieces: pieces{in: in, left: size, room: make([]byte, room)}, rule: rule, kinds: kinds, dst: []byte("before")}
+	r := rowCut{
+		pieces: pieces{in: from.in, left: from.size, room: make([]byte, from.room)}, rule: rule, kinds: from.kinds, dst: []byte("before"),
+	}
 	level, err := r.row(classes)
 	if err != nil {
 		t.Fatal(err)
@@ -176,13 +185,13 @@ func checkCutRow(t testing.TB, seed uint64) {
 		if kinds {
 			raw = appendTuple(nil, row)
 		}
-		want, level := readRow(t, bytes.NewReader(raw), len(raw), len(raw)+8, kinds, rule, classes)
+		want, level := readRow(t, rowSource{bytes.NewReader(raw), len(raw), len(raw) + 8, kinds}, rule, classes)
 		most := 1 + r.IntN(300)
 		for name, in := range map[string]io.Reader{
 			"random pieces": &randomPieces{r, raw, most},
 			"single bytes":  iotest.OneByteReader(bytes.NewReader(raw)),
 		} {
-			if have, l := readRow(t, in, len(raw), 8+r.IntN(200), kinds, rule, classes); !bytes.Equal(have, want) || l != level {
+			if have, l := readRow(t, rowSource{in, len(raw), 8 + r.IntN(200), kinds}, rule, classes); !bytes.Equal(have, want) || l != level {
 				t.Fatalf("seed %d, kinds %v: %s give level %d and\n%q, in one piece level %d and\n%q\nof %q", seed, kinds, name, l, have, level, want, raw)
 			}
 		}
@@ -193,17 +202,28 @@ func checkCutRow(t testing.TB, seed uint64) {
 		if err != nil || len(rest) > 0 || len(kept) != len(row) {
 			t.Fatalf("seed %d: what is kept does not decode: %v, %d bytes left over", seed, err, len(rest))
 		}
-		checkKept(t, seed, c, rule, level, oids, classes, row, kept)
+		k := keptRow{row, kept, oids, classes, rule, level}
+		k.check(t, seed, c)
 	}
 }
 
-// checkKept compares what is kept of a row with the row.
-func checkKept(t testing.TB, seed uint64, c *typeCatalog, rule cutRule, level int, oids []uint32, classes []cutClass, row, kept tuple) {
+// keptRow is what is kept of a row of some types, by a rule.
+type keptRow struct {
+	row, kept tuple
+	oids      []uint32
+	classes   []cutClass
+	rule      cutRule
+	level     int
+}
+
+// check compares what is kept of the row with it.
+func (k *keptRow) check(t testing.TB, seed uint64, c *typeCatalog) {
 	t.Helper()
+	row, rule, level := k.row, k.rule, k.level
 	size, free := 0, 0
-	for i, v := range kept {
+	for i, v := range k.kept {
 		size += len(v.data)
-		if k := classes[i]; k.key || k.kind == cutNever || k.element == cutNever || k.element == cutList {
+		if class := k.classes[i]; class.key || class.kind == cutNever || class.element == cutNever || class.element == cutList {
 			free += len(v.data)
 		}
 		if v.kind != row[i].kind {
@@ -214,7 +234,7 @@ func checkKept(t testing.TB, seed uint64, c *typeCatalog, rule cutRule, level in
 		}
 		for _, shape := range []encodeOptions{{flattenArrays: true}, {}} {
 			shape.limit = rule.value
-			encode := c.encoder(oids[i], -1, shape)
+			encode := c.encoder(k.oids[i], -1, shape)
 			have, err := encode(nil, v.data)
 			if err != nil {
 				t.Fatalf("seed %d, level %d: the kept %q of %q: %v", seed, level, v.data, row[i].data, err)
@@ -234,10 +254,10 @@ func checkKept(t testing.TB, seed uint64, c *typeCatalog, rule cutRule, level in
 	}
 	if level > 0 {
 		again := slices.Clone(row)
-		cutTuple(again, classes, rule, level)
+		cutTuple(again, k.classes, rule, level)
 		for i := range again {
-			if classes[i].kind != cutArray && !bytes.Equal(again[i].data, kept[i].data) {
-				t.Fatalf("seed %d, level %d: cut at once %q, in pieces %q", seed, level, again[i].data, kept[i].data)
+			if k.classes[i].kind != cutArray && !bytes.Equal(again[i].data, k.kept[i].data) {
+				t.Fatalf("seed %d, level %d: cut at once %q, in pieces %q", seed, level, again[i].data, k.kept[i].data)
 			}
 		}
 	}
@@ -298,7 +318,7 @@ func TestReceiveCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			raw := appendTuple(nil, decoded)
-			text, level := readRow(t, strings.NewReader(string(raw)), len(raw), len(raw), true, budget.cutRule(), classes)
+			text, level := readRow(t, rowSource{strings.NewReader(string(raw)), len(raw), len(raw), true}, budget.cutRule(), classes)
 			if level != 0 {
 				t.Errorf("level %d", level)
 			}
@@ -440,7 +460,7 @@ func TestRowFilter(t *testing.T) {
 	notice := message('N', bytes.Repeat([]byte("n"), 5_000_000)) // large, but no row
 	cut := func(row tuple) []byte {
 		raw := dataRow(row)
-		kept, level := readRow(t, bytes.NewReader(raw), len(raw), len(raw), false, budget.cutRule(), classes)
+		kept, level := readRow(t, rowSource{bytes.NewReader(raw), len(raw), len(raw), false}, budget.cutRule(), classes)
 		if level > 0 {
 			binary.BigEndian.PutUint16(kept, uint16(len(row)+1))
 			kept = append(kept, 0, 0, 0, 1, '0'+byte(level))

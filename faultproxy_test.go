@@ -284,16 +284,24 @@ func TestConnectionFaults(t *testing.T) {
 			for _, streaming := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/streaming=%v", name, kind, streaming), func(t *testing.T) {
 					t.Parallel()
-					testConnectionFault(t, fault.inject, fault.told[kind], kind, streaming, patience)
+					testConnectionFault(t, connectionFault{kind, streaming, patience, fault.inject, fault.told[kind]})
 				})
 			}
 		}
 	}
 }
 
-func testConnectionFault(t *testing.T, inject func(*faultProxy, linkKind) func(), told string, kind linkKind, streaming bool,
-	patience time.Duration,
-) {
+// connectionFault is what becomes of one connection.
+type connectionFault struct {
+	kind      linkKind
+	streaming bool          // while that streams, or else backfills
+	patience  time.Duration // of the connector with it; 0: the usual
+	inject    func(*faultProxy, linkKind) (undo func())
+	told      string // what the connector says of it
+}
+
+func testConnectionFault(t *testing.T, f connectionFault) {
+	inject, told, kind, streaming, patience := f.inject, f.told, f.kind, f.streaming, f.patience
 	db := newTestDB(t)
 	advanced := map[string]any{"backfill_chunk_size": 20, "read_only_capture": kind == linkQuery && streaming}
 	var p *faultProxy

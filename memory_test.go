@@ -320,7 +320,7 @@ func cutFields(t testing.TB, b memoryBudget, columns []wideValues, before bool) 
 		classes = append(classes, types.cutClass(oid, false))
 	}
 	raw := dataRow(row)
-	kept, level := readRow(t, bytes.NewReader(raw), len(raw), 1<<20, false, b.cutRule(), classes)
+	kept, level := readRow(t, rowSource{bytes.NewReader(raw), len(raw), 1 << 20, false}, b.cutRule(), classes)
 	kept = kept[2:]
 	for i := range row {
 		n := int(kept[0])<<24 | int(kept[1])<<16 | int(kept[2])<<8 | int(kept[3])

@@ -214,7 +214,7 @@ func (m *model) snapshot() snapshot {
 func (m *model) start() {
 	m.template.sink.Reset()
 	m.template.out.buf, m.template.out.open, m.template.out.dirty = m.template.out.buf[:0], false, false
-	m.c = makeTestCapture(m.t, m.template.b.table, modeAutomatic, m.template.out, m.template.sink, m.template.types)
+	m.c = makeTestCapture(m.t, m.template.b.table, modeAutomatic, testEnds{m.template.out, m.template.sink, m.template.types})
 	m.c.b.sourced, m.c.b.plan = m.template.b.plan, m.template.b.plan
 	m.reading, m.fence, m.catchUp, m.described = nil, "", false, false
 	b := m.c.b

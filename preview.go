@@ -402,9 +402,8 @@ func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *pre
 	defer watcher.Wait()
 	defer close(finished)
 
-	var last *pf.CaptureSpec // as applied
 	for {
-		err := previewSession(stop, d, o, capture, &last, sink)
+		err := previewSession(stop, d, capture, sink)
 		switch {
 		case sink.failed.Load() != nil:
 			return *sink.failed.Load()
@@ -438,21 +437,19 @@ func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *pre
 }
 
 // previewSession is one capture, and the Apply ahead of it.
-func previewSession(
-	ctx context.Context, d *runtimeDriver, o *previewOptions, capture *pf.CaptureSpec, last **pf.CaptureSpec, sink *previewSink,
-) error {
-	state, err := d.apply(ctx, capture, *last, sink.state)
+func previewSession(ctx context.Context, d *runtimeDriver, capture *pf.CaptureSpec, sink *previewSink) error {
+	state, err := d.apply(ctx, capture, sink.applied, sink.state)
 	sink.state = state
 	if err != nil {
 		return err
 	}
-	*last = capture
+	sink.applied = capture
 	s, err := d.open(ctx, capture, sink.state, sink)
 	if err != nil {
 		return err
 	}
-	if o.killEvery > 0 {
-		defer time.AfterFunc(o.killEvery, s.kill).Stop()
+	if every := sink.options.killEvery; every > 0 {
+		defer time.AfterFunc(every, s.kill).Stop()
 	}
 	return s.run()
 }

@@ -47,6 +47,7 @@ type previewSink struct {
 	start   int64    // output file: offset of buf[0]; everything before it has been written
 	length  int64    // output file: committed length
 	state   json.RawMessage
+	applied *pf.CaptureSpec       // the last one; nil before
 	docs    int64                 // since the last commit
 	pending int64                 // bytes of them
 	failed  atomic.Pointer[error] // of ours, not the connector's

@@ -90,9 +90,14 @@ type replication struct {
 	silentAt time.Time // when the silence that lasts was spoken of last; owned by judgeSilence
 }
 
-// startReplication turns a walsender connection into a session that streams from start. It owns conn from here on.
-func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publication string, start lsn,
-	acks *acknowledgements, senderTimeout time.Duration,
+// subscription is what a session streams: what the publication has of the slot's changes, from a position on.
+type subscription struct {
+	slot, publication string
+	start             lsn
+}
+
+// startReplication turns a walsender connection into a session that streams the subscription. It owns conn from here on.
+func startReplication(ctx context.Context, conn *pgconn.PgConn, of subscription, acks *acknowledgements, senderTimeout time.Duration,
 ) (*replication, error) {
 	if err := quiesce(ctx, conn); err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
@@ -123,7 +128,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 	}
 	// The grammar of replication commands knows no escape in a literal but the doubled quote (repl_scanner.l).
 	command := fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL %s ("proto_version" '1', "publication_names" '%s')`,
-		quoteIdent(slot), start, strings.ReplaceAll(quoteIdent(publication), `'`, `''`))
+		quoteIdent(of.slot), of.start, strings.ReplaceAll(quoteIdent(of.publication), `'`, `''`))
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := s.begin(command); err != nil {
@@ -131,7 +136,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, slot, publicatio
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("start replication of slot %q at %s: %w", slot, start, err)
+		return nil, fmt.Errorf("start replication of slot %q at %s: %w", of.slot, of.start, err)
 	}
 	s.received.Store(time.Now().UnixNano())
 	return s, nil

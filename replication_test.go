@@ -118,7 +118,7 @@ func startScripted(t testing.TB, acks *acknowledgements, timeout time.Duration) 
 	conn, w := dialWalsender(t)
 	asked := make(chan string, 1)
 	go func() { asked <- w.begin(&pgproto3.CopyBothResponse{}) }()
-	s, err := startReplication(t.Context(), conn, `sl"ot`, "pub'", 0x16_B374D848, acks, timeout)
+	s, err := startReplication(t.Context(), conn, subscription{`sl"ot`, "pub'", 0x16_B374D848}, acks, timeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestStartReplicationErrors(t *testing.T) {
 			conn, w := dialWalsender(t)
 			done := make(chan struct{})
 			go func() { defer close(done); tc.answer(w) }()
-			_, err := startReplication(t.Context(), conn, "s", "p", 1, &acknowledgements{}, 0)
+			_, err := startReplication(t.Context(), conn, subscription{"s", "p", 1}, &acknowledgements{}, 0)
 			<-done
 			if want := `start replication of slot "s" at 0/1: ` + tc.want; errorText(err) != want {
 				t.Errorf("error\n%s, want\n%s", errorText(err), want)
@@ -206,7 +206,7 @@ func TestStartReplicationErrors(t *testing.T) {
 		why := errors.New("the reason")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		go func() { w.begin(); cancel(why) }()
-		if _, err := startReplication(ctx, conn, "s", "p", 1, &acknowledgements{}, 0); !errors.Is(err, why) {
+		if _, err := startReplication(ctx, conn, subscription{"s", "p", 1}, &acknowledgements{}, 0); !errors.Is(err, why) {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -677,7 +677,7 @@ func TestStartReplicationAfterSlowWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow.Store(false)
-	session, err := startReplication(ctx, conn, s.slot, s.publication, start, &acknowledgements{}, 0)
+	session, err := startReplication(ctx, conn, subscription{s.slot, s.publication, start}, &acknowledgements{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1265,7 +1265,7 @@ func productShapes(viaRoot, generated bool) []*shape {
 						if partitioned && !viaRoot && list+filter != "" {
 							continue // the server refuses it
 						}
-						product = append(product, productShape(partitioned, viaRoot, generated, key, identity, list, filter))
+						product = append(product, publishedAs{partitioned, generated, key, identity, list, filter}.shape())
 					}
 				}
 			}
@@ -1274,7 +1274,15 @@ func productShapes(viaRoot, generated bool) []*shape {
 	return product
 }
 
-func productShape(partitioned, viaRoot, generated bool, key, identity, list, filter string) *shape {
+// publishedAs is what decides which changes of a table are published, and with what.
+type publishedAs struct {
+	partitioned, generated      bool
+	key, identity, list, filter string
+}
+
+func (a publishedAs) shape() *shape {
+	partitioned, generated := a.partitioned, a.generated
+	key, identity, list, filter := a.key, a.identity, a.list, a.filter
 	s := &shape{
 		name: strings.NewReplacer("'", "", "%++", "pp").Replace(fmt.Sprintf("p%v %s %s (%s) %s", partitioned, key, identity, list, filter)),
 		cols: "id, v, x", vals: "{i}, 'row ' || {i}, {i}", set: "v = CASE WHEN v LIKE '%++' THEN 'back' ELSE v || '+' END", where: filter, since: 150000,

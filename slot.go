@@ -415,15 +415,20 @@ func serverFault(stored, current string, cursor lsn) error {
 // position from which it streams every commit. While it is blocked, onWait is told what for, from this goroutine.
 // When ctx ends no slot is left behind; on any error the connection is not to be used again.
 func createSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait func(msg string)) (lsn, error) {
-	return createSlotWith(ctx, db, repl, onWait, slotRetry, slotNotice)
+	return createSlotWith(ctx, db, repl, slotPatience{onWait, slotRetry, slotNotice})
 }
 
-func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWait func(msg string),
-	retry, notice time.Duration,
-) (lsn, error) {
+// slotPatience is how one waits while a slot is made anew.
+type slotPatience struct {
+	onWait func(msg string) // is told what for
+	retry  time.Duration    // how long an old slot may be in use
+	notice time.Duration    // after each of which onWait is told
+}
+
+func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, patience slotPatience) (lsn, error) {
 	name := db.settings.slot
 	failpoint("slot.before")
-	if err := dropSlot(ctx, db, repl, onWait, retry); err != nil {
+	if err := dropSlot(ctx, db, repl, patience); err != nil {
 		return 0, err
 	}
 	failpoint("slot.dropped")
@@ -456,7 +461,7 @@ func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWa
 		}
 		done <- outcome{consistent, err}
 	}()
-	ticker := time.NewTicker(notice)
+	ticker := time.NewTicker(patience.notice)
 	defer ticker.Stop()
 	for {
 		select {
@@ -472,7 +477,7 @@ func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWa
 			return out.consistent, nil
 		case <-ticker.C:
 			if msg, err := slotWaits(ctx, db, repl.PID()); err == nil {
-				onWait(msg)
+				patience.onWait(msg)
 			} // else ctx has ended, or the creation fails by itself with the same trouble
 		case <-ctx.Done():
 			abandon, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -494,9 +499,9 @@ func createSlotWith(ctx context.Context, db *database, repl *pgconn.PgConn, onWa
 }
 
 // dropSlot drops the configured slot if there is one of ours, waiting for its user to go away.
-func dropSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait func(msg string), retry time.Duration) error {
+func dropSlot(ctx context.Context, db *database, repl *pgconn.PgConn, patience slotPatience) error {
 	name := db.settings.slot
-	deadline := time.Now().Add(retry)
+	deadline := time.Now().Add(patience.retry)
 	for first := true; ; first = false {
 		status, err := inspectSlot(ctx, db)
 		if err != nil {
@@ -515,10 +520,10 @@ func dropSlot(ctx context.Context, db *database, repl *pgconn.PgConn, onWait fun
 		case code != codeObjectInUse:
 			return fmt.Errorf("drop the old replication slot %q: %w", name, err)
 		case time.Now().After(deadline):
-			return slotInUse(name, err, retry)
+			return slotInUse(name, err, patience.retry)
 		}
 		if first {
-			onWait(fmt.Sprintf("waiting for replication slot %q, which pid %d still uses", name, status.pid))
+			patience.onWait(fmt.Sprintf("waiting for replication slot %q, which pid %d still uses", name, status.pid))
 		}
 		select {
 		case <-time.After(500 * time.Millisecond):
@@ -602,9 +607,15 @@ func slotWaits(ctx context.Context, db *database, walsender uint32) (string, err
 		if err != nil {
 			return err
 		}
-		var pid, application, user, state, age, gid, blocking string
-		_, err = pgx.ForEachRow(rows, []any{&pid, &application, &user, &state, &age, &gid, &blocking}, func() error {
-			waits = append(waits, describeTransaction(pid, application, user, state, seconds(age), gid))
+		var pid, age, blocking string
+		var w writer
+		_, err = pgx.ForEachRow(rows, []any{&pid, &w.application, &w.user, &w.state, &age, &w.gid, &blocking}, func() error {
+			number, err := strconv.ParseInt(pid, 10, 32)
+			if err != nil {
+				return err
+			}
+			w.pid, w.age = int32(number), seconds(age)
+			waits = append(waits, w.String())
 			return nil
 		})
 		return err
@@ -644,33 +655,6 @@ func standbyWaits(ctx context.Context, db *database, prefix string) (string, err
 		"NULL; and SELECT * FROM pg_prepared_xacts; Then %s", prefix, open.xmin, nudge), nil
 }
 
-// describeTransaction names an open transaction. An age below 0 is unknown.
-func describeTransaction(pid, application, user, state string, age time.Duration, gid string) string {
-	var b strings.Builder
-	if gid != "" {
-		fmt.Fprintf(&b, "prepared transaction %s", literal(gid))
-	} else {
-		fmt.Fprintf(&b, "pid %s", pid)
-	}
-	var about []string
-	if application != "" {
-		about = append(about, fmt.Sprintf("application %q", application))
-	}
-	if user != "" {
-		about = append(about, fmt.Sprintf("user %q", user))
-	}
-	if state != "" {
-		about = append(about, state)
-	}
-	if age >= 0 {
-		about = append(about, "open for "+age.Round(time.Second).String())
-	}
-	if len(about) > 0 {
-		fmt.Fprintf(&b, " (%s)", strings.Join(about, ", "))
-	}
-	return b.String()
-}
-
 // seconds reads a number of seconds as the server writes it; -1ns when it is negative, the mark for unknown.
 func seconds(text string) time.Duration {
 	n, err := strconv.ParseFloat(text, 64)
@@ -680,9 +664,9 @@ func seconds(text string) time.Duration {
 	return time.Duration(n * float64(time.Second))
 }
 
-// writer is an open transaction that may have written to a relation.
+// writer is an open transaction, which may have written to a relation.
 type writer struct {
-	relation    uint32
+	relation    uint32 // 0: whichever
 	virtualXID  string // -1/xid for a transaction that was prepared before the server was restarted
 	pid         int32  // 0 for a prepared transaction
 	gid         string // of a prepared transaction
@@ -694,7 +678,29 @@ type writer struct {
 
 // String names the transaction for a person.
 func (w writer) String() string {
-	return describeTransaction(strconv.Itoa(int(w.pid)), w.application, w.user, w.state, w.age, w.gid)
+	var b strings.Builder
+	if w.gid != "" {
+		fmt.Fprintf(&b, "prepared transaction %s", literal(w.gid))
+	} else {
+		fmt.Fprintf(&b, "pid %d", w.pid)
+	}
+	var about []string
+	if w.application != "" {
+		about = append(about, fmt.Sprintf("application %q", w.application))
+	}
+	if w.user != "" {
+		about = append(about, fmt.Sprintf("user %q", w.user))
+	}
+	if w.state != "" {
+		about = append(about, w.state)
+	}
+	if w.age >= 0 {
+		about = append(about, "open for "+w.age.Round(time.Second).String())
+	}
+	if len(about) > 0 {
+		fmt.Fprintf(&b, " (%s)", strings.Join(about, ", "))
+	}
+	return b.String()
 }
 
 // writeLocks are the modes that a writing transaction holds on a table until its changes are visible to all.

@@ -447,7 +447,7 @@ func TestServerRestartedWhileSlotInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	predecessor, err := startReplication(db.ctx, db.replication(d), db.slot, db.publication, start, newAcknowledgements(), 0)
+	predecessor, err := startReplication(db.ctx, db.replication(d), subscription{db.slot, db.publication, start}, newAcknowledgements(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -479,7 +479,7 @@ func TestCreateSlotInUse(t *testing.T) {
 
 	var waits []string
 	onWait := func(msg string) { waits = append(waits, msg) }
-	_, err := createSlotWith(db.ctx, d, db.replication(d), onWait, 0, time.Hour)
+	_, err := createSlotWith(db.ctx, d, db.replication(d), slotPatience{onWait, 0, time.Hour})
 	want := fmt.Sprintf("another capture is already running against this database: replication slot %q is active for PID %d "+
 		"(SQLSTATE 55006), and was so for 0s. Stop it, or give each capture its own `advanced.slotName`. If nothing should "+
 		"use the slot any more: SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '%s';",
@@ -492,7 +492,7 @@ func TestCreateSlotInUse(t *testing.T) {
 		time.Sleep(time.Second)
 		_ = predecessor.Conn().Close()
 	}()
-	if _, err := createSlotWith(db.ctx, d, db.replication(d), onWait, 20*time.Second, time.Hour); err != nil {
+	if _, err := createSlotWith(db.ctx, d, db.replication(d), slotPatience{onWait, 20 * time.Second, time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	want = fmt.Sprintf("waiting for replication slot %q, which pid %d still uses", db.slot, predecessor.PID())
@@ -519,7 +519,7 @@ func TestCreateSlotBlocked(t *testing.T) {
 			waits <- <-waits
 			cancel(stop)
 		}()
-		_, err := createSlotWith(ctx, d, db.replication(d), func(msg string) { waits <- msg }, 0, 200*time.Millisecond)
+		_, err := createSlotWith(ctx, d, db.replication(d), slotPatience{func(msg string) { waits <- msg }, 0, 200 * time.Millisecond})
 		if !errors.Is(err, stop) {
 			t.Fatalf("got %v", err)
 		}
@@ -540,7 +540,7 @@ func TestCreateSlotBlocked(t *testing.T) {
 		var kill func()
 		s.host, s.port, kill = db.proxy()
 		doomed := db.connect(s)
-		_, err := createSlotWith(db.ctx, doomed, db.replication(doomed), func(string) { kill() }, 0, 200*time.Millisecond)
+		_, err := createSlotWith(db.ctx, doomed, db.replication(doomed), slotPatience{func(string) { kill() }, 0, 200 * time.Millisecond})
 		if err == nil {
 			t.Fatal("created, though killed")
 		}
@@ -554,7 +554,7 @@ func TestCreateSlotBlocked(t *testing.T) {
 				db.end(blocker, "COMMIT")
 			}
 		}
-		if _, err := createSlotWith(db.ctx, d, db.replication(d), onWait, 0, 200*time.Millisecond); err != nil {
+		if _, err := createSlotWith(db.ctx, d, db.replication(d), slotPatience{onWait, 0, 200 * time.Millisecond}); err != nil {
 			t.Fatal(err)
 		}
 		if !released {

@@ -157,13 +157,14 @@ func TestStandby(t *testing.T) {
 		defer cancel()
 		var waits []string
 		stop := db.logSnapshots()
-		_, err := createSlotWith(ctx, d, db.replication(d), func(msg string) {
+		onWait := func(msg string) {
 			waits = append(waits, msg)
 			if strings.Contains(msg, "transactions that are open on the primary must end first, the oldest with the transaction ID ") &&
 				strings.Contains(msg, "run there: SELECT pid, application_name") {
 				cancel()
 			}
-		}, 0, 200*time.Millisecond)
+		}
+		_, err := createSlotWith(ctx, d, db.replication(d), slotPatience{onWait, 0, 200 * time.Millisecond})
 		stop()
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("created behind an open transaction: %v, after %q", err, waits)
@@ -185,7 +186,7 @@ func TestStandby(t *testing.T) {
 			time.Sleep(time.Second) // without which the snapshot might come before the first status
 			db.logSnapshots()
 		}()
-		at, err := createSlotWith(t.Context(), d, db.replication(d), func(msg string) { waits = append(waits, msg) }, 0, 200*time.Millisecond)
+		at, err := createSlotWith(t.Context(), d, db.replication(d), slotPatience{func(msg string) { waits = append(waits, msg) }, 0, 200 * time.Millisecond})
 		const want = "on a standby it needs the primary to log its running transactions, which an idle primary does not do; run there: " +
 			"SELECT pg_log_standby_snapshot();"
 		if err != nil || at == 0 || !slices.ContainsFunc(waits, func(msg string) bool { return strings.Contains(msg, want) }) {

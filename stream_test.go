@@ -107,7 +107,7 @@ func newTestCapture(t testing.TB, table *table, mode backfillMode) *testCapture 
 	quietLogs()
 	t.Cleanup(func() { logrus.SetOutput(previous) })
 	sink := &bytes.Buffer{}
-	return makeTestCapture(t, table, mode, newOutput(sink, codecJSON), sink, newTypeCatalog())
+	return makeTestCapture(t, table, mode, testEnds{newOutput(sink, codecJSON), sink, newTypeCatalog()})
 }
 
 // catalogOf is a server's catalog that has one table.
@@ -115,11 +115,18 @@ func catalogOf(t *table) func([]tableName) (map[tableName]*table, error) {
 	return func([]tableName) (map[tableName]*table, error) { return map[tableName]*table{t.tableName: t}, nil }
 }
 
-func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output, sink *bytes.Buffer, types *typeCatalog,
-) *testCapture {
+// testEnds are what a capture ends in: an output, what reads it back, and the types of the server.
+type testEnds struct {
+	out   *output
+	sink  *bytes.Buffer
+	types *typeCatalog
+}
+
+func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnds) *testCapture {
 	s := &settings{slot: "flow_slot", watermarks: watermarksTable, chunkRows: 50_000, onTruncate: "ignore"}
 	c := &capture{
-		ctx: t.Context(), settings: s, types: types, out: out, ledger: ledger{out: out, acks: &acknowledgements{}}, db: &database{settings: s},
+		ctx: t.Context(), settings: s, types: ends.types, out: ends.out, ledger: ledger{out: ends.out, acks: &acknowledgements{}},
+		db:     &database{settings: s},
 		byName: make(map[tableName]*binding), casts: map[uint32]comparison{
 			pgtype.Int4OID: {cast: "integer"}, pgtype.Int8OID: {cast: "bigint"}, pgtype.TextOID: {cast: "text"},
 		},
@@ -138,13 +145,13 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, out *output,
 		notBefore: time.Now().Add(24 * time.Hour), // no chunk is read but by the test
 	}
 	b.meta.First = true
-	if err := b.prepare(table, types, s, c.casts); err != nil {
+	if err := b.prepare(table, ends.types, s, c.casts); err != nil {
 		t.Fatal(err)
 	}
 	b.meta.OID = table.oid
 	b.sourced = b.plan
 	c.bindings, c.byName[table.tableName] = []*binding{b}, b
-	return &testCapture{capture: c, t: t, b: b, sink: sink, at: 1000, xid: 700}
+	return &testCapture{capture: c, t: t, b: b, sink: ends.sink, at: 1000, xid: 700}
 }
 
 // backfill puts the binding into its backfill.

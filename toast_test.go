@@ -94,14 +94,15 @@ func (r *toastRun) create(t *toastTable, base, key, constraint string, n int) {
 			if key == "text" {
 				where = "split_part(id, '-', 1) = ANY ('{" + strings.Join(some, ",") + "}')"
 			}
-			r.script = append(r.script, r.statement(t, name, where, some[0], n, key == "text"))
+			r.script = append(r.script, r.statement(t, where, some[0], key == "text"))
 		}
 		r.script = append(r.script, "VACUUM "+name)
 	}
 }
 
 // statement is a change of some rows; most leave the TOAST columns alone.
-func (r *toastRun) statement(t *toastTable, name, where, id string, n int, long bool) string {
+func (r *toastRun) statement(t *toastTable, where, id string, long bool) string {
+	name := quoteTable(t.tableName)
 	update := "UPDATE " + name + " SET n = n + 1 WHERE " + where
 	one, moved := "id = "+id, fmt.Sprintf("id = %d + (SELECT max(id) FROM %s)", 1+r.random.IntN(3), name)
 	if r.random.IntN(2) == 0 {
