@@ -42,65 +42,6 @@ func (c *chunk) giveBack() chunkBuffers {
 	return b
 }
 
-// snapshot is a txid_current_snapshot(): which transactions a query sees.
-type snapshot struct {
-	xmin, xmax uint64
-	xip        []uint64
-}
-
-// parseSnapshot reads xmin:xmax:xip,… (txid_snapshot's text form).
-func parseSnapshot(text string) (s snapshot, err error) {
-	parts := strings.Split(text, ":")
-	if len(parts) != 3 {
-		return s, fmt.Errorf("snapshot %q is not xmin:xmax:xip", text)
-	}
-	if s.xmin, err = strconv.ParseUint(parts[0], 10, 64); err != nil {
-		return s, fmt.Errorf("snapshot %q: %w", text, err)
-	}
-	if s.xmax, err = strconv.ParseUint(parts[1], 10, 64); err != nil {
-		return s, fmt.Errorf("snapshot %q: %w", text, err)
-	}
-	if parts[2] == "" {
-		return s, nil
-	}
-	for xid := range strings.SplitSeq(parts[2], ",") {
-		x, err := strconv.ParseUint(xid, 10, 64)
-		if err != nil {
-			return s, fmt.Errorf("snapshot %q: %w", text, err)
-		}
-		s.xip = append(s.xip, x)
-	}
-	return s, nil
-}
-
-// sees reports whether a transaction that has been streamed, hence committed, is visible in the snapshot. xid is the
-// 32-bit one of the Begin message; the snapshot's epoch widens it.
-func (s *snapshot) sees(xid uint32) bool {
-	full := s.xmax&^0xffffffff | uint64(xid)
-	if full > s.xmax && full-s.xmax > 1<<31 && full >= 1<<32 {
-		full -= 1 << 32
-	} else if full < s.xmax && s.xmax-full > 1<<31 {
-		full += 1 << 32
-	}
-	return full < s.xmax && !slices.Contains(s.xip, full)
-}
-
-// xidSet are streamed transactions that touched a range not yet settled: a chunk counts only from a snapshot that sees
-// them all (DESIGN I3).
-type xidSet []uint32
-
-func (x *xidSet) add(xid uint32) {
-	if n := len(*x); n == 0 || (*x)[n-1] != xid {
-		*x = append(*x, xid)
-	}
-}
-
-// prune removes what the snapshot sees and reports whether nothing is left.
-func (x *xidSet) prune(s *snapshot) bool {
-	*x = slices.DeleteFunc(*x, s.sees)
-	return len(*x) == 0
-}
-
 // chunkRow is one buffered row: arena[at:tuple] is its key's identity, arena[tuple:end] its tuple.
 type chunkRow struct {
 	at, tuple, end int

@@ -826,3 +826,22 @@ func (b *binding) describeWaiting() string {
 		return ""
 	}
 }
+
+// checkOf is the check of a chunk that reads the leaf of the cursor, or the table where there is none.
+func (b *binding) checkOf(l *leafCursor, db *database, publication string) *chunkCheck {
+	check := &chunkCheck{shape: b.table.shape, sight: b.meta.Sight, byCTID: l != nil}
+	place, oid := "''", b.table.oid
+	switch {
+	case l != nil:
+		place, check.place = b.leafPlace(l)
+		if b.table.kind == 'p' && !b.indirect {
+			oid, check.sight, check.leaf = l.OID, sightAll, true
+		}
+	case b.table.kind == 'p':
+		place, check.place = b.table.partitionsPlace(db.version)
+	}
+	check.sql = fmt.Sprintf("SELECT coalesce((SELECT %s FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"+
+		" WHERE n.nspname = %s AND c.relname = %s), ''), %s, %s", shapeExpression(db.version/10000, publication),
+		quoteLiteral(b.name().schema), quoteLiteral(b.name().name), sightExpression(fmt.Sprintf("%d::oid", oid)), place)
+	return check
+}

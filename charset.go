@@ -71,6 +71,11 @@ func charsetOf(encoding string) *charset {
 	return c
 }
 
+const (
+	eachByte = 0x0101010101010101
+	highBits = 0x80 * eachByte
+)
+
 // asciiRun returns how many bytes from the start of s are ASCII.
 func asciiRun(s []byte) (n int) {
 	for len(s)-n >= 8 && binary.LittleEndian.Uint64(s[n:])&highBits == 0 {

@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -216,23 +215,6 @@ func parseAddress(address string, found *faults) (host string, port uint16) {
 			"direct address of the database, such as db.<project>.supabase.co:5432", address)
 	}
 	return host, uint16(n)
-}
-
-// splitAddress splits host, host:port, [IPv6]:port, [IPv6] or a bare IPv6 address.
-func splitAddress(address, defaultPort string) (host, port string, ok bool) {
-	isIPv6 := func(s string) bool {
-		addr, err := netip.ParseAddr(s)
-		return err == nil && addr.Is6()
-	}
-	if isIPv6(address) || !strings.ContainsAny(address, ":[]") {
-		return address, defaultPort, address != ""
-	}
-	if address[0] == '[' && address[len(address)-1] == ']' {
-		host = address[1 : len(address)-1]
-		return host, defaultPort, isIPv6(host)
-	}
-	host, port, err := net.SplitHostPort(address)
-	return host, port, err == nil && host != "" && (address[0] != '[' || isIPv6(host))
 }
 
 func (s *settings) parseDiscovery(filters, advanced *object) {
@@ -542,16 +524,6 @@ func parseResource(raw json.RawMessage) (resource, error) {
 // skipsBackfill reports whether the user wants only changes of a table, whatever its mode.
 func (s *settings) skipsBackfill(t tableName) bool {
 	return s.skipAll || s.skipBackfills[strings.ToLower(t.String())]
-}
-
-// encodeOptions returns the options that shape values. inKey is the column's matter and left false.
-func (s *settings) encodeOptions() encodeOptions {
-	return encodeOptions{
-		dateAsDate:       s.flags.dateAsDate,
-		timeAsTime:       s.flags.timeAsTime,
-		flattenArrays:    s.flags.flattenArrays,
-		multidimensional: s.flags.multidimensionalArrays,
-	}
 }
 
 // String tells settings apart in a log. It names what is safe to show and nothing else.

@@ -1075,3 +1075,65 @@ func (c *capture) confirmTimeline(ctx context.Context) error {
 	c.noteServer(identity)
 	return nil
 }
+
+// lossOf looks at the error that ended a session: where that says that what the slot has still to send is out of reach, it
+// returns a *slotLossError, which is c.lost, too, by which the next session decides where to start. Where the publication must be
+// made first, it returns a userError; nil for any other error.
+func (c *capture) lossOf(ctx context.Context, err error) error {
+	class, _ := classify(err)
+	switch class {
+	case classSlot:
+		c.lost = &slotLossError{userError{explain(err) + ". " + adviceSlot}}
+		return c.lost
+	case classPublication: // the server looks it up as it was when the change was made: no session gets past that one
+	default:
+		return nil
+	}
+	exists, name := false, c.settings.publication
+	var look error
+	for deadline := time.Now().Add(publicationReturn); ; { // who renames it, or makes it anew, may be about to
+		look = c.db.with(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, name).Scan(&exists)
+		})
+		if look != nil || exists || ctx.Err() != nil || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	switch {
+	case look != nil:
+		return nil
+	case !exists:
+		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
+			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), c.createStatement(), waysOut)}
+	}
+	c.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
+		"cannot be read. %s", explain(err), name, waysOut)}}
+	return c.lost
+}
+
+// mostCreated bounds the tables that a statement for a person lists; the capture adds others, or names them by themselves.
+const mostCreated = 100
+
+// createStatement is what a person runs to make the publication anew. Tables that would come to harm in it are named behind it.
+func (c *capture) createStatement() string {
+	var members, bare []tableName
+	for _, b := range c.bindings {
+		switch {
+		case b.table == nil || len(members) == mostCreated:
+		case b.table.bare():
+			bare = append(bare, b.name())
+		default:
+			members = append(members, b.name())
+		}
+	}
+	if !c.settings.readOnly {
+		members = append([]tableName{c.settings.watermarks}, members...)
+	}
+	text := createPublicationStatement(c.db.version, c.settings.publication, members) + ";"
+	if len(bare) > 0 {
+		text += fmt.Sprintf(" It leaves out %s, whose updates and deletes the server would reject: a table without a replica identity is to be "+
+			"given one first, or added if its rows are only ever inserted.", listed(bare))
+	}
+	return text
+}

@@ -94,18 +94,6 @@ func cutKindOf(t *dataType) cutKind {
 	return cutText
 }
 
-// cutClasses is how the values of a shape's columns are cut.
-func (p *plan) cutClasses() []cutClass {
-	classes := make([]cutClass, len(p.columns))
-	for i, c := range p.columns {
-		classes[i] = p.options.types.cutClass(c.typeOID, slices.Contains(p.options.collectionKey, c.name))
-	}
-	for _, i := range p.key {
-		classes[i].key = true
-	}
-	return classes
-}
-
 // cutRule is how large what is kept may be. At level 0 each value, and each element of an array, has value bytes and an
 // array bound bytes; at a higher level, which only rows over bound have, an array has 8*value bytes halved once a level, and
 // a value or element as much where that is less.
@@ -393,26 +381,6 @@ func cutTuple(t tuple, classes []cutClass, r cutRule, level int) {
 	}
 }
 
-// fitTuple cuts the values of a row that was put together from parts as the whole row would have been, and reports whether
-// that was for its own sake.
-func fitTuple(t tuple, p *plan, r cutRule) bool {
-	size := func() int {
-		n := 2
-		for i := range t {
-			n += 4 + len(t[i].data)
-		}
-		return n
-	}
-	if size() <= r.bound {
-		return false
-	}
-	classes := p.cutClasses()
-	for level := 1; size() > r.bound && level <= r.levels(); level++ {
-		cutTuple(t, classes, r, level)
-	}
-	return true
-}
-
 // pieces reads the bytes of one message, and none behind it, in pieces of any size.
 type pieces struct {
 	in   io.Reader
@@ -639,3 +607,6 @@ func (r *rowCut) cutChange(classes []cutClass) (oldCut, newCut bool, err error) 
 	}
 	return oldCut, newCut, nil
 }
+
+// cutRule is how rows are cut that are read in pieces.
+func (b *memoryBudget) cutRule() cutRule { return cutRule{value: truncateAt, bound: b.row} }

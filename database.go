@@ -30,9 +30,6 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// connectTimeout bounds one attempt to reach the server and to log in.
-const connectTimeout = 20 * time.Second
-
 // maxQueryConnections bounds the pool: a few chunks in flight, a watermark write and the periodic checks.
 const maxQueryConnections = 8
 
@@ -407,16 +404,6 @@ func (db *database) password() string {
 	return s.password
 }
 
-// newDialer returns a dialer for a connection that may be quiet for long.
-func newDialer() *net.Dialer {
-	return &net.Dialer{
-		Timeout: connectTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3,
-		},
-	}
-}
-
 // route returns how the server's address is dialled.
 func (db *database) route() pgconn.DialFunc {
 	if db.tunnel != nil {
@@ -544,16 +531,6 @@ func connectErrorOf(ctx context.Context, s *settings, err error, replication boo
 	return failure
 }
 
-// connectFailure is a connection that could not be made. It unwraps to what the operator is told and to the cause.
-type connectFailure struct {
-	userError
-	cause       error
-	replication bool // it was to be one for replication
-	expired     bool // the login was refused after others with the same credentials were not
-}
-
-func (e *connectFailure) Unwrap() []error { return []error{&e.userError, e.cause} }
-
 // attempts appends the errors that err joins: one for each address and TLS mode that was tried.
 func attempts(err error, dst []error) []error {
 	for e := err; e != nil; e = errors.Unwrap(e) {
@@ -581,11 +558,6 @@ func connectReason(err error) string {
 		return fmt.Sprintf("no answer within %s", connectTimeout)
 	}
 	return err.Error()
-}
-
-func isTimeout(err error) bool {
-	timeout, ok := errors.AsType[net.Error](err)
-	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded)
 }
 
 // connectRemedy says what can be done about a failed connection, or nothing where the reason says it all. The texts that it
@@ -630,10 +602,48 @@ func connectRemedy(s *settings, failure *connectFailure) string {
 	return ""
 }
 
-// sqlState returns the SQLSTATE of the server error that err wraps, or "".
-func sqlState(err error) string {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code
+// attend has the connections made from config watched.
+func (db *database) attend(config *pgx.ConnConfig) {
+	dial := config.DialFunc
+	var last *attentiveConn // of the address and TLS mode that is being tried; the others failed
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		last = &attentiveConn{Conn: conn, limit: answerLimit, working: db.working}
+		return last, nil
 	}
-	return ""
+	config.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
+		last.pid.Store(conn.PID())
+		return nil
+	}
 }
+
+// working asks the server whether a backend is at work, rather than done or waiting for us. The pool is of no use here: all
+// of it may be waiting.
+func (db *database) working(pid uint32) (bool, error) {
+	config, err := db.connectConfig()
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	config.RuntimeParams = db.sessionParams()
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return false, connectError(ctx, db.settings, err)
+	}
+	defer conn.Close(ctx)
+	result := conn.ExecParams(ctx, `SELECT count(*) > 0 FROM pg_stat_activity
+		WHERE pid = $1 AND state IN ('active', 'fastpath function call', 'disabled') AND coalesce(wait_event_type, '') <> 'Client'`,
+		[][]byte{strconv.AppendUint(nil, uint64(pid), 10)}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return false, result.Err
+	}
+	return len(result.Rows) == 1 && string(result.Rows[0][0]) == "t", nil
+}
+
+// watermarkTimeout bounds the write of a watermark: the wait for a lock, which then fails, or the wait of its commit
+// for a synchronous standby, which is given up: the commit stands (syncrep.c, SyncRepWaitForLSN).
+const watermarkTimeout = 3 * time.Second

@@ -114,11 +114,6 @@ func appendValidUTF8(dst, s []byte) []byte {
 	return dst
 }
 
-const (
-	eachByte = 0x0101010101010101
-	highBits = 0x80 * eachByte
-)
-
 // plainRun returns how many bytes from the start of s stand for themselves in a JSON string: all but quotes,
 // backslashes and control characters. wide is set if one of the bytes looked at was not ASCII.
 func plainRun(s []byte) (n int, wide bool) {
@@ -409,14 +404,6 @@ func scanJSONAtom(text []byte, i int) int {
 			return -1
 		}
 		i = end
-	}
-	return i
-}
-
-// skipDigits returns the index of the first byte from text[i] on that is no decimal digit.
-func skipDigits(text []byte, i int) int {
-	for i < len(text) && text[i]-'0' <= 9 {
-		i++
 	}
 	return i
 }

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -166,10 +165,6 @@ func (t *table) sends(c *column) bool {
 
 // captures tells whether c appears in documents: what the publication sends and a property can be named after.
 func (t *table) captures(c *column) bool { return namesProperty(c.name) && t.sends(c) }
-
-// namesProperty reports whether documents can have a property of a column's name. That of _meta is taken, and of names that
-// are no text in the database's encoding two could give one property.
-func namesProperty(column string) bool { return column != metaColumn && utf8.ValidString(column) }
 
 // columnsWarning tells of the columns that no property can be named after, "" when there is none.
 func (t *table) columnsWarning() string {
@@ -924,4 +919,72 @@ SELECT t.oid, n.nspname, t.typname, t.typtype::text, t.typdelim::text, ` + sqlEl
 		return fmt.Errorf("read data types from the catalog: %w", err)
 	}
 	return nil
+}
+
+// publishedTables is a query for what pg_publication_tables tells of one publication, whose name is the given SQL
+// expression: schemaname, tablename, attnames (NULL: all columns that are not generated) and rowfilter (NULL: none).
+//
+// From version 16 on that view opens every member that has no column list, and so waits for whoever holds a lock on one
+// of them, such as a rewriting ALTER TABLE; the catalogs behind it do not. Of them, pg_get_expr alone takes the member's lock.
+func publishedTables(major int, name string) string {
+	switch {
+	case major < 15:
+		return `SELECT schemaname, tablename, NULL::name[] AS attnames, NULL::text AS rowfilter FROM pg_publication_tables
+ WHERE pubname = ` + name
+	case major < 16:
+		return `SELECT schemaname, tablename, attnames, rowfilter FROM pg_publication_tables WHERE pubname = ` + name
+	}
+	generated := `NULL`
+	if major >= 18 {
+		generated = `CASE WHEN p.pubgencols = 's' THEN (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') END`
+	}
+	// As pg_get_publication_tables does it: what was named, or its leaves; via the root, no partition of what was named. A
+	// member's own columns and filter hold unless its schema is published.
+	return `WITH RECURSIVE named AS MATERIALIZED (
+  SELECT r.prrelid AS oid FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+   WHERE p.pubname = ` + name + `
+  UNION
+  SELECT c.oid FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+    JOIN pg_class c ON c.relnamespace = s.pnnspid AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+   WHERE p.pubname = ` + name + `
+  UNION
+  SELECT c.oid FROM pg_publication p JOIN pg_class c ON c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384
+   WHERE p.pubname = ` + name + ` AND p.puballtables
+), tree (oid) AS (
+  SELECT oid FROM named
+  UNION
+  SELECT i.inhrelid FROM tree JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = c.oid
+)
+SELECT n.nspname AS schemaname, c.relname AS tablename,
+       CASE WHEN own.prattrs IS NOT NULL THEN (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum = ANY (own.prattrs)) ELSE ` + generated + ` END AS attnames,
+       pg_get_expr(own.prqual, own.prrelid) AS rowfilter
+  FROM pg_publication p
+  JOIN tree ON true
+  JOIN pg_class c ON c.oid = tree.oid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_publication_rel own ON own.prpubid = p.oid AND own.prrelid = c.oid
+        AND NOT EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)
+ WHERE p.pubname = ` + name + ` AND CASE WHEN NOT p.pubviaroot THEN c.relkind <> 'p'
+       ELSE c.oid IN (SELECT oid FROM named) AND NOT (c.relispartition AND EXISTS (
+         SELECT FROM pg_partition_ancestors(c.oid) a JOIN named ON named.oid = a.relid WHERE a.relid <> c.oid)) END`
+}
+
+// loadShapes reads shape and sight of tables.
+func (c *catalog) loadShapes(tables []*table, publication string) error {
+	byOID := make(map[uint32]*table, len(tables))
+	oids := make([]uint32, 0, len(tables))
+	for _, t := range tables {
+		byOID[t.oid] = t
+		oids = append(oids, t.oid)
+	}
+	var oid uint32
+	var shape, sight string
+	return c.each("SELECT c.oid, "+shapeExpression(c.major, publication)+", "+sightExpression("c.oid")+
+		" FROM unnest($1::oid[]) AS wanted(oid) JOIN pg_class c ON c.oid = wanted.oid",
+		[]any{oidArray(oids)}, []any{&oid, &shape, &sight}, func() error {
+			byOID[oid].shape, byOID[oid].sight = shape, sight
+			return nil
+		})
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/sirupsen/logrus"
 )
@@ -335,4 +336,50 @@ func describeKey(key []value) string {
 	}
 	s.WriteByte(']')
 	return s.String()
+}
+
+// cutClasses is how the values of a shape's columns are cut.
+func (p *plan) cutClasses() []cutClass {
+	classes := make([]cutClass, len(p.columns))
+	for i, c := range p.columns {
+		classes[i] = p.options.types.cutClass(c.typeOID, slices.Contains(p.options.collectionKey, c.name))
+	}
+	for _, i := range p.key {
+		classes[i].key = true
+	}
+	return classes
+}
+
+// fitTuple cuts the values of a row that was put together from parts as the whole row would have been, and reports whether
+// that was for its own sake.
+func fitTuple(t tuple, p *plan, r cutRule) bool {
+	size := func() int {
+		n := 2
+		for i := range t {
+			n += 4 + len(t[i].data)
+		}
+		return n
+	}
+	if size() <= r.bound {
+		return false
+	}
+	classes := p.cutClasses()
+	for level := 1; size() > r.bound && level <= r.levels(); level++ {
+		cutTuple(t, classes, r, level)
+	}
+	return true
+}
+
+// namesProperty reports whether documents can have a property of a column's name. That of _meta is taken, and of names that
+// are no text in the database's encoding two could give one property.
+func namesProperty(column string) bool { return column != metaColumn && utf8.ValidString(column) }
+
+// encodeOptions returns the options that shape values. inKey is the column's matter and left false.
+func (s *settings) encodeOptions() encodeOptions {
+	return encodeOptions{
+		dateAsDate:       s.flags.dateAsDate,
+		timeAsTime:       s.flags.timeAsTime,
+		flattenArrays:    s.flags.flattenArrays,
+		multidimensional: s.flags.multidimensionalArrays,
+	}
 }

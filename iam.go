@@ -15,55 +15,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	awscredentials "github.com/aws/smithy-go/aws-http-auth/credentials"
 	"github.com/aws/smithy-go/aws-http-auth/sigv4"
 	awssignature "github.com/aws/smithy-go/aws-http-auth/v4"
 )
-
-// The kinds of credentials, by auth_type.
-const (
-	authPassword = "UserPassword"
-	authAWS      = "AWSIAM"
-	authGCP      = "GCPIAM"
-	authAzure    = "AzureIAM"
-)
-
-// iamLogin is how a session proves its identity where that is not by a password of its role.
-type iamLogin struct {
-	kind  string // authAWS, authGCP or authAzure
-	token string // of GCP and Azure: the password as it is
-
-	region string // of AWS, like the key that signs
-	key    awscredentials.Credentials
-
-	worked atomic.Bool // a login has succeeded: one that is refused later has met its token's end; stored and loaded by anyone
-}
-
-// parseIAM reads the credentials of a kind other than a password.
-func parseIAM(kind string, o *object) *iamLogin {
-	minted := "the Flow runtime puts it there for each session, where credentials name "
-	l := &iamLogin{kind: kind}
-	switch kind {
-	case authAWS:
-		minted += "aws_region and aws_role_arn; without the runtime, set it yourself"
-		l.region = strings.TrimSpace(o.required("aws_region", "set it to the region of the database instance, such as eu-central-1"))
-		l.key = awscredentials.Credentials{
-			AccessKeyID:     o.required("aws_access_key_id", minted),
-			SecretAccessKey: o.required("aws_secret_access_key", minted),
-			SessionToken:    o.text("aws_session_token"),
-		}
-	case authGCP:
-		l.token = o.required("gcp_access_token", minted+"gcp_service_account_to_impersonate and gcp_workload_identity_pool_audience; "+
-			"without the runtime, set it yourself (gcloud sql generate-login-token)")
-	case authAzure:
-		l.token = o.required("azure_access_token", minted+"azure_client_id and azure_tenant_id; without the runtime, set it yourself "+
-			"(az account get-access-token --resource-type oss-rdbms)")
-	}
-	return l
-}
 
 // password is what a connection to the settings' server that is made now logs in with.
 func (l *iamLogin) password(s *settings) string {
@@ -99,22 +55,6 @@ func (l *iamLogin) sign(host string, port uint16, user string, now time.Time) st
 	})
 	assert(err == nil, "a request without a body can be signed")
 	return strings.TrimPrefix(request.URL.String(), "https://")
-}
-
-// requireTLS raises an sslmode that may send the token in the clear.
-func (l *iamLogin) requireTLS(sslmode, channelBinding string, found *faults) string {
-	if channelBinding == "require" {
-		found.add("advanced.channel_binding require is not possible with credentials.auth_type %s, whose token the server wants as it "+
-			"is: set it to prefer", l.kind)
-	}
-	switch sslmode {
-	case "disable":
-		found.add("advanced.sslmode disable is not possible with credentials.auth_type %s, which needs TLS: set it to require or "+
-			"verify-full", l.kind)
-	case "allow", "prefer":
-		return "require"
-	}
-	return sslmode
 }
 
 // refused reports whether err is a login that the server refused.

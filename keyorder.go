@@ -245,17 +245,6 @@ func appendInfinite(dst []byte, sign int) []byte {
 	return appendSigned(dst, math.MaxInt64)
 }
 
-// infiniteSign is 1 for infinity, -1 for -infinity, 0 for all else.
-func infiniteSign(text []byte) int {
-	switch string(text) {
-	case "infinity":
-		return 1
-	case "-infinity":
-		return -1
-	}
-	return 0
-}
-
 func parseUnsigned(text []byte) (n uint64, ok bool) {
 	if len(text) == 0 {
 		return 0, false
@@ -407,12 +396,6 @@ func (d *keyDecimal) normal() (exponent int, digits [2][]byte) {
 	}
 	return exponent, [2][]byte{whole, fraction}
 }
-
-const (
-	second = 1_000_000 // in microseconds
-	hour   = 3600 * second
-	day    = 24 * hour
-)
 
 // keyMoment is what a date, time or timestamp says.
 type keyMoment struct {

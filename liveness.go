@@ -7,16 +7,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // answerLimit is how long a query may be silent before the server is asked about it. With connectTimeout for a server that
@@ -34,24 +29,6 @@ type attentiveConn struct {
 	mu       sync.Mutex
 	deadline time.Time // the driver's, for reads
 	until    time.Time // our own; zero when no read is under way
-}
-
-// attend has the connections made from config watched.
-func (db *database) attend(config *pgx.ConnConfig) {
-	dial := config.DialFunc
-	var last *attentiveConn // of the address and TLS mode that is being tried; the others failed
-	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		last = &attentiveConn{Conn: conn, limit: answerLimit, working: db.working}
-		return last, nil
-	}
-	config.AfterConnect = func(_ context.Context, conn *pgconn.PgConn) error {
-		last.pid.Store(conn.PID())
-		return nil
-	}
 }
 
 // Read implements net.Conn.
@@ -117,28 +94,4 @@ func (c *attentiveConn) SetReadDeadline(t time.Time) error {
 func (c *attentiveConn) SetDeadline(t time.Time) error {
 	_ = c.SetReadDeadline(t)
 	return c.SetWriteDeadline(t)
-}
-
-// working asks the server whether a backend is at work, rather than done or waiting for us. The pool is of no use here: all
-// of it may be waiting.
-func (db *database) working(pid uint32) (bool, error) {
-	config, err := db.connectConfig()
-	if err != nil {
-		return false, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
-	defer cancel()
-	config.RuntimeParams = db.sessionParams()
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return false, connectError(ctx, db.settings, err)
-	}
-	defer conn.Close(ctx)
-	result := conn.ExecParams(ctx, `SELECT count(*) > 0 FROM pg_stat_activity
-		WHERE pid = $1 AND state IN ('active', 'fastpath function call', 'disabled') AND coalesce(wait_event_type, '') <> 'Client'`,
-		[][]byte{strconv.AppendUint(nil, uint64(pid), 10)}, nil, nil, nil).Read()
-	if result.Err != nil {
-		return false, result.Err
-	}
-	return len(result.Rows) == 1 && string(result.Rows[0][0]) == "t", nil
 }

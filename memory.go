@@ -59,9 +59,6 @@ func newMemoryBudget(limit int64) memoryBudget {
 	return b
 }
 
-// cutRule is how rows are cut that are read in pieces.
-func (b *memoryBudget) cutRule() cutRule { return cutRule{value: truncateAt, bound: b.row} }
-
 // memoryLimit returns the memory limit in bytes: the least of those of the control groups the process is in (version 2, or
 // the memory controller of version 1), below the file system's root, and of the machine's memory; the default where none
 // is set.

@@ -391,3 +391,13 @@ func (c *cursor) end() error {
 	}
 	return nil
 }
+
+// A change is a CopyData frame with XLogData with an Insert, Update or Delete: kind, length; 'w', two positions, send time;
+// kind, relation.
+const (
+	xlogHead   = 5 + 25
+	changeHead = xlogHead + 5
+)
+
+// messageHead is the size of a message's head: kind, length of the rest with these four bytes.
+const messageHead = 5

@@ -16,12 +16,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// requirement is one table that a capture binds.
-type requirement struct {
-	table tableName
-	key   []string // columns of the collection key; nil for a keyless binding
-}
-
 // checkPrerequisites checks what the server must have for a capture of the tables, creating the watermarks table, the
 // publication and its members where permitted. All faults are in one userError, each with the server's reason and the SQL
 // that fixes it; warnings are what the operator should know though the capture can run.
@@ -69,16 +63,6 @@ func resumePrerequisites(ctx context.Context, db *database, tables []requirement
 	return unfit, c.untold, c.warnings, faultsError(general)
 }
 
-// checkedCapture is how far the capture is that is checked.
-type checkedCapture uint8
-
-const (
-	checkFirst    checkedCapture = iota // it has no place in the stream yet
-	checkResumed                        // it has: what does it no harm is a warning, as a restart must not make an outage of it
-	checkCaptured                       // and all that it captures is streaming: nothing is written that seems to be as it must
-	checkRunning                        // it goes on: the publication may have been renamed for a moment, and another is not to take its place
-)
-
 func runChecks(ctx context.Context, db *database, tables []requirement, captured []tableName, of checkedCapture) (*checker, error) {
 	c := &checker{
 		db: db, s: db.settings, tables: tables, of: of, captured: make(map[tableName]bool, len(captured)), untold: make(map[tableName]string),
@@ -94,63 +78,6 @@ func runChecks(ctx context.Context, db *database, tables []requirement, captured
 		return c.run(ctx)
 	})
 	return c, err
-}
-
-// fault is one thing that keeps the capture, or bindings of it, from running.
-type fault struct {
-	tables []tableName // whose bindings alone it concerns; none: the whole capture
-	text   string
-	usage  string // a statement in the text that other faults may have, too
-}
-
-// besides returns the fault's text without the statement that is told already.
-func (f *fault) besides() string {
-	if text := strings.Replace(f.text, f.usage+" ", "", 1); text != f.text {
-		return text
-	}
-	return strings.Replace(f.text, "Run: "+f.usage, "The statement for that is above", 1)
-}
-
-// checker is one run of the checks on one connection.
-type checker struct {
-	db     *database
-	s      *settings
-	conn   *pgx.Conn
-	tables []requirement
-	of     checkedCapture
-
-	unwritten bool // our row could not be written, which is told
-	stands    bool // it was there, and was left as it is
-
-	captured map[tableName]bool // before, with the same key
-
-	server      serverFacts
-	publication *publicationFacts // nil: there is none
-	found       map[tableName]*tableFacts
-	held        map[uint32][]replicaIdentity // by OID of a bound table, the relations that hold its rows; nil until they were read
-
-	watermarksMissing bool // and not to be created by us: told
-
-	faults   []fault
-	warnings []string
-	untold   map[tableName]string // captured tables whose replica identity lacks the key, with the fault it would be for others
-}
-
-func (c *checker) fault(format string, args ...any) {
-	c.faults = append(c.faults, fault{text: fmt.Sprintf(format, args...)})
-}
-
-func (c *checker) tableFault(t tableName, format string, args ...any) {
-	c.faults = append(c.faults, fault{tables: []tableName{t}, text: fmt.Sprintf(format, args...)})
-}
-
-// usage is the statement that lets our role use a schema, which the last fault's text has; in one error it is told once.
-func (c *checker) usage(schema string) string {
-	return fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", quoteIdent(schema), quoteIdent(c.user()))
-}
-
-func (c *checker) warn(format string, args ...any) {
-	c.warnings = append(c.warnings, fmt.Sprintf(format, args...))
 }
 
 // run makes the checks. Its error is one that ends them all: the connection or the context.
@@ -186,48 +113,7 @@ func (c *checker) run(ctx context.Context) error {
 	return nil
 }
 
-// faultsError is all faults in one error, nil without any.
-func faultsError(faults []fault) error {
-	if len(faults) == 0 {
-		return nil
-	}
-	var b strings.Builder
-	b.WriteString("the database is not ready for this capture:")
-	told := make(map[string]bool)
-	for i, f := range faults {
-		if i == maxFaults {
-			fmt.Fprintf(&b, "\n  - and %d more", len(faults)-i)
-			break
-		}
-		text := f.text
-		if f.usage != "" && told[f.usage] {
-			text = f.besides()
-		}
-		told[f.usage] = true
-		b.WriteString("\n  - " + text)
-	}
-	return &userError{b.String()}
-}
-
 // --- the server
-
-// serverFacts are settings and rights. What a version does not have is "".
-type serverFacts struct {
-	User               string `json:"user"`    // the role in force, by whose rights tables are read (ALTER ROLE … SET role)
-	Session            string `json:"session"` // the role that logged in, by whose rights we replicate (postinit.c, InitPostgres)
-	Application        string `json:"application"`
-	Replication        bool   `json:"replication"`
-	WALLevel           string `json:"wal_level"`
-	EffectiveWALLevel  string `json:"effective_wal_level"`
-	SynchronousNames   string `json:"synchronous_standby_names"`
-	SynchronizedSlots  string `json:"synchronized_standby_slots"`
-	HotStandbyFeedback string `json:"hot_standby_feedback"`
-	IdleSlotTimeout    string `json:"idle_replication_slot_timeout"`
-	MaxSlots           int    `json:"max_slots"`
-	MaxSenders         int    `json:"max_senders"`
-	Slots              int    `json:"slots"`
-	Senders            int    `json:"senders"`
-}
 
 // Membership in rds_replication takes the place of the REPLICATION attribute on Amazon RDS.
 const sqlServerFacts = `
@@ -321,62 +207,6 @@ func versionText(version int) string {
 		return fmt.Sprintf("%d.%d", version/10000, version%10000)
 	}
 	return fmt.Sprintf("%d.%d", version/10000, version/100%100)
-}
-
-// matchesStandby reports whether a walsender called application counts as one of synchronous_standby_names: `a, b`,
-// `2 (a, b)`, `FIRST 2 (a, b)` or `ANY 2 (a, b)`, where * stands for all and names compare without case
-// (syncrep_scanner.l, SyncRepGetStandbyPriority).
-func matchesStandby(names, application string) bool {
-	if i := unquotedParen(names); i >= 0 {
-		names = names[i+1:]
-	}
-	for name := []byte(nil); names != ""; {
-		name = name[:0]
-		switch ch := names[0]; {
-		case ch == '"':
-			names = names[1:]
-			for names != "" {
-				if names[0] == '"' {
-					if !strings.HasPrefix(names, `""`) {
-						names = names[1:]
-						break
-					}
-					names = names[1:]
-				}
-				name = append(name, names[0])
-				names = names[1:]
-			}
-		case strings.IndexByte(standbySeparators, ch) >= 0:
-			names = names[1:]
-			continue
-		default:
-			end := strings.IndexAny(names, standbySeparators+`"`)
-			if end < 0 {
-				end = len(names)
-			}
-			name, names = append(name, names[:end]...), names[end:]
-		}
-		if string(name) == "*" || strings.EqualFold(string(name), application) {
-			return true
-		}
-	}
-	return false
-}
-
-const standbySeparators = " \t\n\r\f\v,()"
-
-// unquotedParen returns the index of the first opening parenthesis outside of quotes, -1 if there is none.
-func unquotedParen(text string) int {
-	quoted := false
-	for i := range len(text) {
-		switch {
-		case text[i] == '"':
-			quoted = !quoted
-		case text[i] == '(' && !quoted:
-			return i
-		}
-	}
-	return -1
 }
 
 // checkReplication opens a replication connection, and one more: both must lead to the server that was connected to first.
@@ -630,37 +460,7 @@ func (c *checker) checkPublishedWatermarks(ctx context.Context) error {
 	return err
 }
 
-// user is the role in force, or the configured one if that is not known.
-func (c *checker) user() string {
-	if c.server.User != "" {
-		return c.server.User
-	}
-	return c.s.user
-}
-
 // --- the replica identities
-
-// loadHeld reads the relations that hold the rows of the bound tables.
-func (c *checker) loadHeld(ctx context.Context) error {
-	if c.held != nil {
-		return nil
-	}
-	var oids []uint32
-	for _, r := range c.tables {
-		if f := c.found[r.table]; f.OID != 0 && f.notTable() == "" {
-			oids = append(oids, f.OID)
-		}
-	}
-	held := map[uint32][]replicaIdentity{}
-	if len(oids) > 0 {
-		var err error
-		if held, err = loadIdentities(ctx, c.conn, oids); err != nil {
-			return err
-		}
-	}
-	c.held = held
-	return nil
-}
 
 // checkIdentities judges the relations that hold the rows of the bound tables.
 func (c *checker) checkIdentities(ctx context.Context) error {

@@ -320,21 +320,6 @@ func (o *observation) holdsCommits(db *database) string {
 	return ""
 }
 
-// mayBeSynchronous reports whether synchronous_standby_names stands for our replication session.
-func (db *database) mayBeSynchronous(names string) bool {
-	return matchesStandby(names, db.applicationName())
-}
-
-func (db *database) applicationName() string { return db.sessionParams()["application_name"] }
-
-// synchronousText says that we are among the synchronous standbys, and what to do.
-func synchronousText(names, application string) string {
-	return fmt.Sprintf("synchronous_standby_names = %s stands for this capture too (application_name %s), which is no standby. It leaves "+
-		"that part to any other; but where there is none, commits wait until the runtime has taken in what they wrote. Name the "+
-		"standbys that are meant, and run: ALTER SYSTEM SET synchronous_standby_names = 'NAME'; SELECT pg_reload_conf(); or, if there are "+
-		"none, ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();", literal(names), application)
-}
-
 // shuttingDown looks whether the server says that it is shutting down, which it cannot finish before our session has ended.
 // A session that is still there after some time is ended: nothing is lost by that, since the slot keeps its place.
 func (w *watcher) shuttingDown(now time.Time, err error) bool {

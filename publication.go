@@ -18,18 +18,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// publicationFacts is a row of pg_publication. What a version does not have is nil.
-type publicationFacts struct {
-	AllTables bool   `json:"puballtables"`
-	Insert    bool   `json:"pubinsert"`
-	Update    bool   `json:"pubupdate"`
-	Delete    bool   `json:"pubdelete"`
-	Truncate  *bool  `json:"pubtruncate"`
-	ViaRoot   *bool  `json:"pubviaroot"`
-	Generated string `json:"pubgencols"` // s: stored generated columns are sent
-	Owned     bool   `json:"owned"`      // our role may alter it
-}
-
 func (p *publicationFacts) viaRoot() bool { return p != nil && p.ViaRoot != nil && *p.ViaRoot }
 
 const sqlPublication = `SELECT (to_jsonb(p) || jsonb_build_object('owned', pg_has_role(p.pubowner, 'USAGE')))::text FROM pg_publication p WHERE pubname = $1`
@@ -224,28 +212,6 @@ func (c *checker) wanted() []tableName {
 
 // --- the tables
 
-// tableFacts is what the catalog says of a name that the capture wants. A schema or table that does not exist has no OID.
-type tableFacts struct {
-	Schema      string   `json:"schema"`
-	Name        string   `json:"name"`
-	SchemaOID   uint32   `json:"schema_oid"`
-	OID         uint32   `json:"oid"`
-	Kind        string   `json:"kind"`
-	Persistence string   `json:"persistence"`
-	Usage       bool     `json:"usage"`        // of the schema
-	Select      bool     `json:"select"`       // of the table or some columns
-	RowSecurity bool     `json:"row_security"` // hides rows from our role
-	Owned       bool     `json:"owned"`        // our role may alter it
-	PrimaryKey  bool     `json:"primary_key"`  // it has one that is checked at once
-	Unreadable  []string `json:"unreadable"`   // columns that the publication sends and our role may not read, though others
-	Published   bool     `json:"published"`
-	Columns     []string `json:"columns"`  // that the publication sends, nil before version 15
-	List        bool     `json:"list"`     // they are a column list
-	Filter      []string `json:"filter"`   // columns that the row filter looks at
-	Where       string   `json:"where"`    // the row filter
-	Ancestor    string   `json:"ancestor"` // a published ancestor of a partition
-}
-
 func (f *tableFacts) notTable() string {
 	switch f.Kind {
 	case "r", "p":
@@ -271,56 +237,6 @@ func (f *tableFacts) notTable() string {
 		return "is a composite type"
 	}
 	return fmt.Sprintf("is a relation of kind %q", f.Kind)
-}
-
-// publishedTables is a query for what pg_publication_tables tells of one publication, whose name is the given SQL
-// expression: schemaname, tablename, attnames (NULL: all columns that are not generated) and rowfilter (NULL: none).
-//
-// From version 16 on that view opens every member that has no column list, and so waits for whoever holds a lock on one
-// of them, such as a rewriting ALTER TABLE; the catalogs behind it do not. Of them, pg_get_expr alone takes the member's lock.
-func publishedTables(major int, name string) string {
-	switch {
-	case major < 15:
-		return `SELECT schemaname, tablename, NULL::name[] AS attnames, NULL::text AS rowfilter FROM pg_publication_tables
- WHERE pubname = ` + name
-	case major < 16:
-		return `SELECT schemaname, tablename, attnames, rowfilter FROM pg_publication_tables WHERE pubname = ` + name
-	}
-	generated := `NULL`
-	if major >= 18 {
-		generated = `CASE WHEN p.pubgencols = 's' THEN (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
-           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v') END`
-	}
-	// As pg_get_publication_tables does it: what was named, or its leaves; via the root, no partition of what was named. A
-	// member's own columns and filter hold unless its schema is published.
-	return `WITH RECURSIVE named AS MATERIALIZED (
-  SELECT r.prrelid AS oid FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
-   WHERE p.pubname = ` + name + `
-  UNION
-  SELECT c.oid FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
-    JOIN pg_class c ON c.relnamespace = s.pnnspid AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-   WHERE p.pubname = ` + name + `
-  UNION
-  SELECT c.oid FROM pg_publication p JOIN pg_class c ON c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384
-   WHERE p.pubname = ` + name + ` AND p.puballtables
-), tree (oid) AS (
-  SELECT oid FROM named
-  UNION
-  SELECT i.inhrelid FROM tree JOIN pg_class c ON c.oid = tree.oid AND c.relkind = 'p' JOIN pg_inherits i ON i.inhparent = c.oid
-)
-SELECT n.nspname AS schemaname, c.relname AS tablename,
-       CASE WHEN own.prattrs IS NOT NULL THEN (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
-           WHERE a.attrelid = c.oid AND a.attnum = ANY (own.prattrs)) ELSE ` + generated + ` END AS attnames,
-       pg_get_expr(own.prqual, own.prrelid) AS rowfilter
-  FROM pg_publication p
-  JOIN tree ON true
-  JOIN pg_class c ON c.oid = tree.oid
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-  LEFT JOIN pg_publication_rel own ON own.prpubid = p.oid AND own.prrelid = c.oid
-        AND NOT EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)
- WHERE p.pubname = ` + name + ` AND CASE WHEN NOT p.pubviaroot THEN c.relkind <> 'p'
-       ELSE c.oid IN (SELECT oid FROM named) AND NOT (c.relispartition AND EXISTS (
-         SELECT FROM pg_partition_ancestors(c.oid) a JOIN named ON named.oid = a.relid WHERE a.relid <> c.oid)) END`
 }
 
 // sqlTables finds the names in $1, a JSON array of [schema, name], and their membership in publication $2. The %s are the
@@ -746,4 +662,26 @@ func (c *checker) judgeLocked(ctx context.Context, tables []tableName) error {
 
 func addStatement(publication string, tables ...tableName) string {
 	return fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(publication), onlyTables(tables))
+}
+
+// loadHeld reads the relations that hold the rows of the bound tables.
+func (c *checker) loadHeld(ctx context.Context) error {
+	if c.held != nil {
+		return nil
+	}
+	var oids []uint32
+	for _, r := range c.tables {
+		if f := c.found[r.table]; f.OID != 0 && f.notTable() == "" {
+			oids = append(oids, f.OID)
+		}
+	}
+	held := map[uint32][]replicaIdentity{}
+	if len(oids) > 0 {
+		var err error
+		if held, err = loadIdentities(ctx, c.conn, oids); err != nil {
+			return err
+		}
+	}
+	c.held = held
+	return nil
 }

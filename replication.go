@@ -338,13 +338,6 @@ func (s *replication) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A change is a CopyData frame with XLogData with an Insert, Update or Delete: kind, length; 'w', two positions, send time;
-// kind, relation.
-const (
-	xlogHead   = 5 + 25
-	changeHead = xlogHead + 5
-)
-
 // isChange reports whether the frame at the start of b, of which changeHead bytes are there, is a change of a row.
 func (b *batch) isChange() bool {
 	kind := b.buf[xlogHead]

@@ -32,9 +32,6 @@ type rowFilter struct {
 	sent    []byte   // with a charset: what out is of, to be used again
 }
 
-// messageHead is the size of a message's head: kind, length of the rest with these four bytes.
-const messageHead = 5
-
 // Read passes bytes on.
 func (f *rowFilter) Read(p []byte) (int, error) {
 	if len(f.out) > 0 {

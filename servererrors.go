@@ -275,3 +275,24 @@ func particulars(server *pgconn.PgError) string {
 	}
 	return b.String()
 }
+
+const waysOut = "Either re-backfill all bindings (raise the `backfill` counter of every binding at once; the slot is " +
+	"then created anew), or set `advanced.on_slot_loss` to \"backfill\", which makes the connector do that by itself."
+
+// sqlState returns the SQLSTATE of the server error that err wraps, or "".
+func sqlState(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// connectFailure is a connection that could not be made. It unwraps to what the operator is told and to the cause.
+type connectFailure struct {
+	userError
+	cause       error
+	replication bool // it was to be one for replication
+	expired     bool // the login was refused after others with the same credentials were not
+}
+
+func (e *connectFailure) Unwrap() []error { return []error{&e.userError, e.cause} }

@@ -80,24 +80,6 @@ func sightExpression(oid string) string {
  ELSE '`+sightAll+`' END`, oid)
 }
 
-// loadShapes reads shape and sight of tables.
-func (c *catalog) loadShapes(tables []*table, publication string) error {
-	byOID := make(map[uint32]*table, len(tables))
-	oids := make([]uint32, 0, len(tables))
-	for _, t := range tables {
-		byOID[t.oid] = t
-		oids = append(oids, t.oid)
-	}
-	var oid uint32
-	var shape, sight string
-	return c.each("SELECT c.oid, "+shapeExpression(c.major, publication)+", "+sightExpression("c.oid")+
-		" FROM unnest($1::oid[]) AS wanted(oid) JOIN pg_class c ON c.oid = wanted.oid",
-		[]any{oidArray(oids)}, []any{&oid, &shape, &sight}, func() error {
-			byOID[oid].shape, byOID[oid].sight = shape, sight
-			return nil
-		})
-}
-
 // chunkCheck is a query of what a chunk's transaction must see, with the answers under which its rows count. Its columns are
 // shape and sight of the table, then what the place of the scan stands for: of a leaf its file, of a partitioned table its
 // partitions.
@@ -106,25 +88,6 @@ type chunkCheck struct {
 	shape, sight, place string
 	byCTID              bool // the place is a file
 	leaf                bool // the query reads a leaf by itself
-}
-
-// checkOf is the check of a chunk that reads the leaf of the cursor, or the table where there is none.
-func (b *binding) checkOf(l *leafCursor, db *database, publication string) *chunkCheck {
-	check := &chunkCheck{shape: b.table.shape, sight: b.meta.Sight, byCTID: l != nil}
-	place, oid := "''", b.table.oid
-	switch {
-	case l != nil:
-		place, check.place = b.leafPlace(l)
-		if b.table.kind == 'p' && !b.indirect {
-			oid, check.sight, check.leaf = l.OID, sightAll, true
-		}
-	case b.table.kind == 'p':
-		place, check.place = b.table.partitionsPlace(db.version)
-	}
-	check.sql = fmt.Sprintf("SELECT coalesce((SELECT %s FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"+
-		" WHERE n.nspname = %s AND c.relname = %s), ''), %s, %s", shapeExpression(db.version/10000, publication),
-		quoteLiteral(b.name().schema), quoteLiteral(b.name().name), sightExpression(fmt.Sprintf("%d::oid", oid)), place)
-	return check
 }
 
 // judge tells what is wrong with a chunk whose transaction saw this.

@@ -1,7 +1,6 @@
 // slot.go owns the replication slot at rest: what the server says of it, whether a cursor may be resumed on it, and its
-// creation; and the transactions that a table's activation waits for. Invariant: a slot that is not provably ours (other
-// plugin, other database, physical) is never dropped, and a cursor that lies outside what the slot can still send is
-// never resumed.
+// creation. Invariant: a slot that is not provably ours (other plugin, other database, physical) is never dropped, and a
+// cursor that lies outside what the slot can still send is never resumed.
 
 package main
 
@@ -199,9 +198,6 @@ func foreignSlot(s *slotStatus) string {
 		"nothing needs that slot, drop it: SELECT pg_drop_replication_slot(%s);", s.name, what, literal(s.name))
 }
 
-const waysOut = "Either re-backfill all bindings (raise the `backfill` counter of every binding at once; the slot is " +
-	"then created anew), or set `advanced.on_slot_loss` to \"backfill\", which makes the connector do that by itself."
-
 // slotFault says why the capture cannot resume at cursor. A *slotLossError means that changes after the cursor are out
 // of reach for good; any other error, that something else has to be put right first. With a cursor of 0 the slot is to be
 // created anew, so that only a slot that is not ours is in the way.
@@ -327,68 +323,6 @@ func readOnCurrent(history []byte, s *slotStatus) bool {
 		}
 	}
 	return last != 0 && s.confirmed > last
-}
-
-// lossOf looks at the error that ended a session: where that says that what the slot has still to send is out of reach, it
-// returns a *slotLossError, which is c.lost, too, by which the next session decides where to start. Where the publication must be
-// made first, it returns a userError; nil for any other error.
-func (c *capture) lossOf(ctx context.Context, err error) error {
-	class, _ := classify(err)
-	switch class {
-	case classSlot:
-		c.lost = &slotLossError{userError{explain(err) + ". " + adviceSlot}}
-		return c.lost
-	case classPublication: // the server looks it up as it was when the change was made: no session gets past that one
-	default:
-		return nil
-	}
-	exists, name := false, c.settings.publication
-	var look error
-	for deadline := time.Now().Add(publicationReturn); ; { // who renames it, or makes it anew, may be about to
-		look = c.db.with(ctx, func(conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, name).Scan(&exists)
-		})
-		if look != nil || exists || ctx.Err() != nil || time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-	switch {
-	case look != nil:
-		return nil
-	case !exists:
-		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
-			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), c.createStatement(), waysOut)}
-	}
-	c.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
-		"cannot be read. %s", explain(err), name, waysOut)}}
-	return c.lost
-}
-
-// mostCreated bounds the tables that a statement for a person lists; the capture adds others, or names them by themselves.
-const mostCreated = 100
-
-// createStatement is what a person runs to make the publication anew. Tables that would come to harm in it are named behind it.
-func (c *capture) createStatement() string {
-	var members, bare []tableName
-	for _, b := range c.bindings {
-		switch {
-		case b.table == nil || len(members) == mostCreated:
-		case b.table.bare():
-			bare = append(bare, b.name())
-		default:
-			members = append(members, b.name())
-		}
-	}
-	if !c.settings.readOnly {
-		members = append([]tableName{c.settings.watermarks}, members...)
-	}
-	text := createPublicationStatement(c.db.version, c.settings.publication, members) + ";"
-	if len(bare) > 0 {
-		text += fmt.Sprintf(" It leaves out %s, whose updates and deletes the server would reject: a table without a replica identity is to be "+
-			"given one first, or added if its rows are only ever inserted.", listed(bare))
-	}
-	return text
 }
 
 // listed names tables, some of many.
@@ -653,148 +587,4 @@ func standbyWaits(ctx context.Context, db *database, prefix string) (string, err
 	return fmt.Sprintf("%stransactions that are open on the primary must end first, the oldest with the transaction ID %d; to find "+
 		"them, run there: SELECT pid, application_name, usename, state, xact_start FROM pg_stat_activity WHERE backend_xid IS NOT "+
 		"NULL; and SELECT * FROM pg_prepared_xacts; Then %s", prefix, open.xmin, nudge), nil
-}
-
-// seconds reads a number of seconds as the server writes it; -1ns when it is negative, the mark for unknown.
-func seconds(text string) time.Duration {
-	n, err := strconv.ParseFloat(text, 64)
-	if err != nil || n < 0 {
-		return -1
-	}
-	return time.Duration(n * float64(time.Second))
-}
-
-// writer is an open transaction, which may have written to a relation.
-type writer struct {
-	relation    uint32 // 0: whichever
-	virtualXID  string // -1/xid for a transaction that was prepared before the server was restarted
-	pid         int32  // 0 for a prepared transaction
-	gid         string // of a prepared transaction
-	application string
-	user        string
-	state       string        // "" where our role may not see it
-	age         time.Duration // of the transaction; below 0 where our role may not see it
-}
-
-// String names the transaction for a person.
-func (w writer) String() string {
-	var b strings.Builder
-	if w.gid != "" {
-		fmt.Fprintf(&b, "prepared transaction %s", literal(w.gid))
-	} else {
-		fmt.Fprintf(&b, "pid %d", w.pid)
-	}
-	var about []string
-	if w.application != "" {
-		about = append(about, fmt.Sprintf("application %q", w.application))
-	}
-	if w.user != "" {
-		about = append(about, fmt.Sprintf("user %q", w.user))
-	}
-	if w.state != "" {
-		about = append(about, w.state)
-	}
-	if w.age >= 0 {
-		about = append(about, "open for "+w.age.Round(time.Second).String())
-	}
-	if len(about) > 0 {
-		fmt.Fprintf(&b, " (%s)", strings.Join(about, ", "))
-	}
-	return b.String()
-}
-
-// writeLocks are the modes that a writing transaction holds on a table until its changes are visible to all.
-const writeLocks = `('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
-
-// memberLocks are the modes that keep a table from being made a member of a publication.
-const memberLocks = `('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
-
-const sqlLockHolders = `
-SELECT DISTINCT ON (l.relation, l.virtualtransaction, p.gid)
-	l.relation::text, l.virtualtransaction, coalesce(l.pid, 0)::text, coalesce(p.gid, ''),
-	coalesce(a.application_name, ''), coalesce(a.usename, p.owner, '')::text, coalesce(a.state, ''),
-	coalesce(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)), -1)::text
-FROM pg_locks l
-LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
-	AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
-LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
-WHERE NOT pg_is_in_recovery() AND l.locktype = 'relation' AND l.granted AND l.mode IN %s
-	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-	AND l.relation = ANY ($1::oid[]) AND l.pid IS DISTINCT FROM pg_backend_pid()
-ORDER BY l.relation, l.virtualtransaction, p.gid`
-
-// lockHolders returns, by relation, the open transactions that hold a lock of one of the modes on the relations, prepared
-// ones included. Those with one of writeLocks may have written to them: a transaction keeps its locks until its changes are
-// visible to every new snapshot. On a standby, which shows no locks of the primary's transactions, there are none.
-func lockHolders(ctx context.Context, conn *pgx.Conn, oids []uint32, modes string) (map[uint32][]writer, error) {
-	holders := make(map[uint32][]writer)
-	rows, err := conn.Query(ctx, fmt.Sprintf(sqlLockHolders, modes), oidArray(oids))
-	if err != nil {
-		return nil, fmt.Errorf("list the transactions that hold locks on the tables: %w", err)
-	}
-	var relation, pid, age string
-	var w writer
-	targets := []any{&relation, &w.virtualXID, &pid, &w.gid, &w.application, &w.user, &w.state, &age}
-	_, err = pgx.ForEachRow(rows, targets, func() error {
-		oid, err := strconv.ParseUint(relation, 10, 32)
-		if err != nil {
-			return err
-		}
-		number, err := strconv.ParseInt(pid, 10, 32)
-		if err != nil {
-			return err
-		}
-		w.relation, w.pid, w.age = uint32(oid), int32(number), seconds(age)
-		holders[w.relation] = append(holders[w.relation], w)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the transactions that hold locks on the tables: %w", err)
-	}
-	return holders, nil
-}
-
-// A transaction that is prepared keeps its virtual ID (since the minor releases of November 2021; before, and after a
-// restart of the server, it is -1/xid, which cannot be traced back to the ID it had: so any such transaction with a write
-// lock on the same relation counts, which has to be waited for anyway).
-const sqlStillOpen = `
-SELECT w.ordinality::text
-FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS w (vxid, relation)
-WHERE NOT pg_is_in_recovery() AND EXISTS (
-	SELECT FROM pg_locks l
-	WHERE l.virtualtransaction = w.vxid
-		OR l.virtualtransaction LIKE '-1/%' AND l.locktype = 'relation' AND l.relation = w.relation
-			AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-			AND l.granted AND l.mode IN ` + writeLocks + `)
-ORDER BY w.ordinality`
-
-// stillOpen returns those of the transactions that have not ended yet.
-func stillOpen(ctx context.Context, conn *pgx.Conn, writers []writer) ([]writer, error) {
-	if len(writers) == 0 {
-		return nil, nil
-	}
-	vxids := make([]string, len(writers))
-	oids := make([]uint32, len(writers))
-	for i, w := range writers {
-		vxids[i], oids[i] = w.virtualXID, w.relation
-	}
-	rows, err := conn.Query(ctx, sqlStillOpen, "{"+strings.Join(vxids, ",")+"}", oidArray(oids))
-	if err != nil {
-		return nil, fmt.Errorf("look for transactions that have not ended: %w", err)
-	}
-	var open []writer
-	var ordinal string
-	_, err = pgx.ForEachRow(rows, []any{&ordinal}, func() error {
-		n, err := strconv.Atoi(ordinal)
-		if err != nil {
-			return err
-		}
-		open = append(open, writers[n-1])
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look for transactions that have not ended: %w", err)
-	}
-	return open, nil
 }

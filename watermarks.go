@@ -64,10 +64,6 @@ func (f *fence) reached(end lsn) {
 }
 
 const (
-	// watermarkTimeout bounds the write of a watermark: the wait for a lock, which then fails, or the wait of its commit
-	// for a synchronous standby, which is given up: the commit stands (syncrep.c, SyncRepWaitForLSN).
-	watermarkTimeout = 3 * time.Second
-
 	sqlWriteWatermark = `INSERT INTO %s (slot, watermark) VALUES (%s, %s)
 		ON CONFLICT (slot) DO UPDATE SET watermark = EXCLUDED.watermark`
 

@@ -5,8 +5,13 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pglogrepl"
@@ -68,3 +73,28 @@ const truncateAt = 8 << 20
 
 // maxFaults bounds the faults shown.
 const maxFaults = 20
+
+// splitAddress splits host, host:port, [IPv6]:port, [IPv6] or a bare IPv6 address.
+func splitAddress(address, defaultPort string) (host, port string, ok bool) {
+	isIPv6 := func(s string) bool {
+		addr, err := netip.ParseAddr(s)
+		return err == nil && addr.Is6()
+	}
+	if isIPv6(address) || !strings.ContainsAny(address, ":[]") {
+		return address, defaultPort, address != ""
+	}
+	if address[0] == '[' && address[len(address)-1] == ']' {
+		host = address[1 : len(address)-1]
+		return host, defaultPort, isIPv6(host)
+	}
+	host, port, err := net.SplitHostPort(address)
+	return host, port, err == nil && host != "" && (address[0] != '[' || isIPv6(host))
+}
+
+// connectTimeout bounds one attempt to reach the server and to log in.
+const connectTimeout = 20 * time.Second
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded)
+}
