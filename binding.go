@@ -101,8 +101,8 @@ type binding struct {
 	// suspectedTo is where the stream must have come to before it is known whether the table was truncated; 0: it is no suspect
 	// (fitness.go).
 	suspectedTo lsn
-	indirect    bool // our role may not read a partition itself: it is read by way of the table
-	lockPoor    bool // the server has no room for locks on all of its partitions at once: they are read one by one
+	indirect    time.Time // when our role was last seen not to be able to read a partition itself: it is read by way of the table
+	lockPoor    bool      // the server has no room for locks on all of its partitions at once: they are read one by one
 	// lenient is set for a session that took the binding over from one that did not look at its replica identity: relations
 	// without the key are put up with, until a change comes whose old key is not told.
 	lenient bool
@@ -487,7 +487,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 			}
 		}
 		q.check = b.checkOf(&q.leaf, db, s.publication)
-		if b.indirect {
+		if b.isIndirect() {
 			q.source = b.table.oid
 			where = append(where, fmt.Sprintf("tableoid = %d::oid", q.leaf.OID))
 		} else {
@@ -834,7 +834,7 @@ func (b *binding) checkOf(l *leafCursor, db *database, publication string) *chun
 	switch {
 	case l != nil:
 		place, check.place = b.leafPlace(l)
-		if b.table.kind == 'p' && !b.indirect {
+		if b.table.kind == 'p' && !b.isIndirect() {
 			oid, check.sight, check.leaf = l.OID, sightAll, true
 		}
 	case b.table.kind == 'p':

@@ -693,6 +693,7 @@ func (c *capture) tick() error {
 		return nil
 	}
 	c.askWhenSilent(c.lastTick)
+	c.readByThemselves()
 	if c.renewAt != 0 {
 		if err := c.renewSession(); err != nil {
 			return err

@@ -25,6 +25,8 @@ const (
 	longestPause = 5 * time.Minute
 	// longestLockPause is the same for a lock of another session's: a chunk that waits for one holds up the stream for a second.
 	longestLockPause = 30 * time.Second
+	// rightsInterval is how often it is looked whether our role may read partitions by themselves that are read by way of their root.
+	rightsInterval = 10 * time.Second
 )
 
 // pauseAfter is how long a binding rests after that many failures in a row.
@@ -99,7 +101,7 @@ func (c *capture) readFailed(b *binding, err error) error {
 	}
 	switch sqlState(err) {
 	case "42501":
-		if b.byCTID() && b.table.kind == 'p' && !b.indirect {
+		if b.byCTID() && b.table.kind == 'p' && !b.isIndirect() {
 			return c.readByRoot(b, err)
 		}
 	case "53200": // out_of_memory, most often of the table of locks
@@ -165,15 +167,50 @@ func (c *capture) readByRoot(b *binding, err error) error {
 			c.sightChanged(b, b.table.sight)
 			return nil
 		}
-		b.indirect = true
+		b.indirect = time.Now()
 		c.status("Row-level security is active on a partition of %s: it is read by way of the table, which is slow with many "+
-			"partitions; run ALTER ROLE %s BYPASSRLS, and restart the capture, to have it read by itself", b.name(), c.role())
+			"partitions; run ALTER ROLE %s BYPASSRLS to have it read by itself", b.name(), c.role())
 		return nil
 	}
-	b.indirect = true
+	b.indirect = time.Now()
 	c.status("The role may not read a partition of %s (%v): it is read by way of the table, which is slow with many "+
 		"partitions; run GRANT SELECT on the partition, and GRANT USAGE on its schema, to %s", b.name(), err, c.role())
 	return nil
+}
+
+// isIndirect reports whether partitions are read by way of their root.
+func (b *binding) isIndirect() bool { return !b.indirect.IsZero() }
+
+// sqlReadableLeaves tells whether our role may read each of the relations $1 by itself, and sees all rows of it.
+const sqlReadableLeaves = `
+SELECT coalesce(bool_and(has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'SELECT') AND NOT row_security_active(oid)), false)
+  FROM pg_class WHERE oid = ANY ($1::oid[])`
+
+// readByThemselves ends the reading by way of the root of those partitions that our role may read by themselves now.
+func (c *capture) readByThemselves() {
+	for _, b := range c.reading {
+		if !b.isIndirect() || time.Since(b.indirect) < hurried(rightsInterval) {
+			continue
+		}
+		b.indirect = time.Now()
+		var oids []uint32
+		for _, l := range b.meta.Leaves {
+			if !l.Done {
+				oids = append(oids, l.OID)
+			}
+		}
+		var may bool
+		err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(c.ctx, sqlReadableLeaves, oidArray(oids)).Scan(&may)
+		})
+		switch {
+		case err != nil:
+			logrus.WithError(err).WithField("table", b.name().String()).Warn("cannot look at the rights on its partitions")
+		case may:
+			b.indirect = time.Time{}
+			logrus.WithField("table", b.name().String()).Info("its partitions can be read by themselves now")
+		}
+	}
 }
 
 // role is the role that the server's rights are about, as SQL.
