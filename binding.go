@@ -110,7 +110,7 @@ type binding struct {
 	untold bool
 
 	told   told // of the transaction being streamed
-	unlike int  // capture.begun, of the last transaction in which it changed what the binding's changes yield
+	unlike int  // within.transaction, of the last one in which it changed what the binding's changes yield
 
 	filters     bool // changes past scanned are dropped
 	scanned     []value

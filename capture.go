@@ -80,10 +80,6 @@ type capture struct {
 	relations map[uint32]*relationEntry
 	lastEntry *relationEntry
 	tx        transaction
-	begun     int        // transactions that began, in the process
-	span      int        // spans of the stream without a checkpoint inside a transaction, in the process
-	touched   []*binding // those that the present span has put out something of
-	partly    []*binding // those of which a part of a transaction was captured that has not begun yet
 	from      provenance // of the document being written
 
 	lost       error     // the last session's, when the slot could not be read on
@@ -95,7 +91,6 @@ type capture struct {
 	open  *round // its fence is being streamed to, its chunks patched
 	ahead *round // being read
 
-	large        int // bytes of documents behind which a checkpoint stands inside a transaction
 	handled      int // messages in the process
 	tally        tally
 	lastTick     time.Time
@@ -144,7 +139,8 @@ func (c *capture) forget() {
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
 	c.looks, c.described, c.wary = nil, nil, false
 	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
-	c.tx, c.touched, c.partly = transaction{}, nil, nil
+	c.tx = transaction{}
+	c.ledger.leaveTransaction()
 	for _, b := range c.bindings {
 		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
 	}
@@ -153,8 +149,7 @@ func (c *capture) forget() {
 // stream runs one replication session until it fails or, when polling, is finished. REQUIRES: c.ledger.cursor is where to start.
 func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.ctx = ctx
-	c.ledger.begin(start)
-	c.loadPlaces()
+	c.placesFailed(c.ledger.begin(c.bindings))
 	c.seed = maphash.MakeSeed()
 	c.rediscoverAt, c.fitnessAt = c.nextRediscovery(), fitnessNext()
 	c.ticks = time.NewTicker(tickInterval)
@@ -664,18 +659,18 @@ func (c *capture) keepalive(end lsn) {
 // checkpoint writes the state as of the last streamed transaction. REQUIRES: between transactions.
 func (c *capture) checkpoint() error {
 	assert(!c.tx.open, "checkpoint inside a transaction")
-	return c.writeCheckpoint()
+	return c.writeCheckpoint(c.ledger.checkpoint)
 }
 
-// writeCheckpoint has the ledger write a checkpoint.
-func (c *capture) writeCheckpoint() error {
+// writeCheckpoint has the ledger write a checkpoint, of either kind.
+func (c *capture) writeCheckpoint(write func() error) error {
 	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
 	if c.db.standby && !c.identified.IsZero() { // what is stored has been judged
 		if err := c.confirmTimeline(c.ctx); err != nil {
 			return err
 		}
 	}
-	if err := c.ledger.checkpoint(); err != nil {
+	if err := write(); err != nil {
 		return err
 	}
 	c.progress.checkpoints.Add(1)
@@ -740,7 +735,7 @@ func (c *capture) rewind(b *binding) {
 	}
 	b.rewind(false)
 	b.generation++
-	c.yieldsOtherwise(b)
+	c.ledger.yieldsOtherwise(b)
 	c.dismiss(b)
 	if !slices.Contains(c.pending, b) {
 		c.pending = append(c.pending, b)
@@ -758,7 +753,7 @@ func (c *capture) parkBindings(bindings []*binding, reason string) {
 	for _, b := range bindings {
 		b.park()
 		b.generation++
-		c.yieldsOtherwise(b)
+		c.ledger.yieldsOtherwise(b)
 	}
 	parked := func(b *binding) bool { return b.phase == phaseMissing }
 	c.reading = slices.DeleteFunc(c.reading, parked)
@@ -809,7 +804,7 @@ func (c *capture) backfillSum() backfillSum {
 func (c *capture) report() {
 	now := time.Now()
 	c.progress.note(now, &streamReport{
-		tally: c.tally, position: c.ledger.received(), tx: c.tx,
+		tally: c.tally, position: c.ledger.received(), tx: c.tx, within: c.ledger.within.checkpoints, leaving: c.ledger.leaving(),
 		fence: c.open != nil && !c.tx.open, reading: c.open == nil && c.ahead != nil && !c.tx.open,
 	})
 	if c.progress.due(now) {

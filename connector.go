@@ -478,9 +478,8 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	defer db.close()
 	db.warnExposed()
 	c := &capture{
-		ctx: ctx, db: db, settings: s, out: k.out, ledger: ledger{out: k.out, acks: acks}, polling: k.polling, v1: runsOnV1(r.Capture),
+		ctx: ctx, db: db, settings: s, out: k.out, ledger: newLedger(k.out, acks), polling: k.polling, v1: runsOnV1(r.Capture),
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
-		large: largeTransaction,
 	}
 	defer c.fencer.close()
 	c.catalog, c.standing, c.lookup = c.loadTables, c.readStanding, c.reread
@@ -930,8 +929,7 @@ func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error
 		created = true
 		failpoint("slot.after")
 	}
-	c.ledger.restart(start)
-	c.forgetPlaces()
+	c.ledger.restart(start, c.bindings)
 	c.noteServer(identity)
 	if created {
 		if err := c.readAfresh(); err != nil {

@@ -29,9 +29,15 @@ type ledger struct {
 	delivered    int // checkpoints that carried changes of captured tables, in the process
 	checkpointed time.Time
 
+	within within
+
 	changed []*binding // since the last checkpoint
 	removed map[string]*bindingState
 	patch   []byte
+}
+
+func newLedger(out *output, acks *acknowledgements) ledger {
+	return ledger{out: out, acks: acks, within: within{large: largeTransaction}}
 }
 
 // resume takes up what a session before left: the runtime has committed the cursor stored, and the stream goes on at cursor.
@@ -41,9 +47,10 @@ func (l *ledger) resume(stored, cursor lsn) {
 }
 
 // restart has the stream go on at a position that what is acknowledged has nothing to do with: another slot's.
-func (l *ledger) restart(position lsn) {
+func (l *ledger) restart(position lsn, bindings []*binding) {
 	l.cursor = position
 	l.acks.reset()
+	l.forgetPlaces(bindings)
 }
 
 // rollBack drops what was emitted since the last checkpoint: a session that begins now resumes as a new process would.
@@ -53,8 +60,11 @@ func (l *ledger) rollBack() {
 	l.cursor = l.stored
 }
 
-// begin is called when the stream begins, at start.
-func (l *ledger) begin(start lsn) { l.previousEnd, l.idleEnd = start, start }
+// begin is called when the stream begins, at the cursor. It returns the places that cannot be read.
+func (l *ledger) begin(bindings []*binding) []*placeFault {
+	l.previousEnd, l.idleEnd = l.cursor, l.cursor
+	return l.loadPlaces(bindings)
+}
 
 // committed moves the cursor behind a transaction that was streamed to its end.
 func (l *ledger) committed(end lsn) { l.previousEnd, l.cursor = end, end }

@@ -243,10 +243,10 @@ func (m *model) start() {
 		}
 	}
 	m.c.standing, m.c.lookup = m.standing, m.lookup
-	m.c.ledger.cursor, m.c.ledger.previousEnd, m.c.stage = m.cursor, m.cursor, stageCatchUp
-	m.c.loadPlaces()
+	m.c.ledger.cursor, m.c.stage = m.cursor, stageCatchUp
+	m.c.placesFailed(m.c.ledger.begin(m.c.bindings))
 	if m.within > 0 {
-		m.c.large = m.within
+		m.c.ledger.within.large = m.within
 	}
 	m.read = 0
 	for m.read < len(m.wal) && m.final(m.read)+10 <= m.cursor {

@@ -72,6 +72,8 @@ type streamReport struct {
 	tally
 	position lsn         // everything that ends at or before it has been streamed
 	tx       transaction // the open one, or the last
+	within   int         // the checkpoints inside of it
+	leaving  int64       // its documents that were captured before, while some are still to be left out; else 0
 	fence    bool        // a fence is being streamed to
 	reading  bool        // the stream waits for chunks to be read
 }
@@ -93,11 +95,8 @@ func (p *progress) note(now time.Time, r *streamReport) {
 		p.began.Store(now.UnixNano())
 	}
 	p.inside.Store(int64(r.tx.changes))
-	p.within.Store(int64(r.tx.checkpoints))
-	p.leaving.Store(0)
-	if len(r.tx.resumed) > 0 {
-		p.leaving.Store(r.tx.before)
-	}
+	p.within.Store(int64(r.within))
+	p.leaving.Store(r.leaving)
 	since(&p.fence, now, r.fence)
 	since(&p.reading, now, r.reading)
 }

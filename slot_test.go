@@ -452,7 +452,7 @@ func TestServerRestartedWhileSlotInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer predecessor.close()
-	c := &capture{db: d, settings: d.settings, ledger: ledger{acks: newAcknowledgements()}}
+	c := &capture{db: d, settings: d.settings, ledger: newLedger(nil, newAcknowledgements())}
 	c.diag = &diagnostics{}
 	conn := db.replication(d)
 	d.started.Add(-1) // it is another server now

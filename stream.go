@@ -35,10 +35,6 @@ type transaction struct {
 	held     map[keyRef]*keyRows // keys that rows were put under, on tables where two may share one
 	doubtful []doubtfulKey
 	crowded  bool // there were more keys than can be held
-
-	checkpoints int        // inside of it
-	before      int64      // documents of it that were captured before
-	resumed     []*binding // those of which some are still to be left out
 }
 
 // side is where a key lies relative to a backfill.
@@ -131,11 +127,10 @@ func (c *capture) handleBegin(data []byte) error {
 		c.tx.held, c.tx.crowded = nil, false // a map keeps the size it has had
 	}
 	c.tx.doubtful, c.described = nil, nil
-	c.tx.checkpoints, c.tx.before, c.tx.resumed = 0, 0, nil
-	c.begun++
-	c.span++
-	if c.touched = c.touched[:0]; len(c.partly) > 0 {
-		c.resumeWithin()
+	c.placesFailed(c.ledger.beginTransaction(begin.finalLSN, begin.xid))
+	if before := c.ledger.within.before; before > 0 {
+		c.status("Resuming within the transaction that commits at %s: %d documents of it were captured before and are left out",
+			begin.finalLSN, before)
 	}
 	c.from.tsMillis = (begin.commitTime + postgresEpoch) / 1000
 	c.from.loc[0] = int64(c.ledger.previousEnd)
@@ -164,8 +159,9 @@ func (c *capture) handleCommit(data []byte) error {
 			return err
 		}
 	}
-	if c.tx.before > 0 {
-		c.endWithin()
+	if c.ledger.within.before > 0 {
+		c.placesFailed(c.ledger.endWithin())
+		c.usual()
 	}
 	c.tx.open = false
 	c.tally.transactions++
@@ -227,7 +223,7 @@ func (c *capture) handleChange(m *walMessage) error {
 			return fmt.Errorf("change of %s: %w", b.name(), err)
 		}
 	}
-	if c.tx.lastLoc = c.from.loc[1]; c.ledger.undelivered >= c.large {
+	if c.tx.lastLoc = c.from.loc[1]; c.ledger.full() {
 		return c.checkpointWithin()
 	}
 	return nil

@@ -125,13 +125,13 @@ type testEnds struct {
 func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnds) *testCapture {
 	s := &settings{slot: "flow_slot", watermarks: watermarksTable, chunkRows: 50_000, onTruncate: "ignore"}
 	c := &capture{
-		ctx: t.Context(), settings: s, types: ends.types, out: ends.out, ledger: ledger{out: ends.out, acks: &acknowledgements{}},
+		ctx: t.Context(), settings: s, types: ends.types, out: ends.out, ledger: newLedger(ends.out, &acknowledgements{}),
 		db:     &database{settings: s},
 		byName: make(map[tableName]*binding), casts: map[uint32]comparison{
 			pgtype.Int4OID: {cast: "integer"}, pgtype.Int8OID: {cast: "bigint"}, pgtype.TextOID: {cast: "text"},
 		},
 		relations: make(map[uint32]*relationEntry), seed: maphash.MakeSeed(), stage: stageCapture,
-		lastTick: time.Now().Add(time.Hour), large: largeTransaction,
+		lastTick: time.Now().Add(time.Hour),
 	}
 	c.catalog = catalogOf(table)
 	c.standing = func(*relationEntry, []value) (tuple, error) { return nil, nil }

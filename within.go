@@ -34,21 +34,45 @@ type transactionPlace struct {
 
 // told is what a binding has put out of the transaction being streamed, counting what is left out.
 type told struct {
-	transaction int // capture.begun, of the transaction; with another value this is of one before
-	span        int // capture.span, of the last document
+	transaction int // within.transaction; with another value this is of one before
+	span        int // within.span, of the last document
 	documents   int64
 	digest      uint64
 	last        int64 // loc[1] of the last document
 	until       int64 // what lies at or before this has been captured before; 0: nothing has
 }
 
+// within is the transaction being streamed, as far as checkpoints may stand inside of it.
+type within struct {
+	large       int // bytes of documents behind which a checkpoint stands inside of a transaction
+	transaction int // that began, in the process
+	span        int // of the stream without a checkpoint inside of a transaction, in the process
+
+	commit      lsn // where the transaction commits
+	xid         uint32
+	checkpoints int        // inside of it
+	before      int64      // documents of it that were captured before
+	resumed     []*binding // those of which some are still to be left out
+	touched     []*binding // those that the present span has put out something of
+	partly      []*binding // those of which a part of a transaction was captured that has not begun yet
+}
+
+// placeFault is why a place that is stored for a binding does not count, or not as it should.
+type placeFault struct {
+	binding *binding
+	place   *transactionPlace
+	err     error // it cannot be read
+	rule    bool  // what the binding's changes yield is decided otherwise now
+	now     int64 // neither: the transaction yields other documents now, or so many
+}
+
 // newPlace is where a binding stands now.
-func (c *capture) newPlace(b *binding) *transactionPlace {
+func (l *ledger) newPlace(b *binding) *transactionPlace {
 	p := &transactionPlace{
-		Commit: c.tx.begin.finalLSN.String(), XID: c.tx.begin.xid, Last: lsn(b.told.last).String(), Documents: b.told.documents,
+		Commit: l.within.commit.String(), XID: l.within.xid, Last: lsn(b.told.last).String(), Documents: b.told.documents,
 		Rule: b.ruleOf(),
 	}
-	if b.unlike != c.begun {
+	if b.unlike != l.within.transaction {
 		p.Digest = b.told.digestText()
 	}
 	return p
@@ -87,95 +111,98 @@ func (b *binding) ruleOf() string {
 
 // yieldsOtherwise is called where it changes what a binding's changes yield: those of the transaction so far cannot be compared
 // with what they yield from now on.
-func (c *capture) yieldsOtherwise(b *binding) {
-	if b.unlike = c.begun; b.meta.Within != nil {
+func (l *ledger) yieldsOtherwise(b *binding) {
+	if b.unlike = l.within.transaction; b.meta.Within != nil {
 		b.meta.Within.Digest = ""
 	}
 }
 
-// captured takes note of what a binding is about to put out at the place of c.from, and reports whether that has been captured
+// emitting takes note of what a binding is about to put out at a place (loc[1]), and reports whether that has been captured
 // before, so that it is left out. What it is called for may also be another output than a document, under an op of its own.
-// REQUIRES: inside a transaction; c.from.loc[1] grows with each call for the binding.
-func (c *capture) captured(b *binding, op byte) bool {
+// REQUIRES: inside a transaction; place grows with each call for the binding.
+func (l *ledger) emitting(b *binding, op byte, place int64) (before bool, fault *placeFault) {
 	t := &b.told
-	if t.span != c.span {
-		c.meet(b)
+	if t.span != l.within.span {
+		l.meet(b)
 	}
-	place := c.from.loc[1]
 	if t.until != 0 && place > t.until {
-		c.leftOut(b)
+		fault = l.leftOut(b)
 	}
 	if invariants && place <= t.last {
-		assert(false, "%s: place %d behind place %d of transaction %d", b.name(), place, t.last, c.tx.begin.xid)
+		assert(false, "%s: place %d behind place %d of transaction %d", b.name(), place, t.last, l.within.xid)
 	}
 	t.documents++
 	t.digest = (t.digest ^ uint64(place)<<8 ^ uint64(op)) * 0x100000001b3 // as FNV-1a goes on
 	t.last = place
-	return t.until != 0
+	return t.until != 0, fault
 }
 
 // meet notes that a binding has put out something since the last checkpoint.
-func (c *capture) meet(b *binding) {
-	if b.told.transaction != c.begun {
-		b.told = told{transaction: c.begun}
+func (l *ledger) meet(b *binding) {
+	if b.told.transaction != l.within.transaction {
+		b.told = told{transaction: l.within.transaction}
 	}
-	b.told.span = c.span
-	c.touched = append(c.touched, b)
+	b.told.span = l.within.span
+	l.within.touched = append(l.within.touched, b)
 }
+
+// full reports whether there is to be a checkpoint inside of the transaction.
+func (l *ledger) full() bool { return l.undelivered >= l.within.large }
 
 // checkpointWithin writes a checkpoint inside of the transaction being streamed: it has all that was put out so far.
 // REQUIRES: inside a transaction, behind all documents of one change.
-func (c *capture) checkpointWithin() error {
-	assert(c.tx.open, "a checkpoint within a transaction outside of one")
-	assert(c.ledger.cursor <= c.tx.begin.finalLSN, "the cursor %s lies behind the transaction that commits at %s", c.ledger.cursor, c.tx.begin.finalLSN)
-	before := make([]*transactionPlace, len(c.touched))
-	for i, b := range c.touched {
+func (l *ledger) checkpointWithin() error {
+	w := &l.within
+	assert(l.cursor <= w.commit, "the cursor %s lies behind the transaction that commits at %s", l.cursor, w.commit)
+	before := make([]*transactionPlace, len(w.touched))
+	for i, b := range w.touched {
 		before[i] = b.meta.Within
 		if b.told.until == 0 { // else it stands where it did, which is stored
-			b.meta.Within = c.newPlace(b)
+			b.meta.Within = l.newPlace(b)
 			b.mark()
 		}
 	}
-	c.span++
-	c.ledger.owe()
+	w.span++
+	l.owe()
 	failpoint("within.before")
-	if err := c.writeCheckpoint(); err != nil {
-		for i, b := range c.touched { // the next session of the process resumes from what is stored
+	if err := l.checkpoint(); err != nil {
+		for i, b := range w.touched { // the next session of the process resumes from what is stored
 			b.meta.Within = before[i]
 		}
 		return err
 	}
-	c.touched = c.touched[:0]
+	w.touched = w.touched[:0]
 	failpoint("within.after")
-	c.tx.checkpoints++
+	w.checkpoints++
 	return nil
 }
 
 // loadPlaces finds the bindings of which a part of a transaction has been captured that is still to be streamed. REQUIRES:
 // the cursor is where the stream starts.
-func (c *capture) loadPlaces() {
-	for _, b := range c.bindings {
+func (l *ledger) loadPlaces(bindings []*binding) (faults []*placeFault) {
+	for _, b := range bindings {
 		p := b.meta.Within
 		if p == nil {
 			continue
 		}
 		if _, _, err := p.positions(); err != nil {
-			c.status("How far the documents of %s were captured cannot be read (%v): those of a large transaction may come again", b.name(), err)
+			faults = append(faults, &placeFault{binding: b, place: p, err: err})
 			b.meta.Within = nil
 			b.mark()
 			continue
 		}
-		if p.passed(c.ledger.cursor) {
+		if p.passed(l.cursor) {
 			b.meta.Within = nil // which need not be written
 			continue
 		}
-		c.partly = append(c.partly, b)
+		l.within.partly = append(l.within.partly, b)
 	}
+	return faults
 }
 
 // forgetPlaces is called where the stream does not start at the cursor that they were stored with.
-func (c *capture) forgetPlaces() {
-	for _, b := range c.bindings {
+func (l *ledger) forgetPlaces(bindings []*binding) {
+	for _, b := range bindings {
 		if b.meta.Within != nil {
 			b.meta.Within = nil
 			b.mark()
@@ -183,78 +210,137 @@ func (c *capture) forgetPlaces() {
 	}
 }
 
-// resumeWithin is called when a transaction begins and there are bindings that a part of one has been captured of.
-func (c *capture) resumeWithin() {
-	begin := &c.tx.begin
-	waiting := c.partly[:0]
-	documents := int64(0)
-	for _, b := range c.partly {
+// leaveTransaction forgets the one being streamed, and which of its documents, or of those to come, were captured before.
+func (l *ledger) leaveTransaction() {
+	w := &l.within
+	*w = within{large: w.large, transaction: w.transaction, span: w.span}
+}
+
+// beginTransaction is called when a transaction begins, with where it commits. It takes up the places of the bindings that a part
+// of it has been captured of, and returns those that do not fit.
+func (l *ledger) beginTransaction(commit lsn, xid uint32) (faults []*placeFault) {
+	w := &l.within
+	w.commit, w.xid, w.checkpoints, w.before, w.resumed = commit, xid, 0, 0, nil
+	w.transaction++
+	w.span++
+	w.touched = w.touched[:0]
+	waiting := w.partly[:0]
+	for _, b := range w.partly {
 		p := b.meta.Within
 		if p == nil {
 			continue
 		}
-		commit, last, _ := p.positions() // loadPlaces has looked at them
+		at, last, _ := p.positions() // loadPlaces has looked at them
 		switch {
-		case commit > begin.finalLSN:
+		case at > commit:
 			waiting = append(waiting, b)
 			continue
-		case commit < begin.finalLSN || p.XID != begin.xid:
-			c.differs(b, 0)
+		case at < commit || p.XID != xid:
+			if fault := l.compare(b, 0); fault != nil {
+				faults = append(faults, fault)
+			}
 			b.meta.Within = nil
 			b.mark()
 			continue
 		case b.captures() && p.Rule != b.ruleOf():
-			c.status("The settings or the backfill of %s are not what they were in the middle of the transaction that commits at %s: %d "+
-				"documents of it that were captured are sent again", b.name(), commit, p.Documents)
+			faults = append(faults, &placeFault{binding: b, place: p, rule: true})
 			b.meta.Within = nil
 			b.mark()
 			continue
 		}
-		b.told = told{transaction: c.begun, until: int64(last)}
-		documents += p.Documents
-		c.tx.resumed = append(c.tx.resumed, b)
+		b.told = told{transaction: w.transaction, until: int64(last)}
+		w.before += p.Documents
+		w.resumed = append(w.resumed, b)
 	}
-	if c.partly = waiting; len(c.tx.resumed) > 0 {
-		c.tx.before = documents
-		c.status("Resuming within the transaction that commits at %s: %d documents of it were captured before and are left out",
-			begin.finalLSN, documents)
-	}
+	w.partly = waiting
+	return faults
 }
 
 // captures reports whether all changes of the binding count: neither is its table to be captured anew, nor is it parked.
 func (b *binding) captures() bool { return b.phase == phaseActive || b.phase == phaseBackfill }
 
 // leftOut is called behind all of a binding's documents that were captured before, and compares them with those that were left out.
-func (c *capture) leftOut(b *binding) {
+func (l *ledger) leftOut(b *binding) *placeFault {
 	t, p := &b.told, b.meta.Within
 	t.until = 0
-	if i := slices.Index(c.tx.resumed, b); i >= 0 {
-		c.tx.resumed = slices.Delete(c.tx.resumed, i, i+1)
+	if i := slices.Index(l.within.resumed, b); i >= 0 {
+		l.within.resumed = slices.Delete(l.within.resumed, i, i+1)
 	}
 	if p != nil && (t.documents != p.Documents || t.digestText() != p.Digest) {
-		c.differs(b, t.documents)
+		return l.compare(b, t.documents)
+	}
+	return nil
+}
+
+// compare is called for a binding of which a transaction yields now other documents than were captured of it, or so many. It
+// returns nil where that follows from what has changed with the binding, whose rows are all read again where that is called for.
+func (l *ledger) compare(b *binding, now int64) *placeFault {
+	p := b.meta.Within
+	if p.Digest == "" || b.unlike == l.within.transaction || !b.captures() {
+		return nil
+	}
+	return &placeFault{binding: b, place: p, now: now}
+}
+
+// leaving is how many documents of the transaction were captured before, while some are still to be left out; else 0.
+func (l *ledger) leaving() int64 {
+	if len(l.within.resumed) == 0 {
+		return 0
+	}
+	return l.within.before
+}
+
+// endWithin is called at the commit of a transaction that was resumed within: nothing of it is left out any more.
+func (l *ledger) endWithin() (faults []*placeFault) {
+	for len(l.within.resumed) > 0 {
+		if fault := l.leftOut(l.within.resumed[0]); fault != nil {
+			faults = append(faults, fault)
+		}
+	}
+	return faults
+}
+
+// checkpointWithin writes a checkpoint inside of the transaction being streamed. REQUIRES: inside a transaction, behind all
+// documents of one change.
+func (c *capture) checkpointWithin() error {
+	assert(c.tx.open, "a checkpoint within a transaction outside of one")
+	return c.writeCheckpoint(c.ledger.checkpointWithin)
+}
+
+// captured takes note of what a binding is about to put out at the place of c.from, and reports whether that has been captured
+// before, so that it is left out.
+func (c *capture) captured(b *binding, op byte) bool {
+	before, fault := c.ledger.emitting(b, op, c.from.loc[1])
+	if fault != nil {
+		c.placeFailed(fault)
+	}
+	return before
+}
+
+// placesFailed says what became of places that do not count, and has a table captured anew of which a transaction yields now
+// other documents than were captured of it.
+func (c *capture) placesFailed(faults []*placeFault) {
+	for _, f := range faults {
+		c.placeFailed(f)
 	}
 }
 
-// differs has a table captured anew of which a transaction yields now other documents than were captured of it.
-func (c *capture) differs(b *binding, now int64) {
-	p := b.meta.Within
-	if p.Digest == "" || b.unlike == c.begun || !b.captures() {
-		return // what the transaction yields has changed with the binding, whose rows are all read again where that is called for
+func (c *capture) placeFailed(f *placeFault) {
+	b, p := f.binding, f.place
+	switch {
+	case f.err != nil:
+		c.status("How far the documents of %s were captured cannot be read (%v): those of a large transaction may come again", b.name(), f.err)
+		return
+	case f.rule:
+		c.status("The settings or the backfill of %s are not what they were in the middle of the transaction that commits at %s: %d "+
+			"documents of it that were captured are sent again", b.name(), c.ledger.within.commit, p.Documents)
+		return
 	}
 	text := fmt.Sprintf("%s is captured anew: %d documents up to %s were captured of the transaction that commits at %s, and now it has others or "+
 		"another number there (%d). The publication, the table or the server has changed meanwhile. %s", b.name(), p.Documents, p.Last,
-		p.Commit, now, c.remains(b))
+		p.Commit, f.now, c.remains(b))
 	logrus.Warn(text)
 	c.say(text)
 	c.rewind(b)
 	c.ledger.owe()
-}
-
-// endWithin is called at the commit of a transaction that was resumed within.
-func (c *capture) endWithin() {
-	for len(c.tx.resumed) > 0 {
-		c.leftOut(c.tx.resumed[0])
-	}
-	c.usual()
 }

@@ -75,15 +75,14 @@ func resumeTest(t *testing.T, table *table, mode backfillMode, s *leftBehind) *t
 		}
 		c.reading = []*binding{b}
 	}
-	c.ledger.previousEnd = c.ledger.cursor
-	c.loadPlaces()
+	c.placesFailed(c.ledger.begin(c.bindings))
 	return c
 }
 
 // within sends the first n changes of a transaction, with a checkpoint behind each that has documents.
 func (c *testCapture) within(n int, changes ...string) {
 	c.t.Helper()
-	c.large = 1
+	c.ledger.within.large = 1
 	c.describeTable()
 	c.xid++
 	if err := c.send(beginText(c.at+1000, c.xid)); err != nil {
@@ -185,11 +184,9 @@ func TestWithinReconnect(t *testing.T) {
 			t.Fatalf("%d documents behind %d changes", c.tally.documents, n)
 		}
 		if n < 3 {
-			c.out.drop()
-			c.ledger.cursor = c.ledger.stored
+			c.ledger.rollBack()
 			c.forget()
-			c.ledger.previousEnd = c.ledger.cursor
-			c.loadPlaces()
+			c.placesFailed(c.ledger.begin(c.bindings))
 		}
 	}
 	c.want("| c1,v,b | c2,v,b | c3,v,b | |")
@@ -269,7 +266,7 @@ func TestWithinOtherwise(t *testing.T) {
 				"others or another number there (0). The publication, the table or the server has changed meanwhile",
 		},
 		"the slot was lost": {
-			func(c *testCapture) { c.forgetPlaces(); c.partly = nil },
+			func(c *testCapture) { c.ledger.forgetPlaces(c.bindings); c.ledger.leaveTransaction() },
 			func(c *testCapture) { c.within(4, changes...) }, "c1,v,b c2,v,b c3,v,b c4,v,b", phaseActive, "",
 		},
 	} {
