@@ -127,7 +127,7 @@ func chunkBody(t testing.TB, c *testCapture, row tuple, rows, patches int) func(
 	var identity []byte
 	return func() {
 		ck := &chunk{
-			binding: c.b, plan: c.b.plan, table: c.b.table, limit: rows, budget: 1 << 30, seed: c.seed, generation: c.b.generation,
+			binding: c.b, plan: c.b.plan, table: c.b.table, limit: rows, budget: 1 << 30, seed: c.seed, generation: c.b.scan.generation,
 		}
 		ck.borrow(buffers)
 		for _, key := range keys {
@@ -146,7 +146,7 @@ func chunkBody(t testing.TB, c *testCapture, row tuple, rows, patches int) func(
 		if err != nil {
 			t.Fatal(err)
 		}
-		ck.order, c.b.chunk = order, ck
+		ck.order, c.b.scan.chunk = order, ck
 		if err := c.settleChunk(ck); err != nil {
 			t.Fatal(err)
 		}

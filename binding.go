@@ -18,7 +18,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -112,27 +111,17 @@ type binding struct {
 	told   told // of the transaction being streamed
 	unlike int  // within.transaction, of the last one in which it changed what the binding's changes yield
 
-	filters     bool // changes past scanned are dropped
-	scanned     []value
-	scannedAt   []byte // comparison form of scanned; nil before the first chunk
-	unsettled   xidSet
-	wide        bool   // it has rows too large to be read beside those of other tables
-	chunk       *chunk // its opening fence has passed: changes are patched into it
-	limit       int    // rows to ask for next
-	waiting     []writer
-	unmeasured  bool            // to be scanned by ctid, its pages not yet counted
-	invisible   bool            // waiting for transactions in unsettled to become visible
-	notBefore   time.Time       // when to try the next chunk, after one that could not be read
-	failures    int             // chunks in a row that could not be read
-	refusals    int             // how often in this process it is captured anew for changes that could not be told
-	tried       bool            // a row of it could not be told: chunks that follow are tried before anything of them is written
-	locked      int             // and those that found the table locked
-	suspended   string          // why its backfill is said to be suspended; "": it is not
-	verdict     bool            // rows that its filter leaves out are scanned, too, with its verdict on each
-	explained   bool            // the plan of a chunk's query was asked for in this process
-	sides       map[string]side // answers of the server, for keys whose order only it knows; of the current window
-	sourced     *plan           // the plan whose schema was sourced last
-	generation  int             // a chunk of an older one counts no more
+	filters bool // changes past what has been scanned are dropped
+	scan    scan // of its rows
+
+	// What is known of reading the table outlasts a scan.
+	wide      bool // it has rows too large to be read beside those of other tables
+	tried     bool // a row of it could not be told: chunks that follow are tried before anything of them is written
+	verdict   bool // rows that its filter leaves out are scanned, too, with its verdict on each
+	explained bool // the plan of a chunk's query was asked for in this process
+	refusals  int  // how often in this process it is captured anew for changes that could not be told
+
+	sourced     *plan // the plan whose schema was sourced last
 	truncations int
 	returning   bool            // parked, but the stream has described its table: it is to be looked at
 	stoodIn     map[string]bool // columns that warnStandIn has spoken of
@@ -168,9 +157,8 @@ func (b *binding) rewind(first bool) {
 	b.meta.Columns, b.meta.Filenode, b.meta.Toast = "", 0, 0
 	b.partitions.forget()
 	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf, b.meta.Begun = 0, "", false, false, false
-	b.scanned, b.scannedAt, b.chunk, b.waiting, b.unsettled, b.invisible = nil, nil, nil, nil, nil, false
-	b.sides, b.failures, b.locked, b.suspended, b.held, b.suspectedTo = nil, 0, 0, "", false, 0
-	b.notBefore = time.Time{}
+	b.scan = b.scan.over()
+	b.held, b.suspectedTo = false, 0
 }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.
@@ -181,8 +169,8 @@ func (b *binding) park() {
 	b.state = &bindingState{Mode: storedMissing}
 	b.meta, b.lenient, b.untold = bindingMetadata{Within: b.meta.Within}, false, false
 	b.partitions.forget()
-	b.chunk, b.waiting, b.unsettled, b.table, b.plan, b.suspectedTo = nil, nil, nil, nil, nil, 0
-	b.failures, b.locked, b.suspended, b.notBefore = 0, 0, "", time.Time{}
+	b.scan = b.scan.over()
+	b.table, b.plan, b.suspectedTo = nil, nil, 0
 }
 
 // storedState is the binding's entry as of now, with the cursor.
@@ -360,7 +348,7 @@ func (b *binding) storedModeOf() storedMode {
 
 // resume takes up the position a stored backfill has reached. An error means that it cannot be.
 func (b *binding) resume() error {
-	b.scanned, b.scannedAt = nil, nil
+	b.scan.readFrom(nil, nil)
 	if b.state.Scanned == nil || b.byCTID() {
 		return nil
 	}
@@ -374,8 +362,8 @@ func (b *binding) resume() error {
 	if err != nil {
 		return fmt.Errorf("unpack the stored position: %w", err)
 	}
-	b.scannedAt, err = b.key.appendOrder([]byte{}, scanned)
-	b.scanned = scanned
+	scannedAt, err := b.key.appendOrder([]byte{}, scanned)
+	b.scan.readFrom(scanned, scannedAt)
 	return err
 }
 
@@ -408,7 +396,7 @@ func (b *binding) advance(ck *chunk) {
 		return
 	}
 	b.state.Scanned = ck.packed
-	b.scanned, b.scannedAt = ck.end, ck.order
+	b.scan.readFrom(ck.end, ck.order)
 }
 
 // complete ends the scan. Behind that of a whole table by key, partitions may be waiting that came meanwhile.
@@ -424,7 +412,7 @@ func (b *binding) complete() {
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
 	b.meta.First = false
-	b.scanned, b.scannedAt, b.unsettled, b.sides, b.tried = nil, nil, nil, nil, false
+	b.scan, b.tried = b.scan.over(), false
 }
 
 // leavesAfter returns the cursors of a ctid scan once ck is settled.
@@ -472,10 +460,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	if b.byCTID() {
 		q.ctid = true
 		columns = append(columns, "ctid::text")
-		leaves := b.meta.Leaves
-		if b.chunk != nil {
-			leaves = b.leavesAfter(b.chunk)
-		}
+		leaves := b.leavesToRead()
 		i := slices.IndexFunc(leaves, func(l leafCursor) bool { return !l.Done })
 		q.leaf = leaves[i]
 		q.leaf.next = min(q.leaf.Block+int64(ck.limit/100)+1, q.leaf.Pages)
@@ -524,9 +509,9 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 	}
 	order := ""
 	if !q.ctid {
-		lower := b.scanned
-		if b.chunk != nil {
-			lower = b.chunk.end
+		lower := b.scan.scanned
+		if b.scan.chunk != nil {
+			lower = b.scan.chunk.end
 		}
 		if lower != nil {
 			bound := b.boundTerms(q, lower)
@@ -777,21 +762,6 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 	return nil, true, nil
 }
 
-// adapt sizes the next chunk by what the last one cost: the configured row count is a ceiling, and a chunk should fill
-// neither its budget nor much more than two seconds of stalled stream.
-func (b *binding) adapt(c *chunk, rows int, s *settings, fixed bool) {
-	limit := c.limit
-	scanned := rows + c.filtered
-	if c.stopped {
-		limit = max(1, scanned*3/4)
-	} else if !fixed && c.took > 2*time.Second {
-		limit = min(limit, max(16, limit/2))
-	} else if c.took < time.Second && c.bytes < c.budget/2 {
-		limit *= 2
-	}
-	b.limit = min(limit, s.chunkRows)
-}
-
 // estimatedRows is how many rows the table has, negative when nobody knows. A scan by ctid knows better than the statistics.
 func (b *binding) estimatedRows() float64 {
 	var done, pages int64
@@ -810,21 +780,6 @@ func (b *binding) estimatedRows() float64 {
 		return -1
 	}
 	return b.table.reltuples
-}
-
-// describeWaiting names whom the binding waits for.
-func (b *binding) describeWaiting() string {
-	switch {
-	case len(b.waiting) > 0:
-		w := &b.waiting[0]
-		return fmt.Sprintf("%s waits for %d open transactions that may have written to it, the first: %s",
-			b.name(), len(b.waiting), w)
-	case b.invisible:
-		return fmt.Sprintf("%s waits for %d committed transactions to become visible (synchronous replication: is the "+
-			"standby away?)", b.name(), len(b.unsettled))
-	default:
-		return ""
-	}
 }
 
 // checkOf is the check of a chunk that reads the leaf of the cursor, or the table where there is none.

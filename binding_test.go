@@ -116,11 +116,11 @@ func TestAdapt(t *testing.T) {
 		{name: "filtered rows count", limit: 50_000, rows: 10, filtered: 990, stopped: true, want: 750},
 		{name: "stopped at one row", limit: 50_000, rows: 1, bytes: 2000, stopped: true, want: 1},
 	} {
-		b := &binding{}
-		b.adapt(&chunk{limit: tc.limit, filtered: tc.filtered, bytes: tc.bytes, budget: 1000, took: tc.took, stopped: tc.stopped},
-			tc.rows, s, tc.fixed)
-		if b.limit != tc.want {
-			t.Errorf("%s: %d rows next, want %d", tc.name, b.limit, tc.want)
+		var scan scan
+		scan.adapt(&chunk{limit: tc.limit, filtered: tc.filtered, bytes: tc.bytes, budget: 1000, took: tc.took, stopped: tc.stopped},
+			tc.rows, s.chunkRows, tc.fixed)
+		if scan.limit != tc.want {
+			t.Errorf("%s: %d rows next, want %d", tc.name, scan.limit, tc.want)
 		}
 	}
 }
@@ -146,8 +146,8 @@ func TestResumeErrors(t *testing.T) {
 			c.b.state.Scanned = tc.scanned
 			err := c.b.resume()
 			if tc.wantErr == "" {
-				if err != nil || describeKey(c.b.scanned) != tc.at || (c.b.scannedAt == nil) != (tc.scanned == nil) {
-					t.Errorf("resumed at %s (%v), want %s", describeKey(c.b.scanned), err, tc.at)
+				if err != nil || describeKey(c.b.scan.scanned) != tc.at || (c.b.scan.scannedAt == nil) != (tc.scanned == nil) {
+					t.Errorf("resumed at %s (%v), want %s", describeKey(c.b.scan.scanned), err, tc.at)
 				}
 			} else if err == nil || !strings.HasPrefix(err.Error(), tc.wantErr) || len(err.Error()) <= len(tc.wantErr) {
 				t.Errorf("error %v, want %s…", err, tc.wantErr)

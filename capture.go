@@ -142,7 +142,7 @@ func (c *capture) forget() {
 	c.tx = transaction{}
 	c.ledger.leaveTransaction()
 	for _, b := range c.bindings {
-		b.chunk, b.unsettled, b.invisible, b.sides = nil, nil, false, nil
+		b.scan = b.scan.lost()
 	}
 }
 
@@ -300,7 +300,7 @@ func (c *capture) promote() error {
 	kept := r.chunks[:0]
 	for _, ck := range r.chunks {
 		b := ck.binding
-		if ck.generation != b.generation {
+		if ck.generation != b.scan.generation {
 			continue
 		}
 		if ck.err == nil && ck.end != nil && b.key != nil {
@@ -315,10 +315,9 @@ func (c *capture) promote() error {
 			}
 			continue
 		}
-		if !b.unsettled.prune(&ck.snapshot) {
-			b.invisible = true
+		if !b.scan.counts(&ck.snapshot) {
 			c.progress.reread.Add(1)
-			logrus.WithFields(logrus.Fields{"table": b.name().String(), "transactions": len(b.unsettled)}).
+			logrus.WithFields(logrus.Fields{"table": b.name().String(), "transactions": len(b.scan.unsettled)}).
 				Debug("chunk is read again: a streamed transaction was not visible to it")
 			continue
 		}
@@ -328,7 +327,7 @@ func (c *capture) promote() error {
 		if !b.tried {
 			c.resumed(b)
 		}
-		b.chunk, b.sides = ck, nil
+		b.scan.judgeBy(ck)
 		kept = append(kept, ck)
 	}
 	r.chunks = kept
@@ -364,11 +363,7 @@ func (c *capture) pick() []*binding {
 	var picked []*binding
 	for i := range c.reading {
 		b := c.reading[(i+c.roundRobin)%len(c.reading)]
-		if len(b.waiting) > 0 || b.unmeasured || b.invisible || b.held || now.Before(b.notBefore) ||
-			b.chunk != nil && (b.chunk.final || b.chunk.spoiled != "") {
-			continue
-		}
-		if b.byCTID() && (b.chunk == nil && leavesDone(b.meta.Leaves) || b.chunk != nil && leavesDone(b.leavesAfter(b.chunk))) {
+		if !b.readable(now) {
 			continue
 		}
 		if len(picked) > 0 && b.resource.priority > picked[0].resource.priority {
@@ -401,8 +396,8 @@ func (c *capture) startRound(bindings []*binding) {
 	var jobs []job
 	for _, b := range bindings {
 		ck := &chunk{
-			binding: b, plan: b.plan, table: b.table, limit: max(1, b.limit), budget: bytes, seed: c.seed,
-			generation: b.generation, classes: b.plan.cutClasses(), alone: len(bindings) == 1,
+			binding: b, plan: b.plan, table: b.table, limit: max(1, b.scan.limit), budget: bytes, seed: c.seed,
+			generation: b.scan.generation, classes: b.plan.cutClasses(), alone: len(bindings) == 1,
 		}
 		if n := len(c.spare); n > 0 {
 			ck.borrow(c.spare[n-1])
@@ -422,7 +417,7 @@ func (c *capture) startRound(bindings []*binding) {
 		defer close(r.done)
 		var scans sync.WaitGroup
 		for _, j := range jobs {
-			scans.Go(func() { j.chunk.err = scan(ctx, db, j.chunk, j.query) })
+			scans.Go(func() { j.chunk.err = readChunk(ctx, db, j.chunk, j.query) })
 		}
 		scans.Wait()
 		failpoint("chunk.hand-over")
@@ -431,8 +426,8 @@ func (c *capture) startRound(bindings []*binding) {
 	}()
 }
 
-// scan reads one chunk on a connection of its own.
-func scan(ctx context.Context, db *database, ck *chunk, q *scanQuery) error {
+// readChunk reads one chunk on a connection of its own.
+func readChunk(ctx context.Context, db *database, ck *chunk, q *scanQuery) error {
 	conn, err := db.acquire(ctx)
 	if err != nil {
 		return err
@@ -487,13 +482,13 @@ func (c *capture) settle() error {
 // settleChunk emits one chunk and moves its binding past it.
 func (c *capture) settleChunk(ck *chunk) error {
 	b := ck.binding
-	if ck.generation != b.generation {
+	if ck.generation != b.scan.generation {
 		return nil
 	}
-	b.chunk, b.sides = nil, nil
+	b.scan.judgeBy(nil)
 	if ck.spoiled != "" {
 		c.readAgain(ck)
-		b.limit = max(1, ck.limit/2)
+		b.scan.ask(ck.limit / 2)
 		return nil
 	}
 	if b.sourced != ck.plan {
@@ -504,7 +499,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if err := c.completeRows(b, ck); err != nil {
 		return c.chunkRefused(ck, 0, err)
 	}
-	if ck.spoiled != "" || ck.generation != b.generation {
+	if ck.spoiled != "" || ck.generation != b.scan.generation {
 		return c.settleChunk(ck)
 	}
 	from := provenance{snapshot: true, loc: [3]int64{-1, int64(b.state.Backfilled), 0}}
@@ -535,7 +530,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	}
 	rows := int(from.loc[1]) - b.state.Backfilled
 	b.state.Backfilled = int(from.loc[1])
-	b.adapt(ck, scannedRows, c.settings, c.polling)
+	b.scan.adapt(ck, scannedRows, c.settings.chunkRows, c.polling)
 	if b.tried {
 		c.resumed(b)
 	}
@@ -734,7 +729,6 @@ func (c *capture) rewind(b *binding) {
 			b.name())
 	}
 	b.rewind(false)
-	b.generation++
 	c.ledger.yieldsOtherwise(b)
 	c.dismiss(b)
 	if !slices.Contains(c.pending, b) {
@@ -752,7 +746,6 @@ func (c *capture) parkBindings(bindings []*binding, reason string) {
 	c.status("%s no longer captured: %s", subject(bindings, "is", "are"), reason)
 	for _, b := range bindings {
 		b.park()
-		b.generation++
 		c.ledger.yieldsOtherwise(b)
 	}
 	parked := func(b *binding) bool { return b.phase == phaseMissing }
@@ -848,7 +841,7 @@ func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (t
 // our role may not see the row, the binding is parked (errParked), or what the user has chosen not to see stays unchanged.
 func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
 	sees := func(s *snapshot) bool {
-		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.unsettled, func(xid uint32) bool { return !s.sees(xid) })
+		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.scan.unsettled, func(xid uint32) bool { return !s.sees(xid) })
 	}
 	started, told := time.Now(), false
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {

@@ -44,24 +44,21 @@ func (c *capture) chunkFailed(ck *chunk) error {
 	case errors.Is(err, errWide):
 		b.wide = true
 		return nil
-	case errors.Is(err, errTied) && b.failures <= 2*maxFailures:
-		b.failures++
-		b.limit = 4 * max(b.limit, 1)
+	case errors.Is(err, errTied) && b.scan.failures <= 2*maxFailures:
+		b.scan.retry(4 * max(b.scan.limit, 1))
 		return nil
-	case code == "57014" && b.failures == 0 && !b.byCTID() && !b.verdict && b.filterSQL() != "":
+	case code == "57014" && b.scan.failures == 0 && !b.byCTID() && !b.verdict && b.filterSQL() != "":
 		// The filter may match so rarely that no timeout suffices for one row of it.
 		b.verdict = true
 		c.status("A backfill query of %s exceeded the statement timeout: rows that its filter leaves out are scanned, too, from now on",
 			b.name())
 		return nil
-	case code == "57014" && b.failures < 3:
-		b.failures++
-		b.limit = max(1, b.limit/8)
+	case code == "57014" && b.scan.failures < 3:
+		b.scan.retry(b.scan.limit / 8)
 		c.status("A backfill query of %s exceeded the statement timeout; trying a smaller chunk", b.name())
 		return nil
-	case code == "40001" && b.failures < maxFailures:
-		b.failures++
-		b.limit = max(1, b.limit/8)
+	case code == "40001" && b.scan.failures < maxFailures:
+		b.scan.retry(b.scan.limit / 8)
 		c.status("A backfill query of %s was in the way of the standby's replay (%s); trying a smaller chunk. To give queries "+
 			"more time, set hot_standby_feedback = on or raise max_standby_streaming_delay, on the standby", b.name(), serverReason(err))
 		return nil
@@ -75,19 +72,17 @@ func (c *capture) readFailed(b *binding, err error) error {
 		return context.Cause(c.ctx)
 	}
 	if sqlState(err) == "55P03" { // lock_not_available
-		b.locked++
-		b.notBefore = time.Now().Add(pauseAfter(b.locked, longestLockPause))
+		b.scan.failLocked()
 		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
 		return nil
 	}
 	if tokenExpired(err) {
 		return err
 	}
-	b.failures++
-	b.notBefore = time.Now().Add(pauseAfter(b.failures, longestPause))
+	b.scan.fail()
 	if linkFailed(err) {
-		if b.failures > maxFailures {
-			return fmt.Errorf("backfill %s: chunk after %s: %w", b.name(), describeKey(b.scanned), err)
+		if b.scan.failures > maxFailures {
+			return fmt.Errorf("backfill %s: chunk after %s: %w", b.name(), describeKey(b.scan.scanned), err)
 		}
 		logrus.WithError(err).WithField("table", b.name().String()).Warn("a backfill query failed and is tried again")
 		return nil
@@ -113,7 +108,7 @@ func (c *capture) readFailed(b *binding, err error) error {
 	case err != nil || !b.scanning():
 		return err
 	case moved: // no fault of the chunk's
-		b.failures, b.notBefore = 0, time.Now().Add(tickInterval)
+		b.scan.excuse(tickInterval)
 		return nil
 	}
 	if sqlState(err) != "" {
@@ -124,7 +119,7 @@ func (c *capture) readFailed(b *binding, err error) error {
 			}
 			return rerr
 		}
-		if b.failures > 1 && c.isPositionForeign(b, err) {
+		if b.scan.failures > 1 && c.isPositionForeign(b, err) {
 			c.status("The stored backfill position of %s cannot be used (%v): its backfill starts again", b.name(), err)
 			c.rewind(b)
 			return nil
@@ -146,7 +141,7 @@ func (c *capture) catalogMoved(b *binding, err error) (bool, error) {
 	if errors.Is(err, errTied) {
 		return false, nil
 	}
-	before, partitions, generation := b.table.shape, b.table.partitionsMark(), b.generation
+	before, partitions, generation := b.table.shape, b.table.partitionsMark(), b.scan.generation
 	if err := c.reload(b); err != nil {
 		return false, err
 	}
@@ -154,14 +149,14 @@ func (c *capture) catalogMoved(b *binding, err error) (bool, error) {
 		return true, nil
 	}
 	if b.byCTID() && errors.Is(err, errTableChanged) { // a rewritten relation is scanned from its start
-		b.unmeasured = true
+		b.scan.rewritten()
 	}
-	return b.table.shape != before || b.table.partitionsMark() != partitions || b.generation != generation, nil
+	return b.table.shape != before || b.table.partitionsMark() != partitions || b.scan.generation != generation, nil
 }
 
 // readByRoot has partitions that are scanned by ctid read by way of their root, whose rights and policies count then.
 func (c *capture) readByRoot(b *binding, err error) error {
-	b.failures, b.notBefore = 0, time.Time{}
+	b.scan.excuse(0)
 	if errors.Is(err, errLeafHidden) {
 		if b.table.sight != sightAll {
 			c.sightChanged(b, b.table.sight)
@@ -381,11 +376,11 @@ func (c *capture) readByLeaf(b *binding, err error) bool {
 
 // isPositionForeign reports whether the server cannot read the stored position as values of the key's types.
 func (c *capture) isPositionForeign(b *binding, fault error) bool {
-	if code := sqlState(fault); b.scanned == nil || b.byCTID() || code != "22P02" && code != "22007" && code != "22008" && code != "22003" {
+	if code := sqlState(fault); b.scan.scanned == nil || b.byCTID() || code != "22P02" && code != "22007" && code != "22008" && code != "22003" {
 		return false
 	}
 	var q scanQuery
-	terms := b.boundTerms(&q, b.scanned)
+	terms := b.boundTerms(&q, b.scan.scanned)
 	var broken error
 	err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
 		broken = conn.PgConn().ExecParams(c.ctx, "SELECT "+joinTerms(terms), q.params, nil, nil, nil).Read().Err
@@ -397,23 +392,23 @@ func (c *capture) isPositionForeign(b *binding, fault error) bool {
 // suspend takes note that a binding's rows cannot be read now, for a reason that may pass. Its place is kept; it is tried again
 // when it has rested, and other tables go on.
 func (c *capture) suspend(b *binding, err error) {
-	described := fmt.Sprintf("chunk after %s: %s", describeKey(b.scanned), serverReason(err))
-	if _, lasting := errors.AsType[*rowError](err); !lasting && b.failures <= maxFailures {
+	described := fmt.Sprintf("chunk after %s: %s", describeKey(b.scan.scanned), serverReason(err))
+	if _, lasting := errors.AsType[*rowError](err); !lasting && b.scan.failures <= maxFailures {
 		logrus.WithField("table", b.name().String()).Warn("a backfill query failed and is tried again: " + described)
 		return
 	}
-	b.suspended = described
+	b.scan.suspend(described)
 	remedy := c.remedyOf(b, err)
 	c.status("The backfill of %s is suspended: %s. %s It is tried again in %s, from where it is; other tables go on", b.name(),
-		described, remedy, time.Until(b.notBefore).Round(time.Second))
+		described, remedy, time.Until(b.scan.notBefore).Round(time.Second))
 }
 
 // resumed takes note that a chunk of the binding was read.
 func (c *capture) resumed(b *binding) {
-	if b.suspended != "" {
+	if b.scan.suspended != "" {
 		c.status("The backfill of %s goes on", b.name())
 	}
-	b.failures, b.locked, b.suspended = 0, 0, ""
+	b.scan.succeed()
 }
 
 // remedyOf is what may be done about a suspended backfill.
@@ -445,13 +440,13 @@ func (c *capture) remedyOf(b *binding, err error) string {
 
 // onlySuspended reports whether no backfill goes on but those that are suspended.
 func (c *capture) onlySuspended() bool {
-	running := func(b *binding) bool { return b.suspended == "" }
+	running := func(b *binding) bool { return b.scan.suspended == "" }
 	return !slices.ContainsFunc(c.reading, running) && !slices.ContainsFunc(c.pending, running)
 }
 
 // tellSuspended says which backfills a capture that ends leaves behind.
 func (c *capture) tellSuspended() {
 	for _, b := range slices.Concat(c.pending, c.reading) {
-		c.status("The capture ends with the backfill of %s suspended: %s. Its place is kept", b.name(), b.suspended)
+		c.status("The capture ends with the backfill of %s suspended: %s. Its place is kept", b.name(), b.scan.suspended)
 	}
 }

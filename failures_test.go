@@ -368,16 +368,6 @@ func TestSightReturns(t *testing.T) {
 	r.checkRows(db, table)
 }
 
-// TestLeftBehind: a table that is captured anew, or parked, does not wait for what its scan of before had to wait for.
-func TestLeftBehind(t *testing.T) {
-	for name, leave := range map[string]func(b *binding){"anew": func(b *binding) { b.rewind(false) }, "parked": (*binding).park} {
-		b := &binding{phase: phaseBackfill, state: &bindingState{}, ledger: &ledger{}, notBefore: time.Now().Add(time.Hour)}
-		if leave(b); !b.notBefore.IsZero() {
-			t.Errorf("%s: the next scan waits until %v", name, b.notBefore)
-		}
-	}
-}
-
 // TestManyParked: tables that are parked for one fault, and whose changes come all the same, are not checked one by one while the
 // stream waits; when the fault is gone they are back.
 func TestManyParked(t *testing.T) {

@@ -419,7 +419,7 @@ func (c *capture) checkScanKey(t *testing.T, conn *pgx.Conn, b *binding) {
 		if sorted := slices.Sorted(slices.Values(want)); !slices.Equal(have, sorted) {
 			t.Errorf("%s: behind %s the scan reads rows %v, want %v", b.name(), describeKey(row.key), have, sorted)
 		}
-		after, err := askAfter(c.ctx, conn, b, asked, [][]value{b.scanned})
+		after, err := askAfter(c.ctx, conn, b, asked, [][]value{b.scan.scanned})
 		if err != nil {
 			t.Errorf("%s: ask for what is behind %s: %v", b.name(), describeKey(row.key), err)
 			return
@@ -432,7 +432,7 @@ func (c *capture) checkScanKey(t *testing.T, conn *pgx.Conn, b *binding) {
 			form, err := b.key.appendOrder(nil, other.key)
 			if err != nil {
 				t.Errorf("%s: %v", b.name(), err)
-			} else if b.key.ordered() && (bytes.Compare(form, b.scannedAt) > 0) != behind {
+			} else if b.key.ordered() && (bytes.Compare(form, b.scan.scannedAt) > 0) != behind {
 				t.Errorf("%s: %s against %s: packed keys sort otherwise than the server", b.name(), describeKey(other.key), describeKey(row.key))
 			}
 		}
@@ -442,7 +442,7 @@ func (c *capture) checkScanKey(t *testing.T, conn *pgx.Conn, b *binding) {
 // walk reads the table from its start with chunks of one row, and returns the rows it reads.
 func (c *capture) walk(conn *pgx.Conn, b *binding) ([]string, error) {
 	var read []string
-	b.scanned, b.chunk = nil, nil
+	b.scan.scanned, b.scan.chunk = nil, nil
 	for n := 0; n < 100; n++ {
 		ck := &chunk{binding: b, plan: b.plan, table: b.table, limit: 1, budget: 1 << 20, seed: maphash.MakeSeed()}
 		if err := ck.read(c.ctx, conn.PgConn(), b.scanQuery(ck, c.settings, c.db)); err != nil {
@@ -452,7 +452,7 @@ func (c *capture) walk(conn *pgx.Conn, b *binding) ([]string, error) {
 		if ck.final {
 			return read, nil
 		}
-		b.scanned = ck.end
+		b.scan.scanned = ck.end
 	}
 	return nil, errors.New("the scan does not end")
 }

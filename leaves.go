@@ -423,8 +423,7 @@ func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]
 		return false, nil
 	}
 	b.held = true
-	b.generation++
-	b.chunk, b.sides = nil, nil
+	b.scan.invalidate()
 	if !news {
 		return true, nil
 	}
@@ -445,9 +444,9 @@ func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]
 // unpublishedYet reads the partitions of the tables that are to be backfilled again, and returns those tables whose backfill
 // waits for another session, for the reason that awaitRenewal gives.
 func (c *capture) unpublishedYet() (held []*binding, err error) {
-	ready := make([]*binding, 0, len(c.pending))
+	now, ready := time.Now(), make([]*binding, 0, len(c.pending))
 	for _, b := range c.pending {
-		if b.held || b.resting() {
+		if b.held || b.scan.resting(now) {
 			held = append(held, b)
 		} else {
 			ready = append(ready, b)
@@ -525,9 +524,10 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 			slices.ContainsFunc(ch.attached, func(p partition) bool { return p.oid == l.OID })
 	})
 	if b.scanning() || b.phase == phaseActive { // what is in flight stands on the table as it was
-		b.generation++
-		b.chunk, b.sides = nil, nil
-		b.unmeasured = b.scanning() && b.byCTID()
+		b.scan.invalidate()
+		if b.scanning() && b.byCTID() {
+			b.scan.rewritten()
+		}
 	}
 	if b.phase == phaseActive && len(b.meta.Leaves) == 0 && slices.Contains(c.reading, b) {
 		b.complete() // the partition that was being scanned is gone
@@ -575,7 +575,6 @@ func (c *capture) startAttached() []*binding {
 			b.complete()
 			c.dismiss(b)
 		default:
-			b.limit = c.settings.chunkRows
 			started = append(started, b)
 		}
 	}

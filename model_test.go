@@ -233,6 +233,7 @@ func (m *model) start() {
 				b.phase = phaseActive
 			} else {
 				m.c.reading = []*binding{b}
+				b.scan.begin(nil, 50_000, false)
 			}
 			if err := b.resume(); err != nil {
 				m.t.Fatal(err)
@@ -285,12 +286,12 @@ func (m *model) promote() {
 func (m *model) startRead() {
 	b := m.c.b
 	ck := &chunk{
-		binding: b, plan: b.plan, table: b.table, limit: m.limit, budget: 1 << 20, seed: m.c.seed, generation: b.generation,
+		binding: b, plan: b.plan, table: b.table, limit: m.limit, budget: 1 << 20, seed: m.c.seed, generation: b.scan.generation,
 		snapshot: m.snapshot(),
 	}
-	lower := b.scanned
-	if b.chunk != nil {
-		lower = b.chunk.end
+	lower := b.scan.scanned
+	if b.scan.chunk != nil {
+		lower = b.scan.chunk.end
 	}
 	after := -1
 	if lower != nil {
@@ -322,8 +323,8 @@ func sortedKeys[V any](rows map[int]V) []int {
 func (m *model) mayRead() bool {
 	b := m.c.b
 	locked := slices.ContainsFunc(m.committed, func(x *modelTransaction) bool { return !x.visible && x.truncates() })
-	return m.c.stage == stageCapture && m.c.ahead == nil && b.phase == phaseBackfill && !b.invisible && len(m.awaited) == 0 && !locked &&
-		(b.chunk == nil || !b.chunk.final && b.chunk.spoiled == "")
+	return m.c.stage == stageCapture && m.c.ahead == nil && b.phase == phaseBackfill && b.scan.state == scanReady && len(m.awaited) == 0 && !locked &&
+		(b.scan.chunk == nil || !b.scan.chunk.final && b.scan.chunk.spoiled == "")
 }
 
 // mayStream tells whether a message can be taken: at an opening fence the stream waits for what is being read.
@@ -409,7 +410,7 @@ func (m *model) standing(_ *relationEntry, key []value) (tuple, error) {
 // lookup is the row that a key has now, once the transactions are visible that a reading waits for.
 func (m *model) lookup(b *binding, _ *plan, key []value, _ tuple) (tuple, error) {
 	for _, x := range m.committed {
-		if x.xid == m.c.tx.begin.xid || slices.Contains(b.unsettled, x.xid) {
+		if x.xid == m.c.tx.begin.xid || slices.Contains(b.scan.unsettled, x.xid) {
 			x.visible = true
 		}
 	}
@@ -496,9 +497,9 @@ func (m *model) run() int {
 	m.start()
 	for {
 		m.awaited = slices.DeleteFunc(m.awaited, func(x *modelTransaction) bool { return x.visible })
-		if m.c.b.invisible {
+		if m.c.b.scan.state == scanUnseen {
 			now := m.snapshot()
-			m.c.b.invisible = !m.c.b.unsettled.prune(&now)
+			m.c.b.scan.saw(&now)
 		}
 		type action struct {
 			name string

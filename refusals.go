@@ -44,9 +44,6 @@ type rowError struct {
 func (e *rowError) Error() string { return "row " + e.key + ": " + e.cause.Error() }
 func (e *rowError) Unwrap() error { return e.cause }
 
-// resting reports whether a pending binding waits before it is captured anew.
-func (b *binding) resting() bool { return b.suspended != "" && time.Now().Before(b.notBefore) }
-
 // patienceWith is how long the stream stands still for a row of the binding. Where changes are left out for want of it, that is so
 // once: nothing ends it.
 func (c *capture) patienceWith(b *binding) time.Duration {
@@ -114,7 +111,7 @@ func (c *capture) changeRefused(e *relationEntry, ch *change, err error) error {
 	c.rewind(b)
 	b.refusals, b.tried = b.refusals+1, true
 	pause := anewAfter(b.refusals)
-	b.notBefore, b.suspended = time.Now().Add(pause), reason
+	b.scan.rest(reason, pause)
 	c.status("%s is captured anew: %s. %s Its rows are read again in %s; other tables go on. %s", b.name(), reason, remedy,
 		pause.Round(time.Second), c.remains(b))
 	return nil
@@ -155,7 +152,7 @@ func (c *capture) chunkRefused(ck *chunk, good int, err error) error {
 	c.readAgain(ck)
 	b.tried = true
 	if good > 0 && good < ck.limit {
-		b.limit = good // the chunk behind that one begins with the row
+		b.scan.ask(good) // the chunk behind that one begins with the row
 		return nil
 	}
 	return c.readFailed(b, err)
@@ -172,7 +169,8 @@ func (c *capture) sideUnordered(b *binding, key []value, err error) (side, error
 	}
 	c.status("The order of the keys of %s cannot be told: %s. From here on its changes do not wait for the backfill: rows that change "+
 		"meanwhile may come twice, as in the mode Normal", b.name(), withCause(err))
-	b.filters, b.sides = false, nil
+	b.filters = false
+	b.scan.judgeBy(b.scan.chunk)
 	c.ledger.yieldsOtherwise(b)
 	return c.sideOf(b, key)
 }

@@ -448,7 +448,7 @@ func (c *capture) put(e *relationEntry, d *document) error {
 	if at != sideScanned {
 		c.unsettle(b)
 	}
-	if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filtering() || ck.holds(c.identity)) {
+	if ck := b.scan.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && (b.filtering() || ck.holds(c.identity)) {
 		if c.patchable(ck, e) {
 			failpoint("patch.put")
 			if d.op == 'c' { // takes nothing from a row that stood there before
@@ -467,7 +467,7 @@ func (c *capture) put(e *relationEntry, d *document) error {
 // unsettle remembers the transaction for a binding whose unsettled range it touched. A standby's snapshots list no running
 // transactions and so hold back none that was streamed, which is right: there a commit is visible before it is streamed. Once
 // the standby is promoted they do, and what is remembered counts.
-func (c *capture) unsettle(b *binding) { b.unsettled.add(c.tx.begin.xid) }
+func (c *capture) unsettle(b *binding) { b.scan.unsettled.add(c.tx.begin.xid) }
 
 // emitPlaced emits a row that place let through, whole where the collection may not have the rest of it.
 func (c *capture) emitPlaced(e *relationEntry, d *document) error {
@@ -539,7 +539,7 @@ func (c *capture) remove(e *relationEntry, key []value, ch *change) error {
 		if at != sideScanned {
 			c.unsettle(b)
 		}
-		if ck := b.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && c.patchable(ck, e) {
+		if ck := b.scan.chunk; ck != nil && ck.spoiled == "" && at == sideChunk && c.patchable(ck, e) {
 			failpoint("patch.remove")
 			ck.remove(c.identity)
 		}
@@ -612,7 +612,7 @@ func (c *capture) write(b *binding, p *plan, from *provenance, d *document) erro
 
 // sideOf tells where a key lies in its binding's backfill. REQUIRES: scanning; c.identity is the key's.
 func (c *capture) sideOf(b *binding, key []value) (side, error) {
-	ck := b.chunk
+	ck := b.scan.chunk
 	if ck != nil && ck.spoiled != "" {
 		ck = nil
 	}
@@ -631,7 +631,7 @@ func (c *capture) sideOf(b *binding, key []value) (side, error) {
 	}
 	c.order = order
 	switch {
-	case b.scannedAt != nil && string(order) <= string(b.scannedAt):
+	case b.scan.scannedAt != nil && string(order) <= string(b.scan.scannedAt):
 		return sideScanned, nil
 	case ck != nil && (ck.final || string(order) <= string(ck.order)):
 		return sideChunk, nil
@@ -652,30 +652,30 @@ const mostAsked = 1000
 // includes the keys of the changes that have already arrived, so that a round trip serves many.
 func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	switch {
-	case b.scanned == nil && ck == nil:
+	case b.scan.scanned == nil && ck == nil:
 		return sideBeyond, nil
-	case b.scanned == nil && ck.final:
+	case b.scan.scanned == nil && ck.final:
 		return sideChunk, nil
 	case ck != nil && ck.find(c.identity) >= 0:
 		return sideChunk, nil
 	}
-	if known, ok := b.sides[string(c.identity)]; ok {
+	if known, ok := b.scan.sides[string(c.identity)]; ok {
 		return known, nil
 	}
 	if c.sidesSize > budget.chunks/2 {
 		for _, other := range c.bindings {
-			other.sides = nil
+			other.scan.sides = nil
 		}
 		c.sidesSize = 0
 	}
-	if b.sides == nil {
-		b.sides = make(map[string]side)
+	if b.scan.sides == nil {
+		b.scan.sides = make(map[string]side)
 	}
 	identity := string(c.identity)
 	asked := c.arrivedKeys(b, ck, []askedKey{{identity: identity, values: key}})
 	var bounds [][]value
-	if b.scanned != nil {
-		bounds = append(bounds, b.scanned)
+	if b.scan.scanned != nil {
+		bounds = append(bounds, b.scan.scanned)
 	}
 	if ck != nil && !ck.final {
 		bounds = append(bounds, ck.end)
@@ -692,7 +692,7 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	failpoint("ask.after")
 	for i, a := range asked {
 		at, beyond := sideBeyond, after[i]
-		if b.scanned != nil {
+		if b.scan.scanned != nil {
 			if !beyond[0] {
 				at = sideScanned
 			}
@@ -701,10 +701,10 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 		if at == sideBeyond && ck != nil && (ck.final || !beyond[0]) {
 			at = sideChunk
 		}
-		b.sides[a.identity] = at
+		b.scan.sides[a.identity] = at
 		c.sidesSize += len(a.identity) + 48
 	}
-	return b.sides[identity], nil
+	return b.scan.sides[identity], nil
 }
 
 // arrivedKeys appends the keys of the binding's changes that wait in the receive buffer and that would be asked for.
@@ -734,7 +734,7 @@ func (c *capture) arrivedKeys(b *binding, ck *chunk, asked []askedKey) []askedKe
 			}
 			key := e.plan.keyValues(nil, t, nil)
 			identity = appendIdentity(identity[:0], key)
-			if _, known := b.sides[string(identity)]; known || seen[string(identity)] || hasUnchanged(key) ||
+			if _, known := b.scan.sides[string(identity)]; known || seen[string(identity)] || hasUnchanged(key) ||
 				ck != nil && ck.find(identity) >= 0 {
 				continue
 			}
@@ -838,8 +838,8 @@ func (c *capture) truncated(b *binding, e *relationEntry) error {
 	}
 	if b.scanning() {
 		c.unsettle(b)
-		if b.chunk != nil && b.chunk.spoiled == "" && b.chunk.table.oid == e.relation.oid {
-			b.chunk.clearRows()
+		if b.scan.chunk != nil && b.scan.chunk.spoiled == "" && b.scan.chunk.table.oid == e.relation.oid {
+			b.scan.chunk.clearRows()
 		}
 	}
 	if b.marks {

@@ -141,8 +141,8 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnd
 	c.diag = &diagnostics{}
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
-		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, ledger: &c.ledger, limit: 50_000,
-		notBefore: time.Now().Add(24 * time.Hour), // no chunk is read but by the test
+		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, ledger: &c.ledger,
+		held: true, // no chunk is read but by the test
 	}
 	b.meta.First = true
 	if err := b.prepare(table, ends.types, s, c.casts); err != nil {
@@ -160,6 +160,7 @@ func (c *testCapture) backfill() *testCapture {
 	c.b.state.Mode = c.b.storedModeOf()
 	c.b.state.KeyColumns = c.b.collectionKey
 	c.reading = []*binding{c.b}
+	c.b.scan.begin(nil, 50_000, false)
 	return c
 }
 
@@ -214,7 +215,7 @@ func (c *testCapture) tryTransact(changes ...string) error {
 func (c *testCapture) scan(end string, rows ...[]string) *chunk {
 	c.t.Helper()
 	ck := &chunk{
-		binding: c.b, plan: c.b.plan, table: c.b.table, limit: 100, budget: 1 << 20, seed: c.seed, generation: c.b.generation,
+		binding: c.b, plan: c.b.plan, table: c.b.table, limit: 100, budget: 1 << 20, seed: c.seed, generation: c.b.scan.generation,
 		snapshot: snapshot{xmin: 1 << 31, xmax: 1 << 31},
 	}
 	for _, r := range rows {
@@ -378,9 +379,9 @@ func TestSides(t *testing.T) {
 				c.b.meta.First = first
 				c.scan("20", []string{"t11", "tv11", "tb11"}, []string{"t15", "tv15", "tb15"}, []string{"t20", "tv20", "tb20"})
 				c.output()
-				c.b.unsettled = nil
+				c.b.scan.unsettled = nil
 				c.transact(tc.change)
-				if have := len(c.b.unsettled) > 0; have != tc.unsettled {
+				if have := len(c.b.scan.unsettled) > 0; have != tc.unsettled {
 					t.Errorf("remembered until a snapshot sees it: %v, want %v", have, tc.unsettled)
 				}
 				streamed := tc.streamed
@@ -438,14 +439,14 @@ func TestTruncateEmptiesTheChunk(t *testing.T) {
 func TestSpoiledChunk(t *testing.T) {
 	c := newTestCapture(t, testTable('d'), modeAutomatic).backfill().describeTable()
 	ck := c.scan("10", []string{"t1", "tv", "tb"})
-	behind := &chunk{binding: c.b, plan: c.b.plan, table: c.b.table, generation: c.b.generation}
+	behind := &chunk{binding: c.b, plan: c.b.plan, table: c.b.table, generation: c.b.scan.generation}
 	ck.spoil("a reason")
 	c.transact(insertText(testOID, "t1", "tnew", "tb"))
 	c.ahead = &round{chunks: []*chunk{behind}, fence: &fence{watermark: []byte("later")}, done: make(chan struct{})}
 	c.pass()
 	c.want("")
-	if behind.generation == c.b.generation || c.b.chunk != nil || c.b.limit != 50 || len(c.b.unsettled) != 1 {
-		t.Errorf("the chunk behind counts: generation %d; limit %d; %d transactions", behind.generation, c.b.limit, len(c.b.unsettled))
+	if behind.generation == c.b.scan.generation || c.b.scan.chunk != nil || c.b.scan.limit != 50 || len(c.b.scan.unsettled) != 1 {
+		t.Errorf("the chunk behind counts: generation %d; limit %d; %d transactions", behind.generation, c.b.scan.limit, len(c.b.scan.unsettled))
 	}
 }
 
@@ -462,7 +463,7 @@ func TestInvisibleTransaction(t *testing.T) {
 	if err := c.promote(); err != nil {
 		t.Fatal(err)
 	}
-	if c.b.chunk != nil || !c.b.invisible || len(c.open.chunks) != 0 {
+	if c.b.scan.chunk != nil || c.b.scan.state != scanUnseen || len(c.open.chunks) != 0 {
 		t.Error("the chunk counts")
 	}
 	if len(c.pick()) != 0 {
@@ -754,7 +755,7 @@ func TestStreamAllocations(t *testing.T) {
 		{"backfill", 'd', func(c *testCapture) {
 			c.backfill()
 			c.scan("20", []string{"t1", "tv", "tb"}, []string{"t2", "tv", "tb"})
-			c.b.chunk.arena = append(make([]byte, 0, 1<<20), c.b.chunk.arena...)
+			c.b.scan.chunk.arena = append(make([]byte, 0, 1<<20), c.b.scan.chunk.arena...)
 		}, []string{
 			insertText(testOID, "t1", "tv", "tb"), updateText(testOID, "", nil, []string{"t2", "tw", "u"}),
 			deleteText(testOID, "K", "t1", "n", "n"), insertText(testOID, "t30", "tv", "tb"),
@@ -802,8 +803,8 @@ func TestSettledStateResumes(t *testing.T) {
 	if err := resumed.b.resume(); err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(resumed.b.scanned, c.b.scanned) || !bytes.Equal(resumed.b.scannedAt, c.b.scannedAt) {
-		t.Errorf("resumed at %s, was at %s", describeKey(resumed.b.scanned), describeKey(c.b.scanned))
+	if !reflect.DeepEqual(resumed.b.scan.scanned, c.b.scan.scanned) || !bytes.Equal(resumed.b.scan.scannedAt, c.b.scan.scannedAt) {
+		t.Errorf("resumed at %s, was at %s", describeKey(resumed.b.scan.scanned), describeKey(c.b.scan.scanned))
 	}
 	if resumed.b.state.Backfilled != 2 || resumed.b.state.Mode != storedBackfill {
 		t.Errorf("%+v", resumed.b.state)

@@ -39,7 +39,6 @@ func (c *capture) resumeBackfills() error {
 				c.rewind(b)
 				continue
 			}
-			b.limit = c.settings.chunkRows
 			c.reading = append(c.reading, b)
 		case phaseActive:
 			if b.table != nil && b.table.kind != 'p' && len(b.meta.Leaves) > 0 {
@@ -52,9 +51,6 @@ func (c *capture) resumeBackfills() error {
 		}
 	}
 	c.sortReading()
-	for _, b := range c.reading {
-		b.unmeasured = b.byCTID()
-	}
 	if err := c.awaitWriters(c.reading); err != nil {
 		return err
 	}
@@ -67,7 +63,8 @@ func (c *capture) sortReading() {
 
 // activate starts the backfills of pending bindings, and the scans of partitions that came with rows.
 func (c *capture) activate() error {
-	if len(c.attached) == 0 && !slices.ContainsFunc(c.pending, func(b *binding) bool { return !b.resting() }) {
+	now := time.Now()
+	if len(c.attached) == 0 && !slices.ContainsFunc(c.pending, func(b *binding) bool { return !b.scan.resting(now) }) {
 		return nil
 	}
 	started := c.startAttached()
@@ -103,7 +100,6 @@ func (c *capture) activate() error {
 		b.noteShape()
 		b.rememberPartitions()
 		b.state.Mode = b.storedModeOf()
-		b.limit = c.settings.chunkRows
 		started = append(started, b)
 		logrus.WithFields(logrus.Fields{
 			"stream": b.name().String(), "mode": string(b.state.Mode), "observable": true, "priority": b.resource.priority,
@@ -112,9 +108,6 @@ func (c *capture) activate() error {
 	}
 	c.pending = held
 	failpoint("activate.before")
-	for _, b := range started {
-		b.unmeasured = b.byCTID()
-	}
 	c.reading = append(c.reading, started...)
 	c.sortReading()
 	c.nothingToRead()
@@ -129,7 +122,7 @@ func (c *capture) activate() error {
 // empty ones were attached.
 func (c *capture) completeEmpty() {
 	for _, b := range slices.Clone(c.reading) {
-		if b.byCTID() && !b.unmeasured && b.chunk == nil && !c.isReading(b) &&
+		if b.byCTID() && b.scan.state == scanReady && b.scan.chunk == nil && !c.isReading(b) &&
 			(len(b.meta.Leaves) == 0 || b.phase == phaseActive && leavesDone(b.meta.Leaves)) {
 			b.complete()
 			c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
@@ -139,7 +132,7 @@ func (c *capture) completeEmpty() {
 	}
 }
 
-// awaitWriters has bindings wait for the transactions that may have written to their tables by now.
+// awaitWriters begins the scans of bindings, which wait for the transactions that may have written to their tables by now.
 func (c *capture) awaitWriters(bindings []*binding) error {
 	if len(bindings) == 0 {
 		return nil
@@ -157,10 +150,11 @@ func (c *capture) awaitWriters(bindings []*binding) error {
 		return fmt.Errorf("list the transactions that write to the captured tables: %w", err)
 	}
 	for _, b := range bindings {
-		b.waiting = nil
+		var waiting []writer
 		for _, oid := range b.toRead() {
-			b.waiting = append(b.waiting, holders[oid]...)
+			waiting = append(waiting, holders[oid]...)
 		}
+		b.scan.begin(waiting, c.settings.chunkRows, b.byCTID())
 	}
 	return nil
 }
@@ -212,8 +206,8 @@ func (c *capture) pruneRead() {
 		return
 	}
 	for _, ck := range c.ahead.chunks {
-		if b := ck.binding; ck.err == nil && ck.generation == b.generation && len(b.unsettled) > mostUnsettled {
-			b.unsettled.prune(&ck.snapshot)
+		if b := ck.binding; ck.err == nil && ck.generation == b.scan.generation && len(b.scan.unsettled) > mostUnsettled {
+			b.scan.unsettled.prune(&ck.snapshot)
 		}
 	}
 }
@@ -223,9 +217,9 @@ func (c *capture) lookAtWaiting() error {
 	var writers []writer
 	var invisible []*binding
 	for _, b := range c.reading {
-		writers = append(writers, b.waiting...)
+		writers = append(writers, b.scan.writers...)
 		// A chunk being read is judged by all that its own snapshot does not see.
-		if b.invisible || len(b.unsettled) > mostUnsettled && !c.isReading(b) {
+		if b.scan.state == scanUnseen || len(b.scan.unsettled) > mostUnsettled && !c.isReading(b) {
 			invisible = append(invisible, b)
 		}
 	}
@@ -243,9 +237,7 @@ func (c *capture) lookAtWaiting() error {
 				return err
 			}
 			for _, b := range c.reading {
-				b.waiting = slices.DeleteFunc(b.waiting, func(w writer) bool {
-					return !slices.ContainsFunc(open, func(o writer) bool { return o.virtualXID == w.virtualXID })
-				})
+				b.scan.stillOpen(open, b.byCTID())
 			}
 		}
 		if len(invisible) > 0 {
@@ -258,7 +250,7 @@ func (c *capture) lookAtWaiting() error {
 				return err
 			}
 			for _, b := range invisible {
-				b.invisible = !b.unsettled.prune(&seen) && b.invisible
+				b.scan.saw(&seen)
 			}
 		}
 		return nil
@@ -294,12 +286,12 @@ SELECT coalesce(pg_relation_filenode(l.oid), 0)::bigint,
 // one such table is met at a time: the stream stands still meanwhile.
 func (c *capture) measureReady() error {
 	for _, b := range slices.Clone(c.reading) {
-		if !b.unmeasured || len(b.waiting) > 0 || time.Now().Before(b.notBefore) {
+		if b.scan.state != scanUnmeasured || b.scan.resting(time.Now()) {
 			continue
 		}
 		err := c.measureLeaves(b)
 		if err == nil {
-			b.unmeasured, b.locked = false, 0
+			b.scan.measured()
 			continue
 		}
 		if err := c.readFailed(b, fmt.Errorf("measure %s for its scan: %w", b.name(), err)); err != nil {
@@ -663,8 +655,7 @@ func (c *capture) refresh(b *binding, t *table, fit bool) error {
 		c.ledger.owe()
 	}
 	if b.scanning() { // chunks of the table as it was may lack rows of the table as it is
-		b.generation++
-		b.chunk, b.sides = nil, nil
+		b.scan.invalidate()
 	}
 	same, err := c.announceShape(b, before)
 	if err != nil {

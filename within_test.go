@@ -74,6 +74,7 @@ func resumeTest(t *testing.T, table *table, mode backfillMode, s *leftBehind) *t
 			t.Fatal(err)
 		}
 		c.reading = []*binding{b}
+		b.scan.begin(nil, 50_000, false)
 	}
 	c.placesFailed(c.ledger.begin(c.bindings))
 	return c
