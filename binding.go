@@ -97,11 +97,8 @@ type binding struct {
 
 	partitions partitionSet // those whose rows are accounted for (leaves.go)
 	held       bool         // nothing is read until the replication session has been started anew (leaves.go)
-	// suspectedTo is where the stream must have come to before it is known whether the table was truncated; 0: it is no suspect
-	// (fitness.go).
-	suspectedTo lsn
-	indirect    time.Time // when our role was last seen not to be able to read a partition itself: it is read by way of the table
-	lockPoor    bool      // the server has no room for locks on all of its partitions at once: they are read one by one
+	indirect   time.Time    // when our role was last seen not to be able to read a partition itself: it is read by way of the table
+	lockPoor   bool         // the server has no room for locks on all of its partitions at once: they are read one by one
 	// lenient is set for a session that took the binding over from one that did not look at its replica identity: relations
 	// without the key are put up with, until a change comes whose old key is not told.
 	lenient bool
@@ -123,7 +120,6 @@ type binding struct {
 
 	sourced     *plan // the plan whose schema was sourced last
 	truncations int
-	returning   bool            // parked, but the stream has described its table: it is to be looked at
 	stoodIn     map[string]bool // columns that warnStandIn has spoken of
 	children    map[uint32]bool // tables that inherit from it and are not bound, which has been said; nil before the first look
 }
@@ -158,7 +154,7 @@ func (b *binding) rewind(first bool) {
 	b.partitions.forget()
 	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf, b.meta.Begun = 0, "", false, false, false
 	b.scan = b.scan.over()
-	b.held, b.suspectedTo = false, 0
+	b.held = false
 }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.
@@ -170,7 +166,7 @@ func (b *binding) park() {
 	b.meta, b.lenient, b.untold = bindingMetadata{Within: b.meta.Within}, false, false
 	b.partitions.forget()
 	b.scan = b.scan.over()
-	b.table, b.plan, b.suspectedTo = nil, nil, 0
+	b.table, b.plan = nil, nil
 }
 
 // storedState is the binding's entry as of now, with the cursor.

@@ -95,20 +95,12 @@ type capture struct {
 	tally        tally
 	lastTick     time.Time
 	ticks        *time.Ticker
-	rediscoverAt time.Time
-	fitness      map[tableName]fitness // what is sent of the tables, when it was last looked at
-	fitnessAt    time.Time             // when to look at that again
-	fitnessRead  time.Time             // when that was done last
-	parkedAt     time.Time             // ahead of now by ten times what looks at single parked tables have lately taken
-	suspects     []*binding            // rewritten in a way that a TRUNCATE may explain which is still to be streamed
-	looks        []*binding            // whose partitions seem to have changed: the catalog is looked at soon
-	lookAt       time.Time             // when to do so
-	looked       time.Time             // when that was done last
-	renewAt      lsn                   // the session is to be started anew from a position at or behind this; 0: not asked for
-	renewing     map[uint64]bool       // attachments (knownPartition.path) that ask for it
-	renewed      map[uint64]bool       // those behind which the present session, or one before, was started
-	sentAs       sentAs                // what the last Relation messages say of a table whose changes may be sent as another's
-	described    *binding              // the partitioned table that the last Relation message was of; nil for another
+	refreshes    refreshes
+	renewAt      lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
+	renewing     map[uint64]bool // attachments (knownPartition.path) that ask for it
+	renewed      map[uint64]bool // those behind which the present session, or one before, was started
+	sentAs       sentAs          // what the last Relation messages say of a table whose changes may be sent as another's
+	described    *binding        // the partitioned table that the last Relation message was of; nil for another
 	change       change
 	newKey       []value
 	oldKey       []value
@@ -137,7 +129,7 @@ type capture struct {
 func (c *capture) forget() {
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
-	c.looks, c.described, c.wary = nil, nil, false
+	c.described, c.wary = nil, false
 	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
 	c.tx = transaction{}
 	c.ledger.leaveTransaction()
@@ -151,7 +143,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.ctx = ctx
 	c.placesFailed(c.ledger.begin(c.bindings))
 	c.seed = maphash.MakeSeed()
-	c.rediscoverAt, c.fitnessAt = c.nextRediscovery(), fitnessNext()
+	c.refreshes.begin(c.settings.rediscoveryInterval)
 	c.ticks = time.NewTicker(tickInterval)
 	defer c.ticks.Stop()
 	if err := c.sessionRenewed(start); err != nil {
@@ -689,23 +681,8 @@ func (c *capture) tick() error {
 			return err
 		}
 	}
-	if time.Now().After(c.rediscoverAt) {
-		if err := c.rediscover(); err != nil {
-			return err
-		}
-	}
-	if time.Now().After(c.fitnessAt) {
-		if err := c.lookAtFitness(); err != nil {
-			return err
-		}
-	}
-	if len(c.suspects) > 0 {
-		c.judgeSuspects()
-	}
-	if len(c.looks) > 0 && time.Now().After(c.lookAt) {
-		if err := c.look(); err != nil {
-			return err
-		}
+	if err := c.refreshDue(); err != nil {
+		return err
 	}
 	// Nothing is undelivered and the server is further on: the cursor moves, so that the slot can. At once, where commits may
 	// wait for that.
@@ -729,6 +706,7 @@ func (c *capture) rewind(b *binding) {
 			b.name())
 	}
 	b.rewind(false)
+	c.refreshes.acquit(b)
 	c.ledger.yieldsOtherwise(b)
 	c.dismiss(b)
 	if !slices.Contains(c.pending, b) {
@@ -746,6 +724,7 @@ func (c *capture) parkBindings(bindings []*binding, reason string) {
 	c.status("%s no longer captured: %s", subject(bindings, "is", "are"), reason)
 	for _, b := range bindings {
 		b.park()
+		c.refreshes.acquit(b)
 		c.ledger.yieldsOtherwise(b)
 	}
 	parked := func(b *binding) bool { return b.phase == phaseMissing }

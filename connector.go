@@ -572,7 +572,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	if err != nil {
 		return err
 	}
-	c.fitness = before
+	c.refreshes.sent(before)
 	c.judgeFitness(before, now)
 
 	if err := c.out.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}); err != nil {

@@ -410,13 +410,14 @@ func TestManyParked(t *testing.T) {
 
 // TestParkedDescribed: soon after a parked table has been looked at, those that the stream describes wait for a look at them all.
 func TestParkedDescribed(t *testing.T) {
-	c := &capture{parkedAt: time.Now().Add(time.Hour), fitnessAt: time.Now().Add(time.Hour)}
+	later := time.Now().Add(time.Hour)
+	c := &capture{refreshes: refreshes{parkedAt: later, sendingAt: later}}
 	c.catalog = func([]tableName) (map[tableName]*table, error) { return nil, errors.New("the catalog was read") }
 	b := &binding{phase: phaseMissing}
 	if err := c.describe(&relationEntry{relation: &relation{}, binding: b}); err != nil {
 		t.Error(err)
 	}
-	if wait := time.Until(c.fitnessAt); !b.returning || wait > sameLook {
-		t.Errorf("to be looked at: %t, in %v", b.returning, wait)
+	if wait := time.Until(c.refreshes.sendingAt); !c.refreshes.returning[b] || wait > laterAfter {
+		t.Errorf("to be looked at: %t, in %v", c.refreshes.returning[b], wait)
 	}
 }

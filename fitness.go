@@ -18,18 +18,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
 )
-
-// fitnessInterval is how often what is sent of the tables is looked at. With 10,000 tables the query takes 0.4 s
-// (TestFitnessCost on two busy cores); the rest of the catalog is read only for those tables that it shows to have changed.
-const fitnessInterval = time.Minute
 
 // fitness is what is sent of a table now.
 type fitness struct {
@@ -323,63 +317,26 @@ func (c *capture) wasUnlogged(b *binding) {
 // suspect takes note of a table without a TOAST table that was rewritten. It may have been truncated, which the stream tells of: it
 // is judged when the stream has come to where the server is now.
 func (c *capture) suspect(b *binding) error {
-	if b.suspectedTo == 0 {
-		at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
-		if err != nil {
-			return err
-		}
-		b.suspectedTo = at.position
+	if c.refreshes.isSuspect(b) {
+		return nil
 	}
-	if !slices.Contains(c.suspects, b) {
-		c.suspects = append(c.suspects, b)
+	at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
+	if err != nil {
+		return err
 	}
+	c.refreshes.suspect(b, at.position)
 	return nil
-}
-
-// judgeSuspects has those suspects captured anew of which the stream has told no TRUNCATE. REQUIRES: between transactions.
-func (c *capture) judgeSuspects() {
-	c.session.askKeepalive()
-	c.suspects = slices.DeleteFunc(c.suspects, func(b *binding) bool {
-		switch {
-		case b.suspectedTo == 0 || b.meta.Filenode == 0: // captured anew, parked, truncated
-		case c.ledger.reached() < b.suspectedTo:
-			return false
-		default:
-			c.wasUnlogged(b)
-		}
-		b.suspectedTo = 0
-		return true
-	})
-}
-
-// fitnessNext is when to look next at what is sent.
-func fitnessNext() time.Time {
-	return time.Now().Add(time.Duration(float64(hurried(fitnessInterval)) * (0.5 + rand.Float64())))
-}
-
-// doubtFitness has what is sent looked at soon: the stream has shown something that speaks against what is remembered. It may
-// do so often.
-func (c *capture) doubtFitness() {
-	if at := c.fitnessRead.Add(newLook); at.Before(c.fitnessAt) {
-		c.fitnessAt = at
-	}
 }
 
 // lookAtFitness reads the catalog again about the tables of which something is otherwise than at the last look, and about parked ones
 // that the stream has described since. REQUIRES: between transactions.
 func (c *capture) lookAtFitness() error {
-	c.fitnessAt, c.fitnessRead = fitnessNext(), time.Now()
+	c.refreshes.readsSending()
 	read, err := c.readFitness(c.ctx, c.bindings)
 	if err != nil {
 		return err
 	}
-	var changed []*binding
-	for _, b := range c.bindings {
-		if b.returning || read[b.name()] != c.fitness[b.name()] {
-			changed = append(changed, b)
-		}
-		b.returning = false
-	}
+	changed := c.refreshes.changed(c.bindings, read)
 	if len(changed) == 0 {
 		return nil
 	}
@@ -426,7 +383,7 @@ func (c *capture) sawForeign(e *relationEntry) {
 		"rows are backfilled. %s", b.name(), at.schema, at.name, c.remains(b))
 	c.rewind(b)
 	c.ledger.owe()
-	c.doubtFitness()
+	c.refreshes.doubtSending()
 }
 
 // howHidden tells what may have hidden changes, given the mark that was remembered and the one that was found. It follows upon the

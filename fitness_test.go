@@ -243,7 +243,7 @@ func TestFitnessSentByItself(t *testing.T) {
 	db.exec(fmt.Sprintf("UPDATE %s SET v = 'b' WHERE id = 7", quoteTable(root)))
 	db.exec(fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true)", quoteIdent(db.publication)))
 	r.waitLog(fmt.Sprintf("%s was perhaps left out for some time by publication", root))
-	if took := time.Since(began); took > fitnessInterval/2 {
+	if took := time.Since(began); took > sendingInterval/2 {
 		t.Errorf("noticed after %v", took)
 	}
 	r.awaitRows(db, root)

@@ -22,7 +22,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -657,13 +656,6 @@ func (c *capture) describeRemoved(b *binding, removed []uint32) []string {
 	return []string{fmt.Sprintf("%s: no longer of %s.%s", partitionNames(names), b.name(), c.partRemains(b))}
 }
 
-const (
-	// newLook is how soon after the last look at the catalog a partition that is not known yet leads to the next one, and
-	// sameLook one that is known and has been described anew: also ANALYZE leads to that.
-	newLook  = time.Second
-	sameLook = 10 * time.Second
-)
-
 // describedPartition is told of a relation that no binding captures. The server describes a partition right behind the root
 // as which its changes are published, ahead of its first change and whenever its catalog entries have changed.
 func (c *capture) describedPartition(oid uint32, again bool) {
@@ -672,25 +664,19 @@ func (c *capture) describedPartition(oid uint32, again bool) {
 	if b == nil || b.phase != phaseActive && b.phase != phaseBackfill {
 		return
 	}
-	wait := newLook
+	after := soonAfter
 	if _, known := b.partitions.known[oid]; known {
 		if !again {
 			return
 		}
-		wait = sameLook
+		after = laterAfter
 	}
-	if at := c.looked.Add(wait); len(c.looks) == 0 || at.Before(c.lookAt) {
-		c.lookAt = at
-	}
-	if !slices.Contains(c.looks, b) {
-		c.looks = append(c.looks, b)
-	}
+	c.refreshes.partitionsChanged(b, after)
 }
 
 // look reads the catalog about the tables whose partitions seem to have changed.
 func (c *capture) look() error {
-	bindings := c.looks
-	c.looks, c.looked = nil, time.Now()
+	bindings := c.refreshes.readsPartitioned()
 	for _, b := range bindings {
 		if b.phase != phaseActive && b.phase != phaseBackfill {
 			continue

@@ -105,7 +105,7 @@ func (c *capture) handle(m *walMessage) error {
 // WARNING and without rows where the publication is away (pgoutput.c, LoadPublications).
 func (c *capture) noticed(body []byte) {
 	logNotice(body)
-	c.doubtFitness()
+	c.refreshes.doubtSending()
 }
 
 // letGo forgets what aliases the messages and chunks of before, which may be large too, ahead of a large one.
@@ -772,7 +772,7 @@ func (c *capture) handleRelation(data []byte) error {
 			}
 			// A partition is described right behind the table as which its changes are sent, unless that is none.
 			if _, known := b.partitions.known[r.oid]; known && c.described == nil {
-				c.doubtFitness()
+				c.refreshes.doubtSending()
 			}
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
@@ -377,7 +376,7 @@ func (c *capture) describe(e *relationEntry) error {
 		e.plan = b.plan
 		return c.checkIdentity(e)
 	}
-	if b.phase == phaseMissing && !c.looksAtParked(b) {
+	if b.phase == phaseMissing && !c.refreshes.readsParked(b) {
 		return nil
 	}
 	// The stream may be far behind the catalog or, for a moment, ahead of what we read of it.
@@ -386,10 +385,7 @@ func (c *capture) describe(e *relationEntry) error {
 		return err
 	}
 	if b.phase == phaseMissing {
-		if now := time.Now(); c.parkedAt.Before(now) {
-			c.parkedAt = now
-		}
-		c.parkedAt = c.parkedAt.Add(10 * time.Since(began))
+		c.refreshes.parkedTook(time.Since(began))
 		return nil
 	}
 	if b.plan.sameShape(e.relation.columns) {
@@ -405,23 +401,6 @@ func (c *capture) describe(e *relationEntry) error {
 	}
 	e.plan = newPlan(e.relation.columns, b.planOptions(c.types, c.settings))
 	return c.checkIdentity(e)
-}
-
-// parkedLead lets some looks at parked tables follow each other at once: each takes ten times its time from it.
-const parkedLead = 2 * time.Second
-
-// looksAtParked reports whether the table of a parked binding that the stream describes is looked at now. All that a capture requires
-// is checked for it while the stream stands still, and thousands may be parked for one fault: those that come soon after
-// another are looked at together, a little later.
-func (c *capture) looksAtParked(b *binding) bool {
-	if time.Until(c.parkedAt) < parkedLead {
-		return true
-	}
-	b.returning = true
-	if at := time.Now().Add(hurried(sameLook)); at.Before(c.fitnessAt) {
-		c.fitnessAt = at
-	}
-	return false
 }
 
 // checkIdentity parks a binding when old images do not carry its key at this place of the stream: a key move would pass
@@ -592,7 +571,7 @@ func (c *capture) awaitVisible() error {
 			return err
 		}
 		if time.Since(started) >= visibleWait {
-			c.rediscoverAt = time.Now().Add(10 * time.Second)
+			c.refreshes.notVisible()
 			return nil
 		}
 		select {
@@ -830,14 +809,30 @@ func (c *capture) sourceSchema(b *binding, t *table, p *plan, shape *relation) e
 	return c.out.sourcedSchema(b.index, schema)
 }
 
-// nextRediscovery is when to read the catalog again: the interval, spread so that many captures do not ask at once.
-func (c *capture) nextRediscovery() time.Time {
-	return time.Now().Add(time.Duration(float64(hurried(c.settings.rediscoveryInterval)) * (0.5 + rand.Float64())))
+// refreshDue reads what of the catalog is due. REQUIRES: between transactions.
+func (c *capture) refreshDue() error {
+	if c.refreshes.allDue() {
+		if err := c.rediscover(); err != nil {
+			return err
+		}
+	}
+	if c.refreshes.sendingDue() {
+		if err := c.lookAtFitness(); err != nil {
+			return err
+		}
+	}
+	if len(c.refreshes.suspects) > 0 {
+		c.session.askKeepalive()
+		for _, b := range c.refreshes.unexplained(c.ledger.reached()) {
+			c.wasUnlogged(b)
+		}
+	}
+	return c.look()
 }
 
 // rediscover reads the catalog about every bound table: tables that came back or went, schemas that changed.
 func (c *capture) rediscover() error {
-	c.rediscoverAt, c.fitnessAt, c.fitnessRead = c.nextRediscovery(), fitnessNext(), time.Now()
+	c.refreshes.readsAll()
 	failpoint("rediscover.before")
 	read, err := c.readFitness(c.ctx, c.bindings)
 	if err != nil {
@@ -883,7 +878,7 @@ func (c *capture) refreshAll(bindings []*binding, before map[tableName]fitness) 
 			c.ledger.owe()
 		}
 	}
-	c.fitness = before // what came behind it is seen by the next look
+	c.refreshes.sent(before) // what came behind it is seen by the next look
 	c.judgeFitness(before, now)
 	if err := c.judgeKeys(bindings); err != nil {
 		return err
