@@ -478,7 +478,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
 	}
 	defer c.fencer.close()
-	c.catalog, c.standing, c.lookup = c.loadTables, c.readStanding, c.reread
+	c.catalog, c.lookup = c.loadTables, serverLookup{c.db}
 	c.diag = &diagnostics{task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
 		return stopCause(ctx, advise(err, s))
