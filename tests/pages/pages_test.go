@@ -285,6 +285,32 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestFlags finds each flag of the binary in docs/preview.md.
+func TestFlags(t *testing.T) {
+	page := read(t, "docs/preview.md")
+	found := 0
+	for _, file := range sources(t) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) != 4 {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			name, isText := call.Args[1].(*ast.BasicLit)
+			if ok && isText && strings.HasSuffix(method.Sel.Name, "Var") {
+				found++
+				if !strings.Contains(page, "`--"+unquote(name)+"`") && !strings.Contains(page, "`--"+unquote(name)+" ") {
+					t.Errorf("docs/preview.md does not say what --%s is", unquote(name))
+				}
+			}
+			return true
+		})
+	}
+	if found < 15 {
+		t.Errorf("only %d flags were found", found)
+	}
+}
+
 func unquote(literal *ast.BasicLit) string {
 	text, err := strconv.Unquote(literal.Value)
 	if err != nil {
