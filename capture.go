@@ -95,8 +95,7 @@ type capture struct {
 	renewAt      lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
 	renewing     map[uint64]bool // attachments (knownPartition.path) that ask for it
 	renewed      map[uint64]bool // those behind which the present session, or one before, was started
-	sentAs       sentAs          // what the last Relation messages say of a table whose changes may be sent as another's
-	described    *binding        // the partitioned table that the last Relation message was of; nil for another
+	described    descriptions
 	change       change
 	newKey       []value
 	oldKey       []value
@@ -125,7 +124,7 @@ type capture struct {
 func (c *capture) forget() {
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
-	c.described, c.wary = nil, false
+	c.described, c.wary = descriptions{}, false
 	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
 	c.tx = transaction{}
 	c.ledger.leaveTransaction()

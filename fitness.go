@@ -344,39 +344,14 @@ func (c *capture) lookAtFitness() error {
 	return c.refreshAll(changed, read)
 }
 
-// sentAs follows the messages that prove that changes of a captured table are sent as those of a table that is not captured, which has,
-// or had for a moment, the captured one as a partition: ahead of its first change the server describes the one as which it is sent,
-// then the table itself, each behind the types of users that its columns have, and then comes the change of the first (pgoutput.c,
-// maybe_send_schema). Nothing else makes
-// such a row of three: a TRUNCATE of both is described so, too, but then no change follows.
-type sentAs struct {
-	foreign *relationEntry // described by message number at
-	at      int
-	table   *relationEntry // captured, described by the next one
-}
-
-// describe takes note of the n-th message, which describes a relation.
-func (s *sentAs) describe(e *relationEntry, n int) {
-	switch {
-	case e.binding == nil:
-		*s = sentAs{foreign: e, at: n}
-	case s.foreign != nil && s.table == nil && n == s.at+1:
-		s.table = e
-	default:
-		*s = sentAs{}
-	}
-}
-
 // sawForeign is told of a change of a relation that no binding captures.
 func (c *capture) sawForeign(e *relationEntry) {
-	s := &c.sentAs
-	if s.table == nil || s.foreign != e || c.handled != s.at+2 {
+	captured := c.described.change(e, c.handled)
+	if captured == nil {
 		return
 	}
-	b, at := s.table.binding, e.relation
-	captured := (b.phase == phaseActive || b.phase == phaseBackfill) && !b.isOther(s.table.relation)
-	c.sentAs = sentAs{}
-	if !captured {
+	b, at := captured.binding, e.relation
+	if b.phase != phaseActive && b.phase != phaseBackfill || b.isOther(captured.relation) {
 		return
 	}
 	c.status("Changes of %s were sent as those of %s.%s, of which it is or was a partition (publish_via_partition_root): they are missed, so all "+

@@ -657,11 +657,9 @@ func (c *capture) describeRemoved(b *binding, removed []uint32) []string {
 	return []string{fmt.Sprintf("%s: no longer of %s.%s", partitionNames(names), b.name(), c.partRemains(b))}
 }
 
-// describedPartition is told of a relation that no binding captures. The server describes a partition right behind the root
-// as which its changes are published, ahead of its first change and whenever its catalog entries have changed.
-func (c *capture) describedPartition(oid uint32, again bool) {
-	b := c.described
-	c.described = nil
+// describedPartition is told of a relation that no binding captures, and that is a partition of b's table, if that is not nil; again tells
+// that it was described before.
+func (c *capture) describedPartition(b *binding, oid uint32, again bool) {
 	if b == nil || b.phase != phaseActive && b.phase != phaseBackfill {
 		return
 	}

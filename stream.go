@@ -49,11 +49,11 @@ const (
 func (c *capture) handle(m *walMessage) error {
 	switch m.kind {
 	case 'k':
-		c.sentAs.at++ // it is no part of what is described
+		c.described.skip() // it is no part of what is described
 		c.keepalive(m.start)
 		return nil
 	case 'N':
-		c.sentAs.at++
+		c.described.skip()
 		c.noticed(m.data)
 		return nil
 	case '?':
@@ -82,7 +82,7 @@ func (c *capture) handle(m *walMessage) error {
 	case 'T':
 		err = c.handleTruncate(m)
 	case 'Y':
-		c.sentAs.at++ // those of a table's columns come ahead of what describes it
+		c.described.skip() // those of a table's columns come ahead of what describes it
 		_, err = decodeType(m.data)
 	case 'O', 'M': // origin, logical message
 	case 'A':
@@ -125,7 +125,8 @@ func (c *capture) handleBegin(data []byte) error {
 	if clear(c.tx.held); c.tx.crowded {
 		c.tx.held, c.tx.crowded = nil, false // a map keeps the size it has had
 	}
-	c.tx.doubtful, c.described = nil, nil
+	c.tx.doubtful = nil
+	c.described.transaction()
 	c.placesFailed(c.ledger.beginTransaction(begin.finalLSN, begin.xid))
 	if before := c.ledger.within.before; before > 0 {
 		c.status("Resuming within the transaction that commits at %s: %d documents of it were captured before and are left out",
@@ -746,18 +747,15 @@ func (c *capture) handleRelation(data []byte) error {
 				}
 			}
 			// A partition is described right behind the table as which its changes are sent, unless that is none.
-			if _, known := b.partitions.known[r.oid]; known && c.described == nil {
+			if _, known := b.partitions.known[r.oid]; known && c.described.root == nil {
 				c.refreshes.doubtSending()
 			}
 		}
 	}
-	c.sentAs.describe(e, c.handled)
+	root := c.described.relation(e, c.handled)
 	if e.binding == nil {
-		c.describedPartition(r.oid, again)
+		c.describedPartition(root, r.oid, again)
 		return nil
-	}
-	if c.described = nil; e.binding.table != nil && e.binding.table.kind == 'p' {
-		c.described = e.binding
 	}
 	return c.describe(e) // by which a parked binding whose table is back is captured again
 }
