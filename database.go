@@ -140,6 +140,7 @@ func (db *database) connectReplication(ctx context.Context) (*pgconn.PgConn, err
 	if db.charset != nil {
 		filterRows(config, db.charset)
 	}
+	gathering(config)
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, connectErrorOf(ctx, db.settings, err, true)

@@ -66,8 +66,9 @@ type batch struct {
 // replication is one session of the replication protocol, a connection in CopyBoth mode.
 type replication struct {
 	conn    net.Conn
-	pid     uint32   // of the walsender
-	charset *charset // of the texts as they come; nil where they are UTF-8, or pass for it
+	link    *gatheringConn // below conn; owned by receive
+	pid     uint32         // of the walsender
+	charset *charset       // of the texts as they come; nil where they are UTF-8, or pass for it
 
 	full  chan *batch
 	free  chan *batch
@@ -139,6 +140,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, of subscription,
 		return nil, fmt.Errorf("start replication of slot %q at %s: %w", of.slot, of.start, err)
 	}
 	s.received.Store(time.Now().UnixNano())
+	s.link = gather(s.conn)
 	return s, nil
 }
 
@@ -284,13 +286,13 @@ func (b *batch) convert(c *charset, spare []byte) []byte {
 	return received
 }
 
-// fill reads until b holds at least one whole frame, or the head of a change that is too large for it.
+// fill reads until b holds at least one whole frame and what came together with it, or the head of a change that is too large for it.
 func (s *replication) fill(b *batch) error {
 	for {
 		if err := s.scan(b); err != nil {
 			return err
 		}
-		if b.n > 0 {
+		if b.n > 0 && !(s.link.waiting() && len(b.buf) < cap(b.buf)) {
 			return nil
 		}
 		want := receiveBuffer
@@ -315,6 +317,9 @@ func (s *replication) fill(b *batch) error {
 		n, err := s.Read(b.buf[len(b.buf):cap(b.buf)])
 		b.buf = b.buf[:len(b.buf)+n]
 		if err != nil && n == 0 {
+			if b.n > 0 {
+				return nil // the next read fails, too
+			}
 			return err
 		}
 	}
@@ -403,6 +408,8 @@ func (s *replication) scan(b *batch) error {
 			if b.buf[b.n+keepaliveFrameSize-1] != 0 {
 				s.wake()
 			}
+		} else if size >= changeHead && b.buf[b.n+5] == 'w' && b.buf[b.n] == 'd' {
+			s.link.sent(b.buf[b.n : b.n+1+size])
 		}
 		b.n += 1 + size
 	}

@@ -382,7 +382,7 @@ func FuzzReceive(f *testing.F) {
 			return // byte by byte that takes long, and shows no more
 		}
 		random := rand.New(rand.NewPCG(seed, 1))
-		var outcomes [2]string
+		var outcomes [3]string // whole; in pieces; in pieces of what was read ahead
 		for i := range outcomes {
 			s := &replication{ask: make(chan struct{}, 1), conn: &scriptedConn{rest: stream, piece: func() int {
 				if i == 0 {
@@ -390,6 +390,10 @@ func FuzzReceive(f *testing.F) {
 				}
 				return 1 + random.IntN(9)
 			}}}
+			if i == 2 {
+				s.link = &gatheringConn{Conn: s.conn, gathers: true, room: make([]byte, 100)}
+				s.conn = s.link
+			}
 			// One after the other, as the fuzzer wants its coverage repeatable: whatever is received waits in full.
 			s.full, s.free = make(chan *batch, len(batches)), make(chan *batch, len(batches))
 			for _, b := range batches {
@@ -399,8 +403,8 @@ func FuzzReceive(f *testing.F) {
 			all, err := collectMessages(t.Context(), s, len(stream))
 			outcomes[i] = fmt.Sprint(all, err)
 		}
-		if outcomes[0] != outcomes[1] {
-			t.Fatalf("%s\nin pieces\n%s", outcomes[0], outcomes[1])
+		if outcomes[0] != outcomes[1] || outcomes[0] != outcomes[2] {
+			t.Fatalf("%s\nin pieces\n%s\nread ahead\n%s", outcomes[0], outcomes[1], outcomes[2])
 		}
 	})
 }

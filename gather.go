@@ -1,0 +1,118 @@
+// gather.go owns how often a replication connection is read. A walsender sends each message by itself, and to be woken for each costs
+// several times of what it takes to handle it: while the stream lags, messages are let gather in the socket and read together.
+// Invariant: a lag grows by a tenth of itself at most, and a stream that has caught up is read at once. How far it lags is told by
+// the server's clock alone: a message carries when it was sent, Begin when its transaction was committed.
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	gatherLag   = 5 * time.Millisecond // a stream that lags less has caught up
+	gatherPart  = 10                   // of a lag that messages may gather for
+	gatherFirst = 250 * time.Microsecond
+	gatherMost  = 4 * time.Millisecond
+
+	// What is read at a time is to be between these, well below what a socket takes before the sender has to wait.
+	gatherLow, gatherHigh = 16 << 10, 64 << 10
+)
+
+// gatheringConn is the socket of a replication connection, below its TLS if it has that. It passes on what it reads, and does
+// nothing else, until gather is called. Owned by whoever reads the connection.
+type gatheringConn struct {
+	net.Conn
+	gathers bool
+	room    []byte // what is read into ahead of TLS, which reads a record at a time and so a message; nil without TLS
+	ahead   []byte // the part of room that is still to be passed on
+
+	committed int64         // commit time of the transaction being sent, microseconds since 2000
+	lag       time.Duration // of the last message
+	drained   bool          // the last read left nothing in the socket
+	pause     time.Duration // how long to let messages gather, by how much came of late
+}
+
+// gathering has connections made from config be gatheringConns.
+func gathering(config *pgconn.Config) {
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &gatheringConn{Conn: conn, pause: gatherFirst}, nil
+	}
+}
+
+// gather begins to gather, and returns the gatheringConn below a connection; nil where there is none.
+func gather(conn net.Conn) *gatheringConn {
+	secured, isTLS := conn.(*tls.Conn)
+	if isTLS {
+		conn = secured.NetConn()
+	}
+	g, ok := conn.(*gatheringConn)
+	if !ok {
+		return nil
+	}
+	g.gathers = true
+	if isTLS {
+		g.room = make([]byte, receiveBuffer)
+	}
+	return g
+}
+
+// Read implements net.Conn.
+func (g *gatheringConn) Read(p []byte) (int, error) {
+	if len(g.ahead) == 0 {
+		if !g.gathers {
+			return g.Conn.Read(p)
+		}
+		time.Sleep(g.rest())
+		into := p
+		if g.room != nil {
+			into = g.room
+		}
+		n, err := g.Conn.Read(into)
+		if g.drained = n < len(into); n > gatherHigh {
+			g.pause /= 2
+		} else if n < gatherLow {
+			g.pause = min(2*g.pause, gatherMost)
+		}
+		if g.room == nil || n == 0 {
+			return n, err
+		}
+		g.ahead = g.room[:n]
+	}
+	n := copy(p, g.ahead)
+	g.ahead = g.ahead[n:]
+	return n, nil
+}
+
+// rest is how long messages are let gather before the next read.
+func (g *gatheringConn) rest() time.Duration {
+	if !g.drained || g.lag < gatherLag {
+		return 0
+	}
+	return min(g.lag/gatherPart, g.pause)
+}
+
+// waiting reports whether more has been read than was passed on.
+func (g *gatheringConn) waiting() bool { return g != nil && len(g.ahead) > 0 }
+
+// sent takes note of a frame with XLogData that was received whole.
+func (g *gatheringConn) sent(frame []byte) {
+	if g == nil {
+		return
+	}
+	if frame[xlogHead] == 'B' && len(frame) >= xlogHead+17 {
+		g.committed = int64(binary.BigEndian.Uint64(frame[xlogHead+9:]))
+	}
+	g.lag = time.Duration(int64(binary.BigEndian.Uint64(frame[xlogHead-8:]))-g.committed) * time.Microsecond
+}
