@@ -31,8 +31,11 @@ soak: ## kills, cuts, crashes and changes of shape at random for SOAK_DURATION (
 check: ## all that CI does: test, gofumpt, vet, staticcheck, race detector, benchmarks once, fuzz targets
 	@tests/check.sh
 
-bench: ## every Go benchmark, against a throwaway PostgreSQL
-	@tests/postgres.sh run --name "bench-$$$$" -- \
+bench: ## backfills and streams beside COPY and pg_recvlogical, on a throwaway PostgreSQL (BASE=COMMIT: and beside that)
+	@tests/bench.sh
+
+benchmarks: ## every Go benchmark, against a throwaway PostgreSQL
+	@tests/postgres.sh run --name "benchmarks-$$$$" -- \
 		go test -tags "$(TAGS)" -run '^$$' -bench . -benchmem $(GO_TEST_FLAGS) ./...
 
 fuzz: ## every fuzz target for FUZZTIME (10s)

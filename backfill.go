@@ -596,7 +596,7 @@ func (c *chunk) put(identity []byte, t, fill tuple, cut bool) {
 
 // merge returns t with its unchanged values taken from fill, then from the buffered row.
 func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
-	if !t.lacks() {
+	if !slices.ContainsFunc(t, func(v value) bool { return v.kind == valueUnchanged }) {
 		return t
 	}
 	c.scratch = append(c.scratch[:0], t...)
@@ -607,8 +607,14 @@ func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
 		assert(len(old) == len(t), "a buffered tuple decodes to the columns of its plan")
 		c.buffered = old
 	}
-	c.scratch.fill(fill)
-	c.scratch.fill(old)
+	for i := range c.scratch {
+		if c.scratch[i].kind == valueUnchanged && fill != nil {
+			c.scratch[i] = fill[i]
+		}
+		if c.scratch[i].kind == valueUnchanged && old != nil {
+			c.scratch[i] = old[i]
+		}
+	}
 	return c.scratch
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
 )
 
@@ -474,24 +475,44 @@ func (c *capture) emitPlaced(e *relationEntry, d *document) error {
 	if c.captured(e.binding, d.op) {
 		return nil
 	}
-	if (d.before == nil || d.beforeKeysOnly) && d.row.lacks() {
+	if (d.before == nil || d.beforeKeysOnly) && hasUnchanged(d.row) {
 		c.filled = append(c.filled[:0], d.row...)
-		d.row = c.filled
-		d.row.fill(d.fill)
+		if d.row = c.filled; d.fill != nil {
+			fillUnchanged(d.row, d.fill)
+		}
 		b := e.binding
-		if d.row.lacks() && (d.op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
-			row, err := c.awaitRest(c.wanted(b, e.plan, d.key, d.row))
+		if hasUnchanged(d.row) && (d.op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
+			row, err := c.rereadRest(b, e.plan, d.key, d.row)
 			if errors.Is(err, errParked) {
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			d.row.fill(row)
+			if row != nil {
+				fillUnchanged(d.row, row)
+			}
 		}
 		fitTuple(d.row, e.plan, budget.cutRule())
 	}
 	return c.send(e, d)
+}
+
+func fillUnchanged(t, from tuple) {
+	for i := range t {
+		if t[i].kind == valueUnchanged {
+			t[i] = from[i]
+		}
+	}
+}
+
+func hasUnchanged(t tuple) bool {
+	for i := range t {
+		if t[i].kind == valueUnchanged {
+			return true
+		}
+	}
+	return false
 }
 
 // remove applies the disappearance of the row under a key: by a delete or the first half of a key move.
@@ -660,8 +681,12 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	if ck != nil && !ck.final {
 		bounds = append(bounds, ck.end)
 	}
+	var after [][]bool
 	failpoint("ask.before")
-	after, err := c.lookup.after(c.ctx, b, asked, bounds)
+	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
+		after, err = askAfter(c.ctx, conn, b, asked, bounds)
+		return err
+	})
 	if err != nil {
 		return c.sideUnordered(b, key, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err))
 	}
@@ -710,7 +735,7 @@ func (c *capture) arrivedKeys(b *binding, ck *chunk, asked []askedKey) []askedKe
 			}
 			key := e.plan.keyValues(nil, t, nil)
 			identity = appendIdentity(identity[:0], key)
-			if _, known := b.scan.sides[string(identity)]; known || seen[string(identity)] || tuple(key).lacks() ||
+			if _, known := b.scan.sides[string(identity)]; known || seen[string(identity)] || hasUnchanged(key) ||
 				ck != nil && ck.find(identity) >= 0 {
 				continue
 			}

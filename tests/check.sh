@@ -118,7 +118,7 @@ case ${1:-} in
 	step vet go vet -tags "$tags" ./...
 	step staticcheck go run "$staticcheck" -tags "$tags" ./...
 	step race race
-	step bench make --no-print-directory bench GO_TEST_FLAGS=-benchtime=1x
+	step benchmarks make --no-print-directory benchmarks GO_TEST_FLAGS=-benchtime=1x
 	step fuzz fuzz
 	;;
 fuzz) step fuzz fuzz ;;
