@@ -379,7 +379,7 @@ func (c *chunk) rowsFrom(ctx context.Context, conn *pgconn.PgConn, rr *pgconn.Re
 // for the query any longer (it waits until the query has ended, so that the rows before are those of the snapshot).
 func cutShort(err error) bool {
 	code := sqlState(err)
-	return code == "57014" || code == "40001"
+	return code == codeCanceled || code == codeSerialization
 }
 
 // stopQuery cancels the rest of a query whose chunk is full and leaves the connection unusable: a cancel request that

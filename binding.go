@@ -719,7 +719,7 @@ func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []v
 		params, nil, nil, nil)
 	result, err := onlyLast(lookup, 1)
 	switch code := sqlState(err); {
-	case code == "42703" || code == "42P01":
+	case code == codeUndefinedColumn || code == codeUndefinedTable:
 		return nil, false, errTableChanged
 	case err != nil:
 		return nil, false, err

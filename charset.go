@@ -112,7 +112,7 @@ func (c *charset) encode(dst, src []byte) ([]byte, error) {
 				b = c.stray[src[0]-utf8.RuneSelf]
 			}
 			if b == 0 {
-				return dst, &pgconn.PgError{Severity: "ERROR", Code: "22P05", Message: fmt.Sprintf("%q has no equivalent in the "+
+				return dst, &pgconn.PgError{Severity: "ERROR", Code: codeUntranslatable, Message: fmt.Sprintf("%q has no equivalent in the "+
 					"database's encoding %s", src[:n], c.name)}
 			}
 			dst = append(dst, b)

@@ -328,7 +328,7 @@ func filterFault(ctx context.Context, db *database, r resource) error {
 		_, err = tx.Exec(ctx, "SELECT FROM "+quoteTable(r.table)+" WHERE ("+r.filter+"\n) LIMIT 0")
 		return err
 	})
-	if err == nil || sqlState(err) == "42P01" || sqlState(err) == "42501" { // told by the table's own checks
+	if err == nil || sqlState(err) == codeUndefinedTable || sqlState(err) == codePrivilege { // told by the table's own checks
 		return nil
 	}
 	return &userError{msg: fmt.Sprintf("%s: advanced.additional_backfill_filter is not a condition the server accepts: %s; "+
@@ -817,7 +817,7 @@ func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start l
 	deadline := time.Now().Add(slotBusyLimit)
 	for {
 		session, err := startReplication(ctx, conn, subscription{c.settings.slot, c.settings.publication, start}, c.ledger.acks, timeout)
-		if err == nil || sqlState(err) != "55006" {
+		if err == nil || sqlState(err) != codeObjectInUse {
 			return session, err
 		}
 		if time.Now().After(deadline) {

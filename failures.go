@@ -47,17 +47,17 @@ func (c *capture) chunkFailed(ck *chunk) error {
 	case errors.Is(err, errTied) && b.scan.failures <= 2*maxFailures:
 		b.scan.retry(4 * max(b.scan.limit, 1))
 		return nil
-	case code == "57014" && b.scan.failures == 0 && !b.byCTID() && !b.verdict && b.filterSQL() != "":
+	case code == codeCanceled && b.scan.failures == 0 && !b.byCTID() && !b.verdict && b.filterSQL() != "":
 		// The filter may match so rarely that no timeout suffices for one row of it.
 		b.verdict = true
 		c.status("A backfill query of %s exceeded the statement timeout: rows that its filter leaves out are scanned, too, from now on",
 			b.name())
 		return nil
-	case code == "57014" && b.scan.failures < 3:
+	case code == codeCanceled && b.scan.failures < 3:
 		b.scan.retry(b.scan.limit / 8)
 		c.status("A backfill query of %s exceeded the statement timeout; trying a smaller chunk", b.name())
 		return nil
-	case code == "40001" && b.scan.failures < maxFailures:
+	case code == codeSerialization && b.scan.failures < maxFailures:
 		b.scan.retry(b.scan.limit / 8)
 		c.status("A backfill query of %s was in the way of the standby's replay (%s); trying a smaller chunk. To give queries "+
 			"more time, set hot_standby_feedback = on or raise max_standby_streaming_delay, on the standby", b.name(), serverReason(err))
@@ -71,7 +71,7 @@ func (c *capture) readFailed(b *binding, err error) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	if sqlState(err) == "55P03" { // lock_not_available
+	if sqlState(err) == codeLockTaken {
 		b.scan.failLocked()
 		c.status("Backfill of %s waits for a lock that another session holds on it", b.name())
 		return nil
@@ -95,11 +95,11 @@ func (c *capture) readFailed(b *binding, err error) error {
 		return c.readByRoot(b, err)
 	}
 	switch sqlState(err) {
-	case "42501":
+	case codePrivilege:
 		if b.byCTID() && b.table.kind == 'p' && !b.isIndirect() {
 			return c.readByRoot(b, err)
 		}
-	case "53200": // out_of_memory, most often of the table of locks
+	case codeOutOfMemory: // most often of the table of locks
 		if c.readByLeaf(b, err) {
 			return nil
 		}
@@ -132,8 +132,8 @@ func (c *capture) readFailed(b *binding, err error) error {
 // linkFailed reports whether an error says nothing of a table, but of the connection that it was met on.
 func linkFailed(err error) bool {
 	code := sqlState(err)
-	return code == "" && transient(err) || tokenExpired(err) || strings.HasPrefix(code, "08") || strings.HasPrefix(code, "57P") ||
-		strings.HasPrefix(code, "25P") || code == "53300"
+	return code == "" && transient(err) || tokenExpired(err) || strings.HasPrefix(code, codesConnection) ||
+		strings.HasPrefix(code, codesIntervention) || strings.HasPrefix(code, codesTimeout) || code == codeTooManyConnections
 }
 
 // catalogMoved reads the binding's table again where the error may come from a change of it, and reports whether it changed.
@@ -376,7 +376,8 @@ func (c *capture) readByLeaf(b *binding, err error) bool {
 
 // isPositionForeign reports whether the server cannot read the stored position as values of the key's types.
 func (c *capture) isPositionForeign(b *binding, fault error) bool {
-	if code := sqlState(fault); b.scan.scanned == nil || b.byCTID() || code != "22P02" && code != "22007" && code != "22008" && code != "22003" {
+	unreadable := []string{codeTextForm, codeDatetimeForm, codeDatetimeRange, codeNumericRange}
+	if b.scan.scanned == nil || b.byCTID() || !slices.Contains(unreadable, sqlState(fault)) {
 		return false
 	}
 	var q scanQuery
@@ -418,18 +419,18 @@ func (c *capture) remedyOf(b *binding, err error) string {
 	}
 	code := sqlState(err)
 	switch {
-	case code == "57014":
+	case code == codeCanceled:
 		key := "ctid"
 		if !b.byCTID() {
 			key = joinTerms(b.terms)
 		}
 		return fmt.Sprintf("Not one row came within the statement timeout of %s: create an index on the key (%s), or raise "+
 			"`advanced.statement_timeout`.", c.settings.statementTimeout, key)
-	case code == "53200":
+	case code == codeOutOfMemory:
 		return "Raise `max_locks_per_transaction` on the server and restart it, or give it more memory."
 	case b.table.sight != sightAll && b.table.sight != "":
 		return fmt.Sprintf("Row-level security is active on it, whose policies may be what fails: ALTER ROLE %s BYPASSRLS.", c.role())
-	case b.resource.filter != "" && (strings.HasPrefix(code, "42") || strings.HasPrefix(code, "22")):
+	case b.resource.filter != "" && (strings.HasPrefix(code, codesStatement) || strings.HasPrefix(code, codesData)):
 		return "Check the binding's `additional_backfill_filter`, which is part of the query."
 	}
 	if _, advice := classify(err); advice != "" {

@@ -59,7 +59,7 @@ func (l *iamLogin) sign(host string, port uint16, user string, now time.Time) st
 
 // refused reports whether err is a login that the server refused.
 func (l *iamLogin) refused(err error) bool {
-	return l != nil && strings.HasPrefix(sqlState(err), "28")
+	return l != nil && strings.HasPrefix(sqlState(err), codesLogin)
 }
 
 // remedy is what to do about a login that was refused.

@@ -44,7 +44,7 @@ func (c *attentiveConn) Read(b []byte) (int, error) {
 		}
 		working, failure := c.working(pid)
 		switch {
-		case sqlState(failure) == "53300": // no connection is left for the question, but the server is there
+		case sqlState(failure) == codeTooManyConnections: // no connection is left for the question, but the server is there
 			continue
 		case failure != nil:
 			failure = fmt.Errorf("nothing has come for %s, and the server cannot be asked why: %w", c.limit, failure)

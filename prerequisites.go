@@ -320,7 +320,9 @@ func (c *checker) checkWatermarks(ctx context.Context) error {
 
 // shapeFaults are the SQLSTATEs, and classes of them, of a table, or what else has that name, that is not as it must be: wrong
 // columns, types, constraints or kind.
-var shapeFaults = map[string]bool{"42": true, "22": true, "23": true, codePrerequisite: true, "0A": true}
+var shapeFaults = map[string]bool{
+	codesStatement: true, codesData: true, codesConstraint: true, codePrerequisite: true, codesUnsupported: true,
+}
 
 // sqlWatermarkRights tells what there is of the table $2 of schema $1 and what our role may do with it.
 const sqlWatermarkRights = `SELECT jsonb_build_object('schema', n.oid IS NOT NULL, 'table', c.oid IS NOT NULL,

@@ -326,7 +326,7 @@ func (w *watcher) shuttingDown(now time.Time, err error) bool {
 	switch {
 	case err == nil:
 		w.stopping = time.Time{}
-	case code != "57P01" && code != "57P02" && code != "57P03": // admin_shutdown, crash_shutdown, cannot_connect_now
+	case code != codeAdminShutdown && code != codeCrashShutdown && code != codeStarting:
 	case w.stopping.IsZero():
 		w.stopping = now
 	case now.Sub(w.stopping) >= shutdownPatience:

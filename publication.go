@@ -111,7 +111,7 @@ func (c *checker) createPublication(ctx context.Context) error {
 	}
 	failpoint("publication.before")
 	err := c.write(ctx, statement(members[:min(len(members), memberBatch)]), lockAtOnce) // checkMembers adds the rest
-	if sqlState(err) == "55P03" {
+	if sqlState(err) == codeLockTaken {
 		err = c.write(ctx, statement(nil), lockWait)
 	}
 	if err != nil {
@@ -609,7 +609,7 @@ func (c *checker) addMembers(ctx context.Context, tables []tableName) (refused [
 		together := c.addTables(ctx, lockAtOnce, batch...)
 		for _, t := range batch {
 			err := together // one that cannot be added keeps all others out: find those that can
-			if code := sqlState(err); code != "" && !c.db.standby && (len(batch) > 1 || code == "55P03") {
+			if code := sqlState(err); code != "" && !c.db.standby && (len(batch) > 1 || code == codeLockTaken) {
 				wait := c.lockWait()
 				if time.Since(began) > membersWait {
 					wait = lockAtOnce
@@ -620,7 +620,7 @@ func (c *checker) addMembers(ctx context.Context, tables []tableName) (refused [
 			case err == nil:
 			case code == "":
 				return nil, "", nil, err
-			case code == "55P03": // lock_not_available
+			case code == codeLockTaken:
 				locked = append(locked, t)
 			default:
 				if refused = append(refused, t); reason == "" {

@@ -70,7 +70,8 @@ func (c *capture) isTables(err error) bool {
 // lacks room for.
 func mayPass(err error) bool {
 	code := sqlState(err)
-	return strings.HasPrefix(code, "53") && code != "53300" || slices.Contains([]string{"55P03", "57014", "40001", "40P01"}, code)
+	passing := []string{codeLockTaken, codeCanceled, codeSerialization, codeDeadlock}
+	return strings.HasPrefix(code, codesResources) && code != codeTooManyConnections || slices.Contains(passing, code)
 }
 
 // changeRefused decides what becomes of a binding a change of which cannot be applied; ch is nil for what a commit brings. It
@@ -122,11 +123,11 @@ func withCause(err error) string { return strings.TrimSuffix(explain(err), ".") 
 
 // refusalRemedy is what may be done about rows that cannot be told.
 func (c *capture) refusalRemedy(b *binding, err error) string {
-	if sqlState(err) == "55P03" {
+	if sqlState(err) == codeLockTaken {
 		return "See pg_stat_activity for the session that holds the lock, and end its transaction."
 	}
 	switch code := sqlState(err); {
-	case code == "57014" && len(b.terms) > 0:
+	case code == codeCanceled && len(b.terms) > 0:
 		return fmt.Sprintf("The row did not come within the statement timeout of %s: create an index on the key (%s), or raise "+
 			"`advanced.statement_timeout`.", c.settings.statementTimeout, joinTerms(b.terms))
 	case code != "" && b.table != nil:

@@ -1,7 +1,7 @@
 // servererrors.go owns what an error of the server's means for a capture: whether it passes, what has to be put right, and by
 // whom; and the words in which it is told. Invariants: what cannot pass by itself is never tried again for ever, every class
 // has a line of advice, and nothing is decided by a text that the server translates (lc_messages): SQLSTATE, the function of
-// the server's source that raised it, and facts decide.
+// the server's source that raised it, and facts decide. SQLSTATEs are spelled here and nowhere else.
 
 package main
 
@@ -30,17 +30,45 @@ func (c errorClass) String() string {
 	return [...]string{"unknown", "retry", "configuration", "slot", "publication", "server"}[c]
 }
 
-// SQLSTATEs that decisions are made by.
+// SQLSTATEs that decisions are made by, here and elsewhere.
 const (
-	codeObjectInUse     = "55006"
-	codeUndefinedObject = "42704"
-	codeReadOnly        = "25006"
-	codePrivilege       = "42501"
-	codeUndefinedTable  = "42P01"
-	codeInvalidSchema   = "3F000"
-	codePrerequisite    = "55000"
-	codeLimit           = "53400"
-	codeDuplicate       = "42710"
+	codeAdminShutdown      = "57P01"
+	codeCanceled           = "57014" // by a timeout, most often
+	codeCrashShutdown      = "57P02"
+	codeDatetimeForm       = "22007"
+	codeDatetimeRange      = "22008"
+	codeDeadlock           = "40P01"
+	codeDuplicate          = "42710"
+	codeInvalidSchema      = "3F000"
+	codeLimit              = "53400"
+	codeLockTaken          = "55P03" // lock_not_available
+	codeNumericRange       = "22003"
+	codeObjectInUse        = "55006"
+	codeOutOfMemory        = "53200"
+	codePrerequisite       = "55000"
+	codePrivilege          = "42501"
+	codeReadOnly           = "25006"
+	codeSerialization      = "40001" // on a standby: in the way of its replay
+	codeStarting           = "57P03"
+	codeTextForm           = "22P02"
+	codeTooManyConnections = "53300"
+	codeUndefinedColumn    = "42703"
+	codeUndefinedObject    = "42704"
+	codeUndefinedTable     = "42P01"
+	codeUntranslatable     = "22P05"
+)
+
+// How SQLSTATEs of a kind begin.
+const (
+	codesConnection   = "08"
+	codesConstraint   = "23"
+	codesData         = "22"
+	codesIntervention = "57P"
+	codesLogin        = "28"
+	codesResources    = "53"
+	codesStatement    = "42" // its syntax, its names, and the rights to them
+	codesTimeout      = "25P"
+	codesUnsupported  = "0A"
 )
 
 // {user} and {database} stand for those that the capture logs in with.
@@ -119,18 +147,18 @@ var serverErrors = []struct {
 	{foreign: "exceeded the data transfer quota", class: classConfiguration, advice: adviceEndpoint},
 	{foreign: "ouldn't connect to compute node", class: classRetry, advice: adviceAgain},
 	{foreign: "ontrol plane request failed", class: classRetry, advice: adviceAgain},
-	{code: "28", foreign: "SSL connection is required. Please specify SSL options", class: classConfiguration, advice: adviceEncryption},
+	{code: codesLogin, foreign: "SSL connection is required. Please specify SSL options", class: classConfiguration, advice: adviceEncryption},
 
 	// the slot and the publication
 	{code: "58P01", raised: "WalSndSegmentOpen wal_segment_open CheckXLogRemoval XLogRead", class: classSlot, advice: adviceSlot},
-	{code: "55000", raised: "ReplicationSlotAcquire StartLogicalReplication pg_logical_slot_get_changes_guts", class: classSlot, advice: adviceSlot},
-	{code: "55000", raised: "CreateDecodingContext", class: classRetry, advice: adviceForeign}, // the next look at the slot tells
-	{code: "0A000", raised: "CreateDecodingContext", class: classRetry, advice: adviceForeign}, // before 15
-	{code: "42704", raised: "ReplicationSlotAcquire SearchNamedReplicationSlot", class: classSlot, advice: adviceSlot},
-	{code: "42704", raised: "get_publication_oid GetPublicationByName", class: classPublication, advice: advicePublication},
-	{code: "55000", raised: "CheckLogicalDecodingRequirements CheckSlotRequirements", class: classConfiguration, advice: adviceWALLevel},
-	{code: "53400", raised: "fd.c", class: classConfiguration, advice: adviceSort},
-	{code: "53400", class: classConfiguration, advice: adviceSlots},
+	{code: codePrerequisite, raised: "ReplicationSlotAcquire StartLogicalReplication pg_logical_slot_get_changes_guts", class: classSlot, advice: adviceSlot},
+	{code: codePrerequisite, raised: "CreateDecodingContext", class: classRetry, advice: adviceForeign}, // the next look at the slot tells
+	{code: "0A000", raised: "CreateDecodingContext", class: classRetry, advice: adviceForeign},          // before 15
+	{code: codeUndefinedObject, raised: "ReplicationSlotAcquire SearchNamedReplicationSlot", class: classSlot, advice: adviceSlot},
+	{code: codeUndefinedObject, raised: "get_publication_oid GetPublicationByName", class: classPublication, advice: advicePublication},
+	{code: codePrerequisite, raised: "CheckLogicalDecodingRequirements CheckSlotRequirements", class: classConfiguration, advice: adviceWALLevel},
+	{code: codeLimit, raised: "fd.c", class: classConfiguration, advice: adviceSort},
+	{code: codeLimit, class: classConfiguration, advice: adviceSlots},
 
 	// limits and faults within the server that look like others
 	{code: "XX000", raised: "mcxt.c", class: classServer, advice: adviceTooLarge},
@@ -142,45 +170,45 @@ var serverErrors = []struct {
 	{code: "28000", raised: "InitializeSessionUserId", class: classConfiguration, advice: adviceNoLogin},
 	{code: "28000", raised: "auth-scram.c", class: classConfiguration, advice: adviceBinding},
 	{code: "XX000", raised: "be_tls_get_certificate_hash", class: classConfiguration, advice: adviceBinding},
-	{code: "28", class: classConfiguration, advice: adviceLogin},
+	{code: codesLogin, class: classConfiguration, advice: adviceLogin},
 	{code: "3D000", class: classConfiguration, advice: adviceDatabase},
-	{code: "55000", raised: "CheckMyDatabase", class: classConfiguration, advice: adviceAllow},
-	{code: "57P03", class: classRetry, advice: adviceStarting},
+	{code: codePrerequisite, raised: "CheckMyDatabase", class: classConfiguration, advice: adviceAllow},
+	{code: codeStarting, class: classRetry, advice: adviceStarting},
 	{code: "57P04", class: classConfiguration, advice: adviceObject},
 	// The last place may be that of our own dead sender.
-	{code: "53300", raised: "InitProcess", replicas: true, class: classRetry, advice: adviceSenders},
-	{code: "53300", raised: "walsender.c", class: classRetry, advice: adviceSenders},
-	{code: "53300", raised: "InitializeSessionUserId", class: classRetry, advice: adviceRoleLimit},
-	{code: "53300", raised: "CheckMyDatabase", class: classRetry, advice: adviceDatabaseLimit},
-	{code: "53300", class: classRetry, advice: adviceConnections},
+	{code: codeTooManyConnections, raised: "InitProcess", replicas: true, class: classRetry, advice: adviceSenders},
+	{code: codeTooManyConnections, raised: "walsender.c", class: classRetry, advice: adviceSenders},
+	{code: codeTooManyConnections, raised: "InitializeSessionUserId", class: classRetry, advice: adviceRoleLimit},
+	{code: codeTooManyConnections, raised: "CheckMyDatabase", class: classRetry, advice: adviceDatabaseLimit},
+	{code: codeTooManyConnections, class: classRetry, advice: adviceConnections},
 	{code: "08P01", class: classUnknown, advice: adviceProtocol},
-	{code: "08", class: classRetry, advice: adviceAgain},
-	{code: "57P", class: classRetry, advice: adviceAgain},
-	{code: "57014", class: classRetry, advice: adviceTimeout},
+	{code: codesConnection, class: classRetry, advice: adviceAgain},
+	{code: codesIntervention, class: classRetry, advice: adviceAgain},
+	{code: codeCanceled, class: classRetry, advice: adviceTimeout},
 	{code: "25P03", class: classRetry, advice: adviceTimeout},
 	{code: "25P04", class: classRetry, advice: adviceTimeout},
 
 	// others' work, which ends
 	{code: "40", class: classRetry, advice: adviceAgain},
-	{code: "55006", class: classRetry, advice: adviceAgain},
-	{code: "55P03", class: classRetry, advice: adviceAgain},
+	{code: codeObjectInUse, class: classRetry, advice: adviceAgain},
+	{code: codeLockTaken, class: classRetry, advice: adviceAgain},
 
 	// rights, names, values
-	{code: "25006", class: classConfiguration, advice: adviceReadOnly},
-	{code: "42501", raised: "InitPostgres InitWalSender", class: classConfiguration, advice: adviceReplication},
-	{code: "42501", raised: "CheckSlotPermissions slotfuncs.c slot.c", class: classConfiguration, advice: adviceReplication},
-	{code: "42501", raised: "CheckMyDatabase", class: classConfiguration, advice: adviceConnect},
-	{code: "42501", class: classConfiguration, advice: adviceRights},
-	{code: "42P01", class: classConfiguration, advice: adviceObject},
-	{code: "42703", class: classConfiguration, advice: adviceObject},
-	{code: "3F000", class: classConfiguration, advice: adviceObject},
-	{code: "42704", class: classConfiguration, advice: adviceObject},
+	{code: codeReadOnly, class: classConfiguration, advice: adviceReadOnly},
+	{code: codePrivilege, raised: "InitPostgres InitWalSender", class: classConfiguration, advice: adviceReplication},
+	{code: codePrivilege, raised: "CheckSlotPermissions slotfuncs.c slot.c", class: classConfiguration, advice: adviceReplication},
+	{code: codePrivilege, raised: "CheckMyDatabase", class: classConfiguration, advice: adviceConnect},
+	{code: codePrivilege, class: classConfiguration, advice: adviceRights},
+	{code: codeUndefinedTable, class: classConfiguration, advice: adviceObject},
+	{code: codeUndefinedColumn, class: classConfiguration, advice: adviceObject},
+	{code: codeInvalidSchema, class: classConfiguration, advice: adviceObject},
+	{code: codeUndefinedObject, class: classConfiguration, advice: adviceObject},
 	{code: "22021", class: classConfiguration, advice: adviceEncoding},
-	{code: "22P05", class: classConfiguration, advice: adviceEncoding},
+	{code: codeUntranslatable, class: classConfiguration, advice: adviceEncoding},
 
 	// the machine and the server's own faults
 	{code: "53100", class: classConfiguration, advice: adviceDisk},
-	{code: "53200", class: classRetry, advice: adviceMemory},
+	{code: codeOutOfMemory, class: classRetry, advice: adviceMemory},
 	{code: "58", class: classServer, advice: adviceServer},
 	{code: "F0", class: classServer, advice: adviceServer},
 	{code: "XX", class: classServer, advice: adviceServer},

@@ -149,7 +149,7 @@ func probed(p *pgconn.Pipeline) (broken, err error) {
 			}
 		}
 		switch code := sqlState(err); {
-		case err == nil, code == "57014", code == "55P03", strings.HasPrefix(code, "53"):
+		case err == nil, code == codeCanceled, code == codeLockTaken, strings.HasPrefix(code, codesResources):
 		case code == "":
 			return nil, err
 		default:

@@ -186,7 +186,7 @@ func (f *fencer) write(ctx context.Context) (*fence, error) {
 	sent := f.conn.PgConn().Exec(ctx, sql)
 	failpoint("watermark.sent") // and, behind a lock that another holds, not committed
 	_, err := sent.ReadAll()
-	if code := sqlState(err); (code == "42501" || code == "42704") && !plain { // no right to plpgsql, or no plpgsql
+	if code := sqlState(err); (code == codePrivilege || code == codeUndefinedObject) && !plain { // no right to plpgsql, or no plpgsql
 		f.plain = true
 		return f.write(ctx)
 	}

@@ -295,7 +295,7 @@ func (h *house) wideFunctions() []wide {
 }
 
 // sqlstate is a string of five of which the server's errors have one: a class of theirs in front, and no word.
-var sqlstate = regexp.MustCompile(`^(0[0-9A-Z]|2[0-9A-Z]|3[0-9A-Z]|4[0-9A-Z]|5[0-9A-Z]|F0|HV|P0|XX)[0-9][0-9A-Z]{2}$`)
+var sqlstate = regexp.MustCompile(`^(0[0-9A-Z]|2[0-9A-Z]|3[0-9A-Z]|4[0-9A-Z]|5[0-9A-Z]|F0|HV|P0|XX)[0-9A-Z]{3}$`)
 
 // sqlstates returns how many SQLSTATEs each file spells.
 func (h *house) sqlstates() map[string]int {
