@@ -11,6 +11,7 @@
 // A scan by key has no pages to be measured and passes that state at once.
 // Invariant: a chunk is asked for in scanReady alone, and counts only while the scan has the generation that it was asked for
 // in. What a scan holds is dropped as one value, by over and lost: nothing of it is reset field by field.
+
 package main
 
 import (
