@@ -596,7 +596,7 @@ func (c *chunk) put(identity []byte, t, fill tuple, cut bool) {
 
 // merge returns t with its unchanged values taken from fill, then from the buffered row.
 func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
-	if !slices.ContainsFunc(t, func(v value) bool { return v.kind == valueUnchanged }) {
+	if !t.lacks() {
 		return t
 	}
 	c.scratch = append(c.scratch[:0], t...)
@@ -607,14 +607,8 @@ func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
 		assert(len(old) == len(t), "a buffered tuple decodes to the columns of its plan")
 		c.buffered = old
 	}
-	for i := range c.scratch {
-		if c.scratch[i].kind == valueUnchanged && fill != nil {
-			c.scratch[i] = fill[i]
-		}
-		if c.scratch[i].kind == valueUnchanged && old != nil {
-			c.scratch[i] = old[i]
-		}
-	}
+	c.scratch.fill(fill)
+	c.scratch.fill(old)
 	return c.scratch
 }
 

@@ -31,6 +31,7 @@ func wideCapture(t testing.TB, c codec, w io.Writer) (*testCapture, tuple) {
 	table, row := wideTable()
 	capture := newTestCapture(t, table, modeAutomatic)
 	capture.out = newOutput(w, c)
+	capture.ledger.out = capture.out
 	return capture, row
 }
 

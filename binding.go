@@ -12,7 +12,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,8 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/sirupsen/logrus"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
@@ -606,157 +603,12 @@ func xminCondition(xid string) string {
 		" < 2147483648)"
 }
 
-// askAfter asks the server, for each of the keys, whether it comes after each of the bounds.
-func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, bounds [][]value) ([][]bool, error) {
-	var params [][]byte
-	param := func(v value, i int) string {
-		params = append(params, parameter(v))
-		return "($" + strconv.Itoa(len(params)) + "::" + b.casts[i] + ")"
-	}
-	var rows, names, columns []string
-	for i, k := range keys {
-		row := []string{strconv.Itoa(i)}
-		for j, v := range k.values {
-			row = append(row, param(v, j))
-		}
-		rows = append(rows, "("+strings.Join(row, ",")+")")
-	}
-	left := make([]keyTerm, len(b.terms))
-	for i := range left {
-		names = append(names, "c"+strconv.Itoa(i))
-		left[i] = b.terms[i]
-		left[i].sql = names[i]
-	}
-	for _, bound := range bounds {
-		right := make([]keyTerm, len(bound))
-		for i, v := range bound {
-			if right[i].null = v.kind == valueNull; !right[i].null {
-				right[i].sql = param(v, i)
-			}
-		}
-		columns = append(columns, "coalesce("+sqlAfter(left, right)+", false)::text")
-	}
-	result := conn.PgConn().ExecParams(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM (VALUES "+strings.Join(rows, ",")+
-		") AS k (i, "+strings.Join(names, ", ")+") ORDER BY i", params, nil, nil, nil).Read()
-	if result.Err != nil {
-		return nil, result.Err
-	}
-	if len(result.Rows) != len(keys) {
-		return nil, fmt.Errorf("want %d rows, have %d", len(keys), len(result.Rows))
-	}
-	after := make([][]bool, len(keys))
-	for i, row := range result.Rows {
-		for _, v := range row {
-			after[i] = append(after[i], string(v) == "true")
-		}
-	}
-	return after, nil
-}
-
 // from is the binding's table in a FROM clause: without the rows of inheritance children, which are tables of their own.
 func (b *binding) from() string {
 	if b.table != nil && b.table.kind == 'p' {
 		return quoteTable(b.name())
 	}
 	return "ONLY " + quoteTable(b.name())
-}
-
-// rereadRow reads those values of a key's row, as it is now, that lacking has as unchanged ones, and tells whether the
-// snapshot they were read under sees the transactions. The other values of the result are not to be used. nil when there is
-// no such row; errTableChanged when not all of those columns are there any more, or with other types; errHidden when row-level
-// security may keep it from us.
-func rereadRow(ctx context.Context, conn *pgx.Conn, b *binding, p *plan, key []value, lacking tuple,
-	sees func(*snapshot) bool,
-) (tuple, bool, error) {
-	var columns, where []string
-	var params [][]byte
-	var at []int // place of each column of the result in the row
-	for i, c := range p.columns {
-		if lacking[i].kind == valueUnchanged || slices.Contains(p.key, i) {
-			columns, at = append(columns, quoteIdent(c.name)), append(at, i)
-		}
-	}
-	for i, v := range key {
-		column := quoteIdent(p.columns[p.key[i]].name)
-		if v.kind == valueNull {
-			where = append(where, column+" IS NULL")
-			continue
-		}
-		params = append(params, parameter(v))
-		equal := "="
-		if len(b.terms) == len(key) && b.terms[i].equal != "" {
-			equal = b.terms[i].equal
-		}
-		where = append(where, column+" "+equal+" $"+strconv.Itoa(len(params)))
-	}
-	pg := conn.PgConn()
-	// The snapshot is taken first: the query that follows sees at least as much.
-	oid := uint32(0)
-	if b.table != nil {
-		oid = b.table.oid
-	}
-	sqlHides := fmt.Sprintf("row_security_active(%d::oid)::text", oid)
-	seen := pg.ExecParams(ctx, "SELECT txid_current_snapshot()::text, "+sqlHides, nil, nil, nil, nil).Read()
-	if seen.Err != nil {
-		return nil, false, seen.Err
-	}
-	taken, err := parseSnapshot(string(seen.Rows[0][0]))
-	if err != nil {
-		return nil, false, err
-	}
-	if !sees(&taken) {
-		return nil, false, nil
-	}
-	whole, classes := p.cutClasses(), make([]cutClass, len(at))
-	for i, place := range at {
-		classes[i] = whole[place]
-	}
-	cutRows(pg, classes, budget.cutRule())
-	defer cutRows(pg, nil, cutRule{})
-	lookup := pg.StartPipeline(ctx) // one transaction, to which the timeout belongs: the stream stands still meanwhile
-	lookup.SendQueryParams("SELECT set_config('lock_timeout', '1s', true)", nil, nil, nil, nil)
-	lookup.SendQueryParams("SELECT "+strings.Join(columns, ", ")+" FROM "+b.from()+" WHERE "+strings.Join(where, " AND "),
-		params, nil, nil, nil)
-	result, err := onlyLast(lookup, 1)
-	switch code := sqlState(err); {
-	case code == codeUndefinedColumn || code == codeUndefinedTable:
-		return nil, false, errTableChanged
-	case err != nil:
-		return nil, false, err
-	}
-	for i, f := range result.FieldDescriptions {
-		// A string takes the text of any type.
-		if sent := p.sent[at[i]]; f.DataTypeOID != sent && sent != pgtype.TextOID && sent != pgtype.VarcharOID {
-			return nil, false, errTableChanged
-		}
-	}
-	row := make(tuple, len(p.columns))
-	for _, raw := range result.Rows {
-		if raw, _, err = rowLevel(raw, len(at)); err != nil {
-			return nil, false, err
-		}
-		for i, v := range raw {
-			row[at[i]] = value{kind: valueText, data: v}
-			if v == nil {
-				row[at[i]].kind = valueNull
-			}
-		}
-		if sameKey(p.keyValues(nil, row, nil), key) { // the server may call other texts equal too
-			return row, true, nil
-		}
-	}
-	hides := string(seen.Rows[0][1]) == "true"
-	if !hides { // it may have come between the two queries
-		after := pg.ExecParams(ctx, "SELECT "+sqlHides, nil, nil, nil, nil).Read()
-		if after.Err != nil {
-			return nil, false, after.Err
-		}
-		hides = string(after.Rows[0][0]) == "true"
-	}
-	if hides {
-		return nil, false, errHidden
-	}
-	return nil, true, nil
 }
 
 // estimatedRows is how many rows the table has, negative when nobody knows. A scan by ctid knows better than the statistics.

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
 )
 
@@ -65,10 +64,7 @@ type capture struct {
 
 	// catalog reads tables as they are now: loadTables, but for tests without a server.
 	catalog func(names []tableName) (map[tableName]*table, error)
-	// standing reads the row of a key as it is now: readStanding, but for tests without a server.
-	standing func(e *relationEntry, key []value) (tuple, error)
-	// lookup is reread, but for tests without a server.
-	lookup func(b *binding, p *plan, key []value, lacking tuple) (tuple, error)
+	lookup  lookup
 
 	bindings []*binding
 	byName   map[tableName]*binding
@@ -595,12 +591,12 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 			continue
 		}
 		c.rowScratch = ck.row(c.rowScratch, i)
-		if !hasUnchanged(c.rowScratch) {
+		if !c.rowScratch.lacks() {
 			continue
 		}
 		t := cloneTuple(c.rowScratch)
 		key := ck.plan.keyValues(nil, t, nil)
-		row, err := c.lookup(b, ck.plan, key, t)
+		row, err := c.awaitRow(c.wanted(b, ck.plan, key, t))
 		if errors.Is(err, errTableChanged) {
 			ck.spoil("the table changed its shape")
 			return nil
@@ -614,7 +610,7 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 		if row == nil {
 			continue
 		}
-		fillUnchanged(t, row)
+		t.fill(row)
 		c.identity = appendIdentity(c.identity[:0], key)
 		ck.put(c.identity, t, nil, fitTuple(t, ck.plan, budget.cutRule()))
 	}
@@ -786,78 +782,4 @@ func (c *capture) report() {
 	}
 	c.diag.logXID(c.ctx, c.db, now)
 	c.watchSilence(now)
-}
-
-// rereadRest is reread for what the stream emits: a value that is gone with its column stays unchanged, the others are read.
-func (c *capture) rereadRest(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
-	row, err := c.lookup(b, p, key, lacking)
-	if !errors.Is(err, errTableChanged) {
-		return row, err
-	}
-	rest := cloneTuple(lacking)
-	one := make(tuple, len(lacking))
-	for i := range lacking {
-		if lacking[i].kind != valueUnchanged {
-			continue
-		}
-		clear(one)
-		one[i] = lacking[i]
-		switch row, err := c.lookup(b, p, key, one); {
-		case errors.Is(err, errTableChanged):
-		case err != nil || row == nil:
-			return nil, err
-		default:
-			rest[i] = row[i]
-		}
-	}
-	return rest, nil
-}
-
-// reread reads the row of a key as it is now, for the unchanged TOAST values of lacking that no tuple at hand has. A newer
-// value is fine, an older one is not: the row counts only from a snapshot that sees the transaction being applied. The result
-// has those values, and is nil when there is no such row; errTableChanged when their columns are not those of the plan. Where
-// our role may not see the row, the binding is parked (errParked), or what the user has chosen not to see stays unchanged.
-func (c *capture) reread(b *binding, p *plan, key []value, lacking tuple) (tuple, error) {
-	sees := func(s *snapshot) bool {
-		return s.sees(c.tx.begin.xid) && !slices.ContainsFunc(b.scan.unsettled, func(xid uint32) bool { return !s.sees(xid) })
-	}
-	started, told := time.Now(), false
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		if c.report(); time.Since(started) > 5*time.Second {
-			c.status("A row of %s must be read again and waits for transaction %d to become visible (synchronous replication: is "+
-				"the standby away?)", b.name(), c.tx.begin.xid)
-		}
-		var row tuple
-		var seen bool
-		failpoint("reread.before")
-		err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-			row, seen, err = rereadRow(c.ctx, conn, b, p, key, lacking, sees)
-			return err
-		})
-		switch {
-		case errors.Is(err, errTableChanged):
-			return nil, err
-		case errors.Is(err, errHidden):
-			return c.rowHidden(b, key, lacking)
-		case err == nil:
-		case mayPass(err) && c.ctx.Err() == nil && time.Since(started) < c.patienceWith(b):
-			if !told {
-				c.status("A row of %s must be read again, and the stream waits for it: %s", b.name(), serverReason(err))
-			}
-			told, seen = true, false
-		case !linkFailed(err) && !mayPass(err) && c.parkUnreadable(b, err):
-			return nil, errParked
-		default:
-			return nil, fmt.Errorf("read the row %s of %s again: %w", describeKey(key), b.name(), err)
-		}
-		if seen {
-			failpoint("reread.after")
-			return row, nil
-		}
-		select {
-		case <-time.After(pause):
-		case <-c.ctx.Done():
-			return nil, context.Cause(c.ctx)
-		}
-	}
 }

@@ -103,7 +103,7 @@ func (c *capture) arrive(e *relationEntry, d *document) bool {
 	}
 	if len(k.younger) > 0 {
 		k.older, k.changed = olderChanged, slices.Clone(d.row)
-		fillUnchanged(k.changed, d.before)
+		k.changed.fill(d.before)
 		k.changed = cloneTuple(k.changed)
 		return false
 	}
@@ -176,7 +176,7 @@ func (c *capture) askDoubtful() error {
 		if !older && !d.rows.stale || b.phase != phaseActive && b.phase != phaseBackfill {
 			continue
 		}
-		row, err := c.standing(e, d.key)
+		row, err := c.currentRow(e, d.key)
 		if errors.Is(err, errParked) {
 			continue
 		}
@@ -201,23 +201,11 @@ func (c *capture) askDoubtful() error {
 	return nil
 }
 
-// readStanding reads the row that stands under a key as reread does, with all its columns that are still there.
-func (c *capture) readStanding(e *relationEntry, key []value) (tuple, error) {
-	lacking := make(tuple, len(e.plan.columns))
-	for i := range lacking {
-		lacking[i].kind = valueUnchanged
-	}
-	return c.rereadRest(e.binding, e.plan, key, lacking)
-}
-
 // imageOf tells rows apart: a hash of the whole row, unchanged TOAST values taken from fill.
 func (c *capture) imageOf(t, fill tuple) uint64 {
 	c.image.SetSeed(c.seed)
 	for i := range t {
-		v := &t[i]
-		if v.kind == valueUnchanged && fill != nil {
-			v = &fill[i]
-		}
+		v := t.from(fill, i)
 		var head [5]byte
 		head[0] = byte(v.kind)
 		binary.BigEndian.PutUint32(head[1:], uint32(len(v.data)))

@@ -207,12 +207,9 @@ func (p *plan) appendFields(dst []byte, fields []planField, t tuple, keysOnly bo
 	var err error
 	for i := range fields {
 		f := &fields[i]
-		v := t[f.index]
+		v := t.from(fallback, f.index)
 		if v.kind == valueUnchanged {
-			if fallback == nil || fallback[f.index].kind == valueUnchanged {
-				continue
-			}
-			v = fallback[f.index]
+			continue
 		}
 		if v.kind == valueNull {
 			if keysOnly {
@@ -283,11 +280,7 @@ func (p *plan) appendMeta(dst []byte, from *provenance, d *document) ([]byte, er
 func (p *plan) keyValues(dst []value, t, fill tuple) []value {
 	dst = dst[:0]
 	for _, i := range p.key {
-		v := t[i]
-		if v.kind == valueUnchanged && fill != nil {
-			v = fill[i]
-		}
-		dst = append(dst, v)
+		dst = append(dst, *t.from(fill, i))
 	}
 	return dst
 }

@@ -243,7 +243,7 @@ func (m *model) start() {
 			m.c.backfill()
 		}
 	}
-	m.c.standing, m.c.lookup = m.standing, m.lookup
+	m.c.lookup = testLookup(m.lookup)
 	m.c.ledger.cursor, m.c.stage = m.cursor, stageCatchUp
 	m.c.placesFailed(m.c.ledger.begin(m.c.bindings))
 	if m.within > 0 {
@@ -391,31 +391,27 @@ func (m *model) noteEmptied() {
 	}
 }
 
-// standing is the row that a key has once the transaction being streamed is committed.
-func (m *model) standing(_ *relationEntry, key []value) (tuple, error) {
-	rows := maps.Clone(m.initial)
-	for _, x := range m.committed {
-		if x.xid <= m.c.tx.begin.xid {
-			m.apply(rows, x, false)
+// lookup is the row that a key has now, once the transactions are visible that a reading waits for. One of which nothing is known
+// is as the transaction being streamed leaves it: documents that follow tell of a later one again.
+func (m *model) lookup(w *wantedRow) (tuple, error) {
+	var rows map[int]modelValues
+	if w.whole() {
+		rows = maps.Clone(m.initial)
+		for _, x := range m.committed {
+			if x.xid <= w.xid {
+				m.apply(rows, x, false)
+			}
 		}
+	} else {
+		for _, x := range m.committed {
+			if x.xid == w.xid || slices.Contains(w.binding.scan.unsettled, x.xid) {
+				x.visible = true
+			}
+		}
+		rows = m.rows(true)
 	}
-	at, err := strconv.Atoi(string(key[0].data))
+	at, err := strconv.Atoi(string(w.key[0].data))
 	row, ok := rows[at]
-	if err != nil || !ok {
-		return nil, err
-	}
-	return texts(strconv.Itoa(at), row.v, row.big), nil
-}
-
-// lookup is the row that a key has now, once the transactions are visible that a reading waits for.
-func (m *model) lookup(b *binding, _ *plan, key []value, _ tuple) (tuple, error) {
-	for _, x := range m.committed {
-		if x.xid == m.c.tx.begin.xid || slices.Contains(b.scan.unsettled, x.xid) {
-			x.visible = true
-		}
-	}
-	at, err := strconv.Atoi(string(key[0].data))
-	row, ok := m.rows(true)[at]
 	if err != nil || !ok {
 		return nil, err
 	}

@@ -37,25 +37,21 @@ type slotStatus struct {
 	plugin       string // "" for a physical slot
 	database     string // "" for a physical slot
 	temporary    bool
-	active       bool
 	pid          int32  // of the walsender that uses it, 0 for none
 	restart      lsn    // the oldest WAL it keeps; 0 when it has lost it
 	confirmed    lsn    // it sends nothing that committed before; 0 while it is being created
 	walStatus    string // reserved, extended, unreserved or lost; "" before version 13
 	safeWAL      int64  // bytes of WAL that may still be written before it is lost; -1 without a limit
 	invalidation string // why it was invalidated (17+)
-	inactive     string // since when nobody has used it (17+)
 	conflicting  bool   // invalidated by a conflict with recovery (16+)
 	twoPhase     bool
 	failover     bool
 	synced       bool // a standby's copy of the primary's slot, of no use until it is promoted
 	carried      bool // such a copy on a standby that has been promoted
 
-	server   string // the database we are connected to
-	end      lsn    // end of the server's WAL: flushed on a primary, received or replayed on a standby
-	standby  bool
-	system   string // system identifier, "" where we may not read it
-	timeline int    // at its last checkpoint, so that it may lag after a failover; 0 where we may not read it
+	server  string // the database we are connected to
+	end     lsn    // end of the server's WAL: flushed on a primary, received or replayed on a standby
+	standby bool
 }
 
 // slotLossError says that changes after the cursor cannot be read any more. advanced.on_slot_loss decides what follows.
@@ -69,14 +65,12 @@ type slotRow struct {
 	Plugin       string  `json:"plugin"`
 	Database     string  `json:"database"`
 	Temporary    bool    `json:"temporary"`
-	Active       bool    `json:"active"`
 	PID          int32   `json:"active_pid"`
 	Restart      string  `json:"restart_lsn"`
 	Confirmed    string  `json:"confirmed_flush_lsn"`
 	WALStatus    string  `json:"wal_status"`
 	SafeWAL      *int64  `json:"safe_wal_size"`
 	Invalidation *string `json:"invalidation_reason"`
-	Inactive     string  `json:"inactive_since"`
 	Conflicting  bool    `json:"conflicting"`
 	TwoPhase     bool    `json:"two_phase"`
 	Failover     bool    `json:"failover"`
@@ -89,9 +83,6 @@ const (
 	// On a standby the received position is the greater one in streaming, the replayed one after a restart.
 	sqlServerPosition = `SELECT current_database()::text, pg_is_in_recovery()::text, (CASE WHEN pg_is_in_recovery()
 		THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_flush_lsn() END)::text`
-
-	sqlServerIdentity = `SELECT (SELECT system_identifier FROM pg_control_system())::text,
-		(SELECT timeline_id FROM pg_control_checkpoint())::text`
 )
 
 // inspectSlot reads the state of the configured slot and the server's position.
@@ -130,14 +121,6 @@ func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotStatus, er
 			return nil, fmt.Errorf("read the server's WAL position: %w", err)
 		}
 	}
-	// Some providers keep these functions to themselves; IDENTIFY_SYSTEM on a replication connection tells the same.
-	var system, timeline string
-	if err := conn.QueryRow(ctx, sqlServerIdentity).Scan(&system, &timeline); err == nil {
-		status.system = system
-		status.timeline, _ = strconv.Atoi(timeline)
-	} else if ctx.Err() != nil || conn.IsClosed() {
-		return nil, fmt.Errorf("read the server's identity: %w", err)
-	}
 	return status, nil
 }
 
@@ -149,7 +132,7 @@ func (s *slotStatus) parse(text string) error {
 	}
 	s.exists = true
 	s.kind, s.plugin, s.database, s.temporary = row.Type, row.Plugin, row.Database, row.Temporary
-	s.active, s.pid, s.walStatus, s.inactive = row.Active, row.PID, row.WALStatus, row.Inactive
+	s.pid, s.walStatus = row.PID, row.WALStatus
 	s.conflicting, s.twoPhase, s.failover, s.synced = row.Conflicting, row.TwoPhase, row.Failover, row.Synced
 	if row.SafeWAL != nil {
 		s.safeWAL = *row.SafeWAL

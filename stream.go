@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/sirupsen/logrus"
 )
 
@@ -475,44 +474,24 @@ func (c *capture) emitPlaced(e *relationEntry, d *document) error {
 	if c.captured(e.binding, d.op) {
 		return nil
 	}
-	if (d.before == nil || d.beforeKeysOnly) && hasUnchanged(d.row) {
+	if (d.before == nil || d.beforeKeysOnly) && d.row.lacks() {
 		c.filled = append(c.filled[:0], d.row...)
-		if d.row = c.filled; d.fill != nil {
-			fillUnchanged(d.row, d.fill)
-		}
+		d.row = c.filled
+		d.row.fill(d.fill)
 		b := e.binding
-		if hasUnchanged(d.row) && (d.op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
-			row, err := c.rereadRest(b, e.plan, d.key, d.row)
+		if d.row.lacks() && (d.op == 'c' || b.scanning() && (b.byCTID() || b.meta.Begun && !b.filtering())) {
+			row, err := c.awaitRest(c.wanted(b, e.plan, d.key, d.row))
 			if errors.Is(err, errParked) {
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			if row != nil {
-				fillUnchanged(d.row, row)
-			}
+			d.row.fill(row)
 		}
 		fitTuple(d.row, e.plan, budget.cutRule())
 	}
 	return c.send(e, d)
-}
-
-func fillUnchanged(t, from tuple) {
-	for i := range t {
-		if t[i].kind == valueUnchanged {
-			t[i] = from[i]
-		}
-	}
-}
-
-func hasUnchanged(t tuple) bool {
-	for i := range t {
-		if t[i].kind == valueUnchanged {
-			return true
-		}
-	}
-	return false
 }
 
 // remove applies the disappearance of the row under a key: by a delete or the first half of a key move.
@@ -681,12 +660,8 @@ func (c *capture) askSide(b *binding, ck *chunk, key []value) (side, error) {
 	if ck != nil && !ck.final {
 		bounds = append(bounds, ck.end)
 	}
-	var after [][]bool
 	failpoint("ask.before")
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		after, err = askAfter(c.ctx, conn, b, asked, bounds)
-		return err
-	})
+	after, err := c.lookup.after(c.ctx, b, asked, bounds)
 	if err != nil {
 		return c.sideUnordered(b, key, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err))
 	}
@@ -735,7 +710,7 @@ func (c *capture) arrivedKeys(b *binding, ck *chunk, asked []askedKey) []askedKe
 			}
 			key := e.plan.keyValues(nil, t, nil)
 			identity = appendIdentity(identity[:0], key)
-			if _, known := b.scan.sides[string(identity)]; known || seen[string(identity)] || hasUnchanged(key) ||
+			if _, known := b.scan.sides[string(identity)]; known || seen[string(identity)] || tuple(key).lacks() ||
 				ck != nil && ck.find(identity) >= 0 {
 				continue
 			}

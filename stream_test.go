@@ -6,7 +6,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -115,6 +117,21 @@ func catalogOf(t *table) func([]tableName) (map[tableName]*table, error) {
 	return func([]tableName) (map[tableName]*table, error) { return map[tableName]*table{t.tableName: t}, nil }
 }
 
+// testLookup answers for a server whose rows can be seen at once.
+type testLookup func(w *wantedRow) (tuple, error)
+
+func (l testLookup) row(_ context.Context, w *wantedRow) (tuple, bool, error) {
+	row, err := l(w)
+	return row, true, err
+}
+
+func (l testLookup) after(context.Context, *binding, []askedKey, [][]value) ([][]bool, error) {
+	return nil, errors.New("the order of keys is asked for")
+}
+
+// whole reports whether nothing is known of the row but its key.
+func (w *wantedRow) whole() bool { return w.lacking[w.plan.key[0]].kind == valueUnchanged }
+
 // testEnds are what a capture ends in: an output, what reads it back, and the types of the server.
 type testEnds struct {
 	out   *output
@@ -134,11 +151,15 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnd
 		lastTick: time.Now().Add(time.Hour),
 	}
 	c.catalog = catalogOf(table)
-	c.standing = func(*relationEntry, []value) (tuple, error) { return nil, nil }
-	c.lookup = func(_ *binding, _ *plan, key []value, _ tuple) (tuple, error) {
-		return nil, fmt.Errorf("the row %s is read again", describeKey(key))
-	}
-	c.diag = &diagnostics{}
+	c.lookup = testLookup(func(w *wantedRow) (tuple, error) {
+		if w.whole() {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("the row %s is read again", describeKey(w.key))
+	})
+	c.diag = &diagnostics{xidAt: time.Now().Add(time.Hour)}
+	c.session = &replication{}
+	c.session.received.Store(time.Now().Add(time.Hour).UnixNano()) // nobody listens
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
 		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, ledger: &c.ledger,
@@ -580,12 +601,12 @@ func TestDeferrableKeys(t *testing.T) {
 			table := testTable('f')
 			table.primaryKey, table.deferrableKeys = nil, [][]string{{"id"}}
 			c := newTestCapture(t, table, modeAutomatic).activeNow().describeTable()
-			c.standing = func(_ *relationEntry, key []value) (tuple, error) {
-				if string(key[0].data) == "7" {
+			c.lookup = testLookup(func(w *wantedRow) (tuple, error) {
+				if string(w.key[0].data) == "7" {
 					return texts("7", "stays", "b"), nil
 				}
 				return nil, nil
-			}
+			})
 			c.transact(tc.changes...)
 			c.want(tc.want)
 			// The next transaction starts anew.
@@ -820,12 +841,12 @@ func TestKeyMoveReadsTOAST(t *testing.T) {
 	} {
 		t.Run(to.name, func(t *testing.T) {
 			c := newTestCapture(t, testTable('d'), modeAutomatic).backfill().describeTable()
-			c.lookup = func(_ *binding, _ *plan, key []value, _ tuple) (tuple, error) {
-				if string(key[0].data) != to.key {
-					return nil, fmt.Errorf("the row %s is read again", describeKey(key))
+			c.lookup = testLookup(func(w *wantedRow) (tuple, error) {
+				if string(w.key[0].data) != to.key {
+					return nil, fmt.Errorf("the row %s is read again", describeKey(w.key))
 				}
 				return texts(to.key, "newer", "its own"), nil
-			}
+			})
 			c.scan("4", []string{"t2", "tv", "tb"})
 			c.pass()
 			c.output()

@@ -159,6 +159,43 @@ func TestMap(t *testing.T) {
 	}
 }
 
+// TestTests finds each test that a page names, and each command of CONTRIBUTING and the pages in the Makefile.
+func TestTests(t *testing.T) {
+	var tests strings.Builder
+	for _, pattern := range []string{"*_test.go", "tests/*/*_test.go"} {
+		names, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(text)
+		}
+	}
+	makefile := read(t, "Makefile")
+	named := regexp.MustCompile(`\b(?:Test|Benchmark|Fuzz)[A-Z][A-Za-z0-9]*`)
+	target := regexp.MustCompile("`make ([a-z-]+)")
+	for _, page := range pageNames(t) {
+		if page == "CHANGELOG.md" || strings.HasPrefix(page, "tests/") {
+			continue
+		}
+		text := read(t, page)
+		for _, name := range named.FindAllString(text, -1) {
+			if name != "TestName" && name != "TestA" && name != "TestB" && !strings.Contains(tests.String(), "\nfunc "+name) {
+				t.Errorf("%s names %s, and no test has a name that begins so", page, name)
+			}
+		}
+		for _, m := range target.FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(makefile, "\n"+m[1]+":") {
+				t.Errorf("%s names make %s, which is no target", page, m[1])
+			}
+		}
+	}
+}
+
 // sources returns the package's files but for its tests, parsed.
 func sources(t *testing.T) map[string]*ast.File {
 	t.Helper()
@@ -245,6 +282,32 @@ func TestSettings(t *testing.T) {
 		if !strings.Contains(page, name) {
 			t.Errorf("docs/settings.md does not say what %s is", name)
 		}
+	}
+}
+
+// TestFlags finds each flag of the binary in docs/preview.md.
+func TestFlags(t *testing.T) {
+	page := read(t, "docs/preview.md")
+	found := 0
+	for _, file := range sources(t) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) != 4 {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			name, isText := call.Args[1].(*ast.BasicLit)
+			if ok && isText && strings.HasSuffix(method.Sel.Name, "Var") {
+				found++
+				if !strings.Contains(page, "`--"+unquote(name)+"`") && !strings.Contains(page, "`--"+unquote(name)+" ") {
+					t.Errorf("docs/preview.md does not say what --%s is", unquote(name))
+				}
+			}
+			return true
+		})
+	}
+	if found < 15 {
+		t.Errorf("only %d flags were found", found)
 	}
 }
 
