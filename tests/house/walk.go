@@ -24,9 +24,12 @@ var walks = []struct {
 }{
 	{"one WAL message", []string{"(*capture).handle", "handle"}},
 	{"one change of a row", []string{"(*capture).handleChange"}},
+	{"one round being read", []string{"(*rounds).start", "(*capture).startRound"}},
 	{"one chunk settling", []string{"(*capture).settleChunk"}},
 	{"one row being read", []string{"(*chunk).read"}},
 	{"one acknowledgement", []string{"(*acknowledgements).run"}},
+	{"a capture starting where it was", []string{"(*capture).start"}},
+	{"a replication session beginning and ending", []string{"(*sessions).run", "(*capture).run"}},
 }
 
 // walkFrom reads depth first, as the source has it: what a function calls is read where it is called first, and not again.
