@@ -222,10 +222,12 @@ func sources(t *testing.T) map[string]*ast.File {
 func TestSettings(t *testing.T) {
 	page := read(t, "docs/settings.md")
 	wanted := make(map[string]bool)
+	properties := make(map[string]bool) // by their own names
 	var walk func(at string, schema map[string]any)
 	walk = func(at string, schema map[string]any) {
 		inner, _ := schema["properties"].(map[string]any)
 		for name, property := range inner {
+			properties[name] = true
 			if property, ok := property.(map[string]any); ok {
 				if property["properties"] == nil && property["oneOf"] == nil {
 					wanted[at+name] = true
@@ -271,6 +273,22 @@ func TestSettings(t *testing.T) {
 						return true
 					})
 				}
+			}
+			return true
+		})
+	}
+	minted := regexp.MustCompile(`^(?:aws_(?:access_key_id|secret_access_key)|[a-z]+_(?:session|access)_token)$`) // by the runtime
+	for _, name := range []string{"config.go", "config_access.go"} {
+		ast.Inspect(sources(t)[name], func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			literal, isText := call.Args[0].(*ast.BasicLit)
+			if ok && isText && slices.Contains([]string{"text", "required", "flag", "integer", "list", "choice", "object"}, method.Sel.Name) &&
+				!properties[unquote(literal)] && !minted.MatchString(unquote(literal)) {
+				t.Errorf("%s reads the property %s, which no schema has: add it to schemas", name, unquote(literal))
 			}
 			return true
 		})
@@ -345,6 +363,52 @@ func TestMessages(t *testing.T) {
 	}
 	if checked < 150 {
 		t.Errorf("only %d pieces of messages were found", checked)
+	}
+}
+
+// TestSaid finds a message of docs/troubleshooting.md, or a status of docs/operations.md, in each text that a person is to act on: the
+// faults and warnings of the checks, and the statuses, as far as they are written at the call.
+func TestSaid(t *testing.T) {
+	quoted := regexp.MustCompile("`([^`]+)`")
+	var pieces []string
+	for _, m := range quoted.FindAllStringSubmatch(read(t, "docs/troubleshooting.md")+read(t, "docs/operations.md"), -1) {
+		for part := range strings.SplitSeq(m[1], "…") {
+			if words := strings.Fields(marks.ReplaceAllString(part, " ")); len(words) > 1 {
+				pieces = append(pieces, strings.Join(words, " "))
+			}
+		}
+	}
+	methods := []string{"fault", "tableFault", "warn", "status", "say"}
+	checked := 0
+	for name, file := range sources(t) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !slices.Contains(methods, method.Sel.Name) {
+				return true
+			}
+			for _, argument := range call.Args {
+				text, ok := constant(argument)
+				text = strings.Join(strings.Fields(marks.ReplaceAllString(verbs.ReplaceAllString(text, " "), " ")), " ")
+				if !ok || !strings.Contains(text, " ") {
+					continue
+				}
+				checked++
+				if !slices.ContainsFunc(pieces, func(piece string) bool {
+					return strings.Contains(text, piece) || strings.Contains(piece, text)
+				}) {
+					t.Errorf("docs/troubleshooting.md has no row for %q, which %s says", text, name)
+				}
+				break
+			}
+			return true
+		})
+	}
+	if checked < 80 {
+		t.Errorf("only %d texts were found", checked)
 	}
 }
 
