@@ -635,6 +635,17 @@ func (c *chunk) clearRows() {
 	clear(c.index)
 }
 
+// packEnd makes the forms in which the chunk's end is compared and stored, and reports whether the chunk could be read.
+func (c *chunk) packEnd(key *scanKey) bool {
+	if c.err == nil && c.end != nil && key != nil {
+		c.order, c.err = key.appendOrder(nil, c.end)
+		if c.err == nil && !c.final && c.leaf.OID == 0 {
+			c.packed, c.err = key.appendPacked(nil, c.end)
+		}
+	}
+	return c.err == nil
+}
+
 // spoil marks the chunk as one to be read again and frees its rows.
 func (c *chunk) spoil(reason string) {
 	if c.spoiled == "" {

@@ -151,7 +151,7 @@ func chunkBody(t testing.TB, c *testCapture, row tuple, rows, patches int) func(
 		if err := c.settleChunk(ck); err != nil {
 			t.Fatal(err)
 		}
-		buffers, c.spare = c.spare[0], c.spare[:0]
+		buffers, c.rounds.spare = c.rounds.spare[0], c.rounds.spare[:0]
 	}
 }
 

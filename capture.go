@@ -11,30 +11,17 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 )
 
 const (
-	// roundChunks is how many bindings may have a chunk in one round.
-	roundChunks = 4
-
 	// idleCheckpoint is how often a state-only checkpoint may move the cursor of a capture with nothing to deliver.
 	idleCheckpoint = 10 * time.Second
 
 	tickInterval = 100 * time.Millisecond
 )
-
-// round is the chunks that one fence closes.
-type round struct {
-	chunks []*chunk
-	fence  *fence
-	err    error         // of the fence
-	done   chan struct{} // closed when chunks and fence are complete; they belong to the capture from then on
-}
 
 // stage is how far a session of the capture has come.
 type stage uint8
@@ -57,7 +44,6 @@ type capture struct {
 	ledger   ledger
 	diag     *diagnostics
 	progress progress
-	fencer   *fencer
 	session  *replication
 	polling  bool // SHUTDOWN_AFTER_POLLING
 	v1       bool // the runtime is known to be V1
@@ -68,10 +54,8 @@ type capture struct {
 
 	bindings []*binding
 	byName   map[tableName]*binding
-	pending  []*binding // in phasePending
-	attached []*binding // captured, with partitions whose scans have not begun in this session
-	reading  []*binding // scanning, highest priority first
-	marking  []*binding // captured anew behind a BackfillBegin; their BackfillComplete is to come
+	backlog  backlog
+	rounds   rounds
 
 	relations map[uint32]*relationEntry
 	lastEntry *relationEntry
@@ -83,49 +67,38 @@ type capture struct {
 	identified time.Time // when that was learnt
 
 	stage stage
-	wary  bool   // the light fence that this session began with was given up
-	open  *round // its fence is being streamed to, its chunks patched
-	ahead *round // being read
 
-	handled      int // messages in the process
-	tally        tally
-	lastTick     time.Time
-	ticks        *time.Ticker
-	refreshes    refreshes
-	renewAt      lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
-	renewing     map[uint64]bool // attachments (knownPartition.path) that ask for it
-	renewed      map[uint64]bool // those behind which the present session, or one before, was started
-	described    descriptions
-	change       change
-	newKey       []value
-	oldKey       []value
-	identity     []byte
-	order        []byte
-	image        maphash.Hash
-	sidesSize    int // bytes of the answers kept in the sides of all bindings, at most
-	filled       tuple
-	rowScratch   tuple
-	spare        []chunkBuffers // of settled chunks
-	seed         maphash.Seed
-	roundRobin   int
-	waitingSince time.Time
-	lastWaiting  string // the last status about a backfill that waits
-
-	watermark []byte    // the last value that the stream had of our row
-	missedAt  time.Time // when the server was last looked at because a watermark did not come; zero while they come
-
-	askedAt  lsn // where the stream was when askPause began
-	askPause time.Duration
-	askNext  time.Time // when to ask the server how far it is
+	handled    int // messages in the process
+	tally      tally
+	lastTick   time.Time
+	ticks      *time.Ticker
+	refreshes  refreshes
+	renewAt    lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
+	renewing   map[uint64]bool // attachments (knownPartition.path) that ask for it
+	renewed    map[uint64]bool // those behind which the present session, or one before, was started
+	described  descriptions
+	change     change
+	newKey     []value
+	oldKey     []value
+	identity   []byte
+	order      []byte
+	image      maphash.Hash
+	sidesSize  int // bytes of the answers kept in the sides of all bindings, at most
+	filled     tuple
+	rowScratch tuple
+	seed       maphash.Seed
+	askedAt    lsn // where the stream was when askPause began
+	askPause   time.Duration
+	askNext    time.Time // when to ask the server how far it is
 }
 
 // forget drops what belonged to the replication session before: where it stood in the stream, its chunks, fences and relations.
 // It comes ahead of all that the next session does, which may write a checkpoint before it streams.
 func (c *capture) forget() {
 	c.relations = make(map[uint32]*relationEntry)
-	c.lastEntry, c.open, c.ahead, c.stage = nil, nil, nil, stageCatchUp
-	c.described, c.wary = descriptions{}, false
-	c.watermark, c.missedAt, c.askPause = nil, time.Time{}, 0
+	c.lastEntry, c.described, c.stage = nil, descriptions{}, stageCatchUp
+	c.rounds.forget()
+	c.askPause = 0
 	c.tx = transaction{}
 	c.ledger.leaveTransaction()
 	for _, b := range c.bindings {
@@ -187,8 +160,8 @@ func (c *capture) wait() error {
 		}
 	}
 	var read <-chan struct{}
-	if c.ahead != nil && c.open == nil && !c.tx.open {
-		read = c.ahead.done
+	if c.rounds.atOpening() && !c.tx.open {
+		read = c.rounds.ahead.done
 	}
 	select {
 	case b, ok := <-c.session.arrived():
@@ -204,17 +177,17 @@ func (c *capture) wait() error {
 
 // advance does what the stream's position allows. REQUIRES: between transactions.
 func (c *capture) advance() error {
-	if c.open != nil && c.open.fence.passed {
+	if c.rounds.passed() {
 		if err := c.settle(); err != nil {
 			return err
 		}
 	}
-	if c.stage == stageCapture && c.open == nil && c.ahead == nil {
+	if c.stage == stageCapture && c.rounds.idle() {
 		if err := c.schedule(); err != nil {
 			return err
 		}
 	}
-	for c.open == nil && c.ahead != nil {
+	for c.rounds.atOpening() {
 		// The stream is at the opening fence of what is being read: it waits here until the chunks' ends are known.
 		if err := c.awaitRead(); err != nil {
 			return err
@@ -222,7 +195,7 @@ func (c *capture) advance() error {
 		if err := c.promote(); err != nil {
 			return err
 		}
-		if c.open != nil && c.open.fence.passed {
+		if c.rounds.passed() {
 			if err := c.settle(); err != nil {
 				return err
 			}
@@ -245,8 +218,7 @@ func (c *capture) schedule() error {
 	if err := c.activate(); err != nil {
 		return err
 	}
-	if picked := c.pick(); len(picked) > 0 {
-		c.startRound(picked)
+	if c.readNext() {
 		return nil
 	}
 	if c.polling && c.onlySuspended() && c.renewAt == 0 {
@@ -261,11 +233,11 @@ func (c *capture) schedule() error {
 func (c *capture) awaitRead() error {
 	for {
 		select {
-		case <-c.ahead.done:
+		case <-c.rounds.ahead.done:
 			return nil
 		case <-c.ticks.C:
 			c.report()
-			if c.fencer.lag() > 5*time.Second {
+			if c.rounds.fencer.lag() > 5*time.Second {
 				c.say("Waiting for the standby to replay the WAL that follows (is its replay paused, or delayed by " +
 					"recovery_min_apply_delay or by long queries on it?)")
 			}
@@ -275,158 +247,59 @@ func (c *capture) awaitRead() error {
 	}
 }
 
-// promote makes the round that was read the one being streamed to. Its chunks count only if their snapshots see every
-// transaction streamed so far that touched their tables.
+// promote makes the round that was read the one being streamed to, and reads the next.
 func (c *capture) promote() error {
-	r := c.ahead
 	failpoint("promote.before")
-	c.ahead = nil
-	if r.err != nil {
-		return r.err
+	failed, blind, err := c.rounds.promote()
+	if err != nil {
+		return err
 	}
-	kept := r.chunks[:0]
-	for _, ck := range r.chunks {
-		b := ck.binding
-		if ck.generation != b.scan.generation {
-			continue
+	for _, ck := range failed {
+		if err := c.chunkFailed(ck); err != nil {
+			return err
 		}
-		if ck.err == nil && ck.end != nil && b.key != nil {
-			ck.order, ck.err = b.key.appendOrder(nil, ck.end)
-			if ck.err == nil && !ck.final && ck.leaf.OID == 0 {
-				ck.packed, ck.err = b.key.appendPacked(nil, ck.end)
-			}
-		}
-		if ck.err != nil {
-			if err := c.chunkFailed(ck); err != nil {
-				return err
-			}
-			continue
-		}
-		if !b.scan.counts(&ck.snapshot) {
-			c.progress.reread.Add(1)
-			logrus.WithFields(logrus.Fields{"table": b.name().String(), "transactions": len(b.scan.unsettled)}).
-				Debug("chunk is read again: a streamed transaction was not visible to it")
-			continue
-		}
-		if !ck.final && ck.end == nil && ck.leaf.OID == 0 {
-			return fmt.Errorf("backfill %s: a chunk that is not the last has no end", b.name())
-		}
-		if !b.tried {
-			c.resumed(b)
-		}
-		b.scan.judgeBy(ck)
-		kept = append(kept, ck)
 	}
-	r.chunks = kept
-	c.open = r
+	for _, ck := range blind {
+		c.progress.reread.Add(1)
+		logrus.WithFields(logrus.Fields{"table": ck.binding.name().String(), "transactions": len(ck.binding.scan.unsettled)}).
+			Debug("chunk is read again: a streamed transaction was not visible to it")
+	}
+	for _, ck := range c.rounds.open.chunks {
+		if !ck.binding.tried {
+			c.resumed(ck.binding)
+		}
+	}
 	failpoint("promote.after")
 	if c.stage == stageCapture { // ahead of what the fence has seen, as it may write checkpoints
 		if err := c.activate(); err != nil {
 			return err
 		}
 	}
-	// It may lie behind us already: an LSN fence, and one whose watermark came before the open one was known to be missed.
-	r.fence.sawWatermark(c.watermark)
-	r.fence.sawCommit(c.ledger.received())
-	if c.stage != stageCapture {
-		return nil
-	}
-	if slices.ContainsFunc(kept, (*chunk).isWide) {
-		return nil // there is room for one wide row
-	}
-	if picked := c.pick(); len(picked) > 0 {
-		c.startRound(picked) // reads while we stream to the fence just opened, and emit
+	c.rounds.catchUp(c.ledger.received())
+	if c.stage == stageCapture {
+		c.readNext() // while we stream to the fence just opened, and emit
 	}
 	return nil
 }
 
-// pick chooses the bindings of the next round: of those that can be read now, the highest priority that has any.
-func (c *capture) pick() []*binding {
-	most := roundChunks
-	if c.polling {
-		most = 1
+// readNext reads the next round, if there is anything that can be read now.
+func (c *capture) readNext() bool {
+	picked := c.rounds.pick(c.backlog.reading)
+	if len(picked) > 0 {
+		c.startRound(picked)
 	}
-	now := time.Now()
-	var picked []*binding
-	for i := range c.reading {
-		b := c.reading[(i+c.roundRobin)%len(c.reading)]
-		if !b.readable(now) {
-			continue
-		}
-		if len(picked) > 0 && b.resource.priority > picked[0].resource.priority {
-			picked = picked[:0]
-		}
-		if len(picked) > 0 && b.resource.priority < picked[0].resource.priority || len(picked) == most {
-			continue
-		}
-		if len(picked) > 0 && (b.wide || picked[0].wide) {
-			continue // a table with wide rows is read alone
-		}
-		picked = append(picked, b)
-	}
-	c.roundRobin++
-	return picked
+	return len(picked) > 0
 }
 
-// startRound reads a chunk of each binding and then makes the fence that closes them.
+// startRound reads a chunk of each of the bindings; none for a fence alone.
 func (c *capture) startRound(bindings []*binding) {
-	assert(c.ahead == nil, "one round is read at a time")
-	r := &round{done: make(chan struct{})}
-	bytes := budget.chunks / 2
-	if !c.polling {
-		bytes /= max(1, min(len(c.reading), roundChunks))
-	}
-	type job struct {
-		chunk *chunk
-		query *scanQuery
-	}
-	var jobs []job
-	for _, b := range bindings {
-		ck := &chunk{
-			binding: b, plan: b.plan, table: b.table, limit: max(1, b.scan.limit), budget: bytes, seed: c.seed,
-			generation: b.scan.generation, classes: b.plan.cutClasses(), alone: len(bindings) == 1,
-		}
-		if n := len(c.spare); n > 0 {
-			ck.borrow(c.spare[n-1])
-			c.spare = c.spare[:n-1]
-		}
-		r.chunks = append(r.chunks, ck)
-		query := b.scanQuery(ck, c.settings, c.db)
-		query.explain, b.explained = !b.explained, true
-		jobs = append(jobs, job{ck, query})
-	}
-	c.ahead = r
-	ctx, db, establish := c.ctx, c.db, c.fencer.establish
-	if c.stage == stageCatchUp && !c.wary && !c.polling && len(c.pending)+len(c.attached)+len(c.reading) == 0 {
-		establish = c.fencer.caughtUp
-	}
-	go func() {
-		defer close(r.done)
-		var scans sync.WaitGroup
-		for _, j := range jobs {
-			scans.Go(func() { j.chunk.err = readChunk(ctx, db, j.chunk, j.query) })
-		}
-		scans.Wait()
-		failpoint("chunk.hand-over")
-		r.fence, r.err = establish(ctx)
-		failpoint("fence.hand-over")
-	}()
-}
-
-// readChunk reads one chunk on a connection of its own.
-func readChunk(ctx context.Context, db *database, ck *chunk, q *scanQuery) error {
-	conn, err := db.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	return ck.read(ctx, conn.Conn().PgConn(), q)
+	light := c.stage == stageCatchUp && !c.polling && c.backlog.tables() == 0
+	c.rounds.start(c.ctx, bindings, len(c.backlog.reading), light)
 }
 
 // settle ends the round whose fence has passed: its chunks are emitted, each followed by its own checkpoint.
 func (c *capture) settle() error {
-	r := c.open
-	c.open = nil
+	r := c.rounds.settle()
 	failpoint("settle.before")
 	if r.fence.watermark != nil {
 		about := c.watermarkCame
@@ -446,7 +319,7 @@ func (c *capture) settle() error {
 			return err
 		}
 		c.stage = stageCapture
-		if len(c.pending)+len(c.attached)+len(c.reading)+len(c.marking) > 0 {
+		if !c.backlog.isEmpty() {
 			c.say(statusBackfill)
 		} else {
 			c.say(statusStream)
@@ -512,9 +385,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	if b.wide = b.wide && ck.isWide(); ck.isWide() {
 		c.letGo()
 	}
-	if len(c.spare) < 2*roundChunks && cap(ck.arena) <= 2*ck.budget {
-		c.spare = append(c.spare, ck.giveBack())
-	}
+	c.rounds.giveBack(ck)
 	rows := int(from.loc[1]) - b.state.Backfilled
 	b.state.Backfilled = int(from.loc[1])
 	b.scan.adapt(ck, scannedRows, c.settings.chunkRows, c.polling)
@@ -525,9 +396,9 @@ func (c *capture) settleChunk(ck *chunk) error {
 	failpoint("settle.advanced")
 	ended := ck.final || ck.leaf.OID != 0 && !b.scanning()
 	if ended {
-		c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+		c.backlog.leave(b)
 		if b.scanning() {
-			c.attached = append(c.attached, b)
+			c.backlog.attach(b)
 		}
 	}
 	if err := c.checkpoint(); err != nil { // ahead of what the logs say of it
@@ -535,7 +406,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	}
 	c.progress.chunks.Add(1)
 	logScanned(b, ck, rows)
-	if len(c.reading) > 0 && b.phase == phaseBackfill {
+	if len(c.backlog.reading) > 0 && b.phase == phaseBackfill {
 		c.say(statusBackfill)
 	}
 	if ended {
@@ -549,13 +420,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 func (c *capture) readAgain(ck *chunk) {
 	logrus.WithFields(logrus.Fields{"table": ck.binding.name().String(), "reason": ck.spoiled}).Info("chunk is read again")
 	c.progress.reread.Add(1)
-	if c.ahead != nil { // what was read behind it stands on an end that is not settled
-		for _, next := range c.ahead.chunks {
-			if next.binding == ck.binding {
-				next.generation = -1
-			}
-		}
-	}
+	c.rounds.discard(ck.binding)
 }
 
 // tryRows makes the documents of a chunk and drops them. It returns how many rows precede the first that has none.
@@ -578,7 +443,7 @@ func (c *capture) tryRows(ck *chunk, from provenance) (good int, err error) {
 
 // nothingToRead says so when the last backfill has ended.
 func (c *capture) nothingToRead() {
-	if len(c.pending)+len(c.attached)+len(c.reading)+len(c.marking) == 0 { // else their last markers are to come first
+	if c.backlog.isEmpty() { // else their last markers are to come first
 		c.say(statusStream)
 	}
 }
@@ -619,9 +484,7 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 
 // committed is called after each commit of the stream.
 func (c *capture) committed(end lsn) {
-	if c.open != nil {
-		c.open.fence.sawCommit(end)
-	}
+	c.rounds.sawCommit(end)
 	if c.tx.changes > 0 && !c.ledger.due {
 		c.ledger.owe()
 	}
@@ -633,9 +496,7 @@ func (c *capture) keepalive(end lsn) {
 		return
 	}
 	c.ledger.heard(end)
-	if c.open != nil {
-		c.open.fence.sawKeepalive(end)
-	}
+	c.rounds.sawKeepalive(end)
 }
 
 // checkpoint writes the state as of the last streamed transaction. REQUIRES: between transactions.
@@ -646,7 +507,7 @@ func (c *capture) checkpoint() error {
 
 // writeCheckpoint has the ledger write a checkpoint, of either kind.
 func (c *capture) writeCheckpoint(write func() error) error {
-	assert(c.open == nil || !c.open.fence.passed, "checkpoint between a passed fence and its chunks")
+	assert(!c.rounds.passed(), "checkpoint between a passed fence and its chunks")
 	if c.db.standby && !c.identified.IsZero() { // what is stored has been judged
 		if err := c.confirmTimeline(c.ctx); err != nil {
 			return err
@@ -685,7 +546,7 @@ func (c *capture) tick() error {
 	if c.session.prompt.Load() {
 		rest = 0
 	}
-	if !c.polling && !c.ledger.due && c.open == nil && c.ahead == nil && !c.session.ready() &&
+	if !c.polling && !c.ledger.due && c.rounds.idle() && !c.session.ready() &&
 		c.ledger.reached() > c.ledger.stored && time.Since(c.ledger.checkpointed) >= rest {
 		failpoint("checkpoint.idle")
 		c.ledger.advance(c.ledger.idleEnd)
@@ -703,10 +564,7 @@ func (c *capture) rewind(b *binding) {
 	b.rewind(false)
 	c.refreshes.acquit(b)
 	c.ledger.yieldsOtherwise(b)
-	c.dismiss(b)
-	if !slices.Contains(c.pending, b) {
-		c.pending = append(c.pending, b)
-	}
+	c.backlog.await(b)
 }
 
 // parkBinding takes a binding out of the capture, with the reason.
@@ -722,16 +580,7 @@ func (c *capture) parkBindings(bindings []*binding, reason string) {
 		c.refreshes.acquit(b)
 		c.ledger.yieldsOtherwise(b)
 	}
-	parked := func(b *binding) bool { return b.phase == phaseMissing }
-	c.reading = slices.DeleteFunc(c.reading, parked)
-	c.attached = slices.DeleteFunc(c.attached, parked)
-	c.pending = slices.DeleteFunc(c.pending, parked)
-}
-
-// dismiss takes a binding out of the lists of those whose rows are read.
-func (c *capture) dismiss(b *binding) {
-	c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
-	c.attached = slices.DeleteFunc(c.attached, func(r *binding) bool { return r == b })
+	c.backlog.leaveParked()
 }
 
 // status reports what the capture is doing.
@@ -745,7 +594,7 @@ func (c *capture) usual() {
 	switch {
 	case c.stage == stageCatchUp:
 		c.say(statusCatchUp)
-	case len(c.pending)+len(c.attached)+len(c.reading) > 0:
+	case c.backlog.tables() > 0:
 		c.say(statusBackfill)
 	default:
 		c.say(statusStream)
@@ -754,8 +603,8 @@ func (c *capture) usual() {
 
 // backfillSum is how far the backfills under way are.
 func (c *capture) backfillSum() backfillSum {
-	sum := backfillSum{tables: len(c.reading) + len(c.attached) + len(c.pending), reading: len(c.reading)}
-	for _, b := range c.reading {
+	sum := backfillSum{tables: c.backlog.tables(), reading: len(c.backlog.reading)}
+	for _, b := range c.backlog.reading {
 		if b.table == nil || b.table.reltuples <= 0 {
 			sum.estimated = 0
 			break
@@ -772,10 +621,10 @@ func (c *capture) report() {
 	now := time.Now()
 	c.progress.note(now, &streamReport{
 		tally: c.tally, position: c.ledger.received(), tx: c.tx, within: c.ledger.within.checkpoints, leaving: c.ledger.leaving(),
-		fence: c.open != nil && !c.tx.open, reading: c.open == nil && c.ahead != nil && !c.tx.open,
+		fence: c.rounds.open != nil && !c.tx.open, reading: c.rounds.atOpening() && !c.tx.open,
 	})
 	if c.progress.due(now) {
-		c.progress.noteBackfills(now, c.reading, c.bindings)
+		c.progress.noteBackfills(now, c.backlog.reading, c.bindings)
 	}
 	if c.diag.recovered.Swap(false) {
 		c.usual()

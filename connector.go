@@ -475,9 +475,9 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 	db.warnExposed()
 	c := &capture{
 		ctx: ctx, db: db, settings: s, out: k.out, ledger: newLedger(k.out, acks), polling: k.polling, v1: runsOnV1(r.Capture),
-		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), fencer: newFencer(db),
+		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), rounds: newRounds(db, k.polling),
 	}
-	defer c.fencer.close()
+	defer c.rounds.fencer.close()
 	c.catalog, c.lookup = c.loadTables, serverLookup{c.db}
 	c.diag = &diagnostics{task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {

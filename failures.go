@@ -183,7 +183,7 @@ SELECT coalesce(bool_and(has_schema_privilege(relnamespace, 'USAGE') AND has_tab
 
 // readByThemselves ends the reading by way of the root of those partitions that our role may read by themselves now.
 func (c *capture) readByThemselves() {
-	for _, b := range c.reading {
+	for _, b := range c.backlog.reading {
 		if !b.isIndirect() || time.Since(b.indirect) < hurried(rightsInterval) {
 			continue
 		}
@@ -442,12 +442,12 @@ func (c *capture) remedyOf(b *binding, err error) string {
 // onlySuspended reports whether no backfill goes on but those that are suspended.
 func (c *capture) onlySuspended() bool {
 	running := func(b *binding) bool { return b.scan.suspended == "" }
-	return !slices.ContainsFunc(c.reading, running) && !slices.ContainsFunc(c.pending, running)
+	return !slices.ContainsFunc(c.backlog.reading, running) && !slices.ContainsFunc(c.backlog.pending, running)
 }
 
 // tellSuspended says which backfills a capture that ends leaves behind.
 func (c *capture) tellSuspended() {
-	for _, b := range slices.Concat(c.pending, c.reading) {
+	for _, b := range slices.Concat(c.backlog.pending, c.backlog.reading) {
 		c.status("The capture ends with the backfill of %s suspended: %s. Its place is kept", b.name(), b.scan.suspended)
 	}
 }

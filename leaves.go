@@ -444,8 +444,8 @@ func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]
 // unpublishedYet reads the partitions of the tables that are to be backfilled again, and returns those tables whose backfill
 // waits for another session, for the reason that awaitRenewal gives.
 func (c *capture) unpublishedYet() (held []*binding, err error) {
-	now, ready := time.Now(), make([]*binding, 0, len(c.pending))
-	for _, b := range c.pending {
+	now, ready := time.Now(), make([]*binding, 0, len(c.backlog.pending))
+	for _, b := range c.backlog.pending {
 		if b.held || b.scan.resting(now) {
 			held = append(held, b)
 		} else {
@@ -529,9 +529,9 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 			b.scan.rewritten()
 		}
 	}
-	if b.phase == phaseActive && len(b.meta.Leaves) == 0 && slices.Contains(c.reading, b) {
+	if b.phase == phaseActive && len(b.meta.Leaves) == 0 && slices.Contains(c.backlog.reading, b) {
 		b.complete() // the partition that was being scanned is gone
-		c.dismiss(b)
+		c.backlog.leave(b)
 	}
 	for _, p := range ch.born {
 		if b.phase == phaseBackfill && b.byCTID() && len(b.meta.Leaves) > 0 { // else the pages are counted later
@@ -556,8 +556,8 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 			}
 			b.meta.Leaves = append(b.meta.Leaves, l)
 		}
-		if b.phase == phaseActive && !slices.Contains(c.attached, b) {
-			c.attached = append(c.attached, b)
+		if b.phase == phaseActive {
+			c.backlog.attach(b)
 		}
 	}
 	c.status("%s: new or attached again to %s, or perhaps unlogged for some time, and captured now. Rows that changed since may come twice.",
@@ -567,19 +567,17 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 // startAttached returns the captured bindings whose attached partitions are to be scanned now.
 func (c *capture) startAttached() []*binding {
 	var started []*binding
-	for _, b := range c.attached {
+	for _, b := range c.backlog.takeAttached() {
 		switch {
 		case b.phase != phaseActive || !b.scanning():
 		case c.settings.skipsBackfill(b.name()) || b.resource.mode == modeOnlyChanges:
 			c.status("The scan of partitions of %s ends here: its backfills are skipped", b.name())
 			b.complete()
-			c.dismiss(b)
+			c.backlog.leave(b)
 		default:
 			started = append(started, b)
 		}
 	}
-	c.attached = nil
-	c.reading = slices.DeleteFunc(c.reading, func(b *binding) bool { return slices.Contains(started, b) })
 	return started
 }
 

@@ -173,7 +173,7 @@ func (c *capture) beginMarked(starting []*binding) error {
 		}
 		begun = append(begun, b)
 	}
-	c.marking = append(c.marking, begun...)
+	c.backlog.mark(begun...)
 	for _, v := range unmarked.list {
 		c.status("%s captured anew without backfill markers, as %s. Documents of rows that vanished stay in the collection.",
 			subject(v.bindings, "is", "are"), v.text)
@@ -188,11 +188,11 @@ func (c *capture) beginMarked(starting []*binding) error {
 // completeMarked writes the Complete of those bindings whose rows have all come. REQUIRES: between transactions, no passed fence.
 func (c *capture) completeMarked() error {
 	told := false
-	for _, b := range slices.Clone(c.marking) {
+	for _, b := range slices.Clone(c.backlog.marking) {
 		if b.meta.Begun && (b.phase != phaseActive || b.scanning()) {
 			continue
 		}
-		c.marking = slices.DeleteFunc(c.marking, func(o *binding) bool { return o == b })
+		c.backlog.unmark(b)
 		told = true
 		if !b.meta.Begun { // captured anew, parked, truncated
 			continue
@@ -303,10 +303,9 @@ func (c *capture) foreignBegun(b *binding) {
 
 // resumeMarked takes up the backfills that a marker began.
 func (c *capture) resumeMarked() {
-	c.marking = nil
 	for _, b := range c.bindings {
 		if b.meta.Begun && !c.voidBegun(b) {
-			c.marking = append(c.marking, b)
+			c.backlog.mark(b)
 		}
 	}
 }

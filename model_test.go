@@ -232,7 +232,7 @@ func (m *model) start() {
 			if b.phase = phaseBackfill; stored.Mode == storedActive {
 				b.phase = phaseActive
 			} else {
-				m.c.reading = []*binding{b}
+				m.c.backlog.reading = []*binding{b}
 				b.scan.begin(nil, 50_000, false)
 			}
 			if err := b.resume(); err != nil {
@@ -259,7 +259,7 @@ func (m *model) start() {
 			m.awaited = append(m.awaited, x)
 		}
 	}
-	m.c.ahead = &round{done: make(chan struct{})}
+	m.c.rounds.ahead = &round{done: make(chan struct{})}
 }
 
 func (m *model) writeFence() {
@@ -267,11 +267,11 @@ func (m *model) writeFence() {
 	m.wal = append(m.wal, walEntry{watermark: m.fence, xid: uint32(700 + len(m.wal)), messages: []string{
 		relationText(watermarksOID, watermarksTable, 'd', watermarkShape...), insertText(watermarksOID, "tflow_slot", "t"+m.fence),
 	}})
-	r := m.c.ahead
+	r := m.c.rounds.ahead
 	r.fence = &fence{watermark: []byte(m.fence)}
 	close(r.done)
 	m.catchUp, m.reading = true, nil
-	if m.c.open == nil {
+	if m.c.rounds.open == nil {
 		m.promote()
 	}
 }
@@ -306,7 +306,7 @@ func (m *model) startRead() {
 		}
 	}
 	ck.final = len(ck.rows) < m.limit
-	m.c.ahead = &round{chunks: []*chunk{ck}, done: make(chan struct{})}
+	m.c.rounds.ahead = &round{chunks: []*chunk{ck}, done: make(chan struct{})}
 	m.reading = ck
 }
 
@@ -323,13 +323,13 @@ func sortedKeys[V any](rows map[int]V) []int {
 func (m *model) mayRead() bool {
 	b := m.c.b
 	locked := slices.ContainsFunc(m.committed, func(x *modelTransaction) bool { return !x.visible && x.truncates() })
-	return m.c.stage == stageCapture && m.c.ahead == nil && b.phase == phaseBackfill && b.scan.state == scanReady && len(m.awaited) == 0 && !locked &&
+	return m.c.stage == stageCapture && m.c.rounds.ahead == nil && b.phase == phaseBackfill && b.scan.state == scanReady && len(m.awaited) == 0 && !locked &&
 		(b.scan.chunk == nil || !b.scan.chunk.final && b.scan.chunk.spoiled == "")
 }
 
 // mayStream tells whether a message can be taken: at an opening fence the stream waits for what is being read.
 func (m *model) mayStream() bool {
-	return m.read < len(m.wal) && (m.c.open != nil || m.c.ahead == nil)
+	return m.read < len(m.wal) && (m.c.rounds.open != nil || m.c.rounds.ahead == nil)
 }
 
 // consume streams one transaction.
@@ -362,7 +362,7 @@ func (m *model) consume() {
 	if slices.ContainsFunc(w.messages, func(message string) bool { return message[0] == 'T' }) {
 		m.noteEmptied()
 	}
-	if err == nil && m.c.open != nil && m.c.open.fence.passed {
+	if err == nil && m.c.rounds.open != nil && m.c.rounds.open.fence.passed {
 		err = m.c.settle()
 	}
 	if err == nil && m.c.ledger.due {
@@ -371,7 +371,7 @@ func (m *model) consume() {
 	if err != nil {
 		m.t.Fatalf("%v: %v", m.trace, err)
 	}
-	if m.c.open == nil && m.c.ahead != nil && m.c.ahead.fence != nil {
+	if m.c.rounds.open == nil && m.c.rounds.ahead != nil && m.c.rounds.ahead.fence != nil {
 		m.promote()
 	}
 	m.collect()
@@ -513,7 +513,7 @@ func (m *model) run() int {
 			actions = append(actions, action{"seen", func() { m.committed[hidden].visible = true }})
 		}
 		switch {
-		case m.c.ahead != nil && m.c.ahead.fence == nil:
+		case m.c.rounds.ahead != nil && m.c.rounds.ahead.fence == nil:
 			actions = append(actions, action{"fence", m.writeFence})
 		case m.mayRead():
 			actions = append(actions, action{"read", m.startRead})
@@ -539,7 +539,7 @@ func (m *model) run() int {
 		m.trace = append(m.trace, chosen.name)
 		chosen.do()
 	}
-	if m.c.b.phase != phaseActive || m.read != len(m.wal) || m.c.open != nil {
+	if m.c.b.phase != phaseActive || m.read != len(m.wal) || m.c.rounds.open != nil {
 		m.t.Fatalf("%v: came to a stop in phase %d at %d of %d", m.trace, m.c.b.phase, m.read, len(m.wal))
 	}
 	return m.check()

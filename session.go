@@ -89,7 +89,7 @@ func (c *capture) replicate(ctx context.Context) error {
 		return err
 	}
 	failpoint("session.connected")
-	c.fencer.close() // behind the same address may be another server now
+
 	start, err := lsn(0), c.db.follow(ctx, conn)
 	if err == nil {
 		start, err = c.position(ctx, conn)
@@ -132,9 +132,7 @@ func (c *capture) replicate(ctx context.Context) error {
 	session.close()
 	<-ended
 	<-ended
-	if c.ahead != nil {
-		<-c.ahead.done
-	}
+	c.rounds.finish()
 	return err
 }
 

@@ -268,11 +268,7 @@ func (c *capture) sawWatermark(e *relationEntry, row tuple) {
 	if len(row) <= max(e.slotColumn, e.uuidColumn) || string(row[e.slotColumn].data) != c.settings.slot {
 		return
 	}
-	// The fence of the round being read comes only behind the open one, at which the stream stops until that round is complete.
-	c.watermark = append(c.watermark[:0], row[e.uuidColumn].data...)
-	if c.open != nil {
-		c.open.fence.sawWatermark(row[e.uuidColumn].data)
-	}
+	c.rounds.sawWatermark(row[e.uuidColumn].data)
 }
 
 // apply judges one change. Tuples have as many columns as the plan.

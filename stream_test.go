@@ -150,6 +150,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnd
 		relations: make(map[uint32]*relationEntry), seed: maphash.MakeSeed(), stage: stageCapture,
 		lastTick: time.Now().Add(time.Hour),
 	}
+	c.rounds = newRounds(c.db, false)
 	c.catalog = catalogOf(table)
 	c.lookup = testLookup(func(w *wantedRow) (tuple, error) {
 		if w.whole() {
@@ -180,7 +181,7 @@ func (c *testCapture) backfill() *testCapture {
 	c.b.transition(eventActivate)
 	c.b.state.Mode = c.b.storedModeOf()
 	c.b.state.KeyColumns = c.b.collectionKey
-	c.reading = []*binding{c.b}
+	c.backlog.reading = []*binding{c.b}
 	c.b.scan.begin(nil, 50_000, false)
 	return c
 }
@@ -248,8 +249,8 @@ func (c *testCapture) scan(end string, rows ...[]string) *chunk {
 	} else {
 		ck.end = texts(end)
 	}
-	c.ahead = &round{chunks: []*chunk{ck}, fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}
-	close(c.ahead.done)
+	c.rounds.ahead = &round{chunks: []*chunk{ck}, fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}
+	close(c.rounds.ahead.done)
 	if err := c.promote(); err != nil {
 		c.t.Fatal(err)
 	}
@@ -269,7 +270,7 @@ func testTuple(values ...string) tuple {
 func (c *testCapture) pass() {
 	c.t.Helper()
 	c.transact(relationText(watermarksOID, watermarksTable, 'd', watermarkShape...), insertText(watermarksOID, "tflow_slot", "tw"))
-	if !c.open.fence.passed {
+	if !c.rounds.open.fence.passed {
 		c.t.Fatal("the fence has not passed")
 	}
 	if err := c.settle(); err != nil {
@@ -425,7 +426,7 @@ func TestLastChunkEndsNowhere(t *testing.T) {
 	c.want("")
 	c.pass()
 	c.want("S1,v,b S99,y,b |")
-	if c.b.phase != phaseActive || len(c.reading) != 0 {
+	if c.b.phase != phaseActive || len(c.backlog.reading) != 0 {
 		t.Errorf("phase %d", c.b.phase)
 	}
 	c.transact(updateText(testOID, "", nil, []string{"t99", "tz", "u"}))
@@ -463,7 +464,7 @@ func TestSpoiledChunk(t *testing.T) {
 	behind := &chunk{binding: c.b, plan: c.b.plan, table: c.b.table, generation: c.b.scan.generation}
 	ck.spoil("a reason")
 	c.transact(insertText(testOID, "t1", "tnew", "tb"))
-	c.ahead = &round{chunks: []*chunk{behind}, fence: &fence{watermark: []byte("later")}, done: make(chan struct{})}
+	c.rounds.ahead = &round{chunks: []*chunk{behind}, fence: &fence{watermark: []byte("later")}, done: make(chan struct{})}
 	c.pass()
 	c.want("")
 	if behind.generation == c.b.scan.generation || c.b.scan.chunk != nil || c.b.scan.limit != 50 || len(c.b.scan.unsettled) != 1 {
@@ -479,15 +480,15 @@ func TestInvisibleTransaction(t *testing.T) {
 		binding: c.b, plan: c.b.plan, table: c.b.table, limit: 1, seed: c.seed, final: true,
 		snapshot: snapshot{xmin: uint64(c.xid), xmax: uint64(c.xid) + 1, xip: []uint64{uint64(c.xid)}},
 	}
-	c.ahead = &round{chunks: []*chunk{ck}, fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}
-	close(c.ahead.done)
+	c.rounds.ahead = &round{chunks: []*chunk{ck}, fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}
+	close(c.rounds.ahead.done)
 	if err := c.promote(); err != nil {
 		t.Fatal(err)
 	}
-	if c.b.scan.chunk != nil || c.b.scan.state != scanUnseen || len(c.open.chunks) != 0 {
+	if c.b.scan.chunk != nil || c.b.scan.state != scanUnseen || len(c.rounds.open.chunks) != 0 {
 		t.Error("the chunk counts")
 	}
-	if len(c.pick()) != 0 {
+	if c.b.held = false; len(c.rounds.pick(c.backlog.reading)) != 0 {
 		t.Error("another is read before the transaction can be seen")
 	}
 }
@@ -733,14 +734,14 @@ func TestStreamPassesOver(t *testing.T) {
 		t.Errorf("due %v, cursor %s", c.ledger.due, c.ledger.cursor)
 	}
 	// Another slot's watermark is not ours.
-	c.ahead = &round{fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}
-	close(c.ahead.done)
+	c.rounds.ahead = &round{fence: &fence{watermark: []byte("w")}, done: make(chan struct{})}
+	close(c.rounds.ahead.done)
 	if err := c.promote(); err != nil {
 		t.Fatal(err)
 	}
 	c.at = 10_000
 	c.transact(relationText(watermarksOID, watermarksTable, 'd', watermarkShape...), insertText(watermarksOID, "tother", "tw"))
-	if c.open.fence.passed {
+	if c.rounds.open.fence.passed {
 		t.Error("another slot's watermark passed our fence")
 	}
 }

@@ -20,12 +20,13 @@ import (
 
 // resumeBackfills puts the bindings into the lists the loop works from. Positions that cannot be used start again.
 func (c *capture) resumeBackfills() error {
-	c.pending, c.attached, c.reading = nil, nil, nil
+	c.backlog.forget()
+	var reading []*binding
 	c.resumeMarked()
 	for _, b := range c.bindings {
 		switch b.phase {
 		case phasePending:
-			c.pending = append(c.pending, b)
+			c.backlog.queue(b)
 		case phaseBackfill:
 			if c.settings.skipsBackfill(b.name()) {
 				c.status("The backfill of %s ends here: advanced.skip_backfills lists it", b.name())
@@ -38,32 +39,28 @@ func (c *capture) resumeBackfills() error {
 				c.rewind(b)
 				continue
 			}
-			c.reading = append(c.reading, b)
+			reading = append(reading, b)
 		case phaseActive:
 			if b.table != nil && b.table.kind != 'p' && len(b.meta.Leaves) > 0 {
 				b.meta.Leaves = nil // of a scan that the incumbent has finished, who carries them unread
 				b.mark()
 			}
 			if b.scanning() {
-				c.attached = append(c.attached, b)
+				c.backlog.attach(b)
 			}
 		}
 	}
-	c.sortReading()
-	if err := c.awaitWriters(c.reading); err != nil {
+	c.backlog.begin(reading)
+	if err := c.rounds.beginScans(c.ctx, reading); err != nil {
 		return err
 	}
 	return c.measureReady()
 }
 
-func (c *capture) sortReading() {
-	slices.SortStableFunc(c.reading, func(a, b *binding) int { return b.resource.priority - a.resource.priority })
-}
-
 // activate starts the backfills of pending bindings, and the scans of partitions that came with rows.
 func (c *capture) activate() error {
 	now := time.Now()
-	if len(c.attached) == 0 && !slices.ContainsFunc(c.pending, func(b *binding) bool { return !b.scan.resting(now) }) {
+	if len(c.backlog.attached) == 0 && !slices.ContainsFunc(c.backlog.pending, func(b *binding) bool { return !b.scan.resting(now) }) {
 		return nil
 	}
 	started := c.startAttached()
@@ -71,7 +68,7 @@ func (c *capture) activate() error {
 	if err != nil {
 		return err
 	}
-	starting := slices.DeleteFunc(slices.Clone(c.pending), func(b *binding) bool { return slices.Contains(held, b) })
+	starting := slices.DeleteFunc(slices.Clone(c.backlog.pending), func(b *binding) bool { return slices.Contains(held, b) })
 	if err := c.beginMarked(starting); err != nil {
 		return err
 	}
@@ -105,12 +102,11 @@ func (c *capture) activate() error {
 			"catalog_task_name": c.diag.task,
 		}).Info("backfill triggered")
 	}
-	c.pending = held
+	c.backlog.pending = held
 	failpoint("activate.before")
-	c.reading = append(c.reading, started...)
-	c.sortReading()
+	c.backlog.begin(started)
 	c.nothingToRead()
-	if err := c.awaitWriters(started); err != nil {
+	if err := c.rounds.beginScans(c.ctx, started); err != nil {
 		return err
 	}
 	failpoint("activate.after")
@@ -120,42 +116,15 @@ func (c *capture) activate() error {
 // completeEmpty ends the scans of tables that no relation holds rows of: partitioned ones without partitions, or to which
 // empty ones were attached.
 func (c *capture) completeEmpty() {
-	for _, b := range slices.Clone(c.reading) {
-		if b.byCTID() && b.scan.state == scanReady && b.scan.chunk == nil && !c.isReading(b) &&
+	for _, b := range slices.Clone(c.backlog.reading) {
+		if b.byCTID() && b.scan.state == scanReady && b.scan.chunk == nil && !c.rounds.isReading(b) &&
 			(len(b.meta.Leaves) == 0 || b.phase == phaseActive && leavesDone(b.meta.Leaves)) {
 			b.complete()
-			c.reading = slices.DeleteFunc(c.reading, func(r *binding) bool { return r == b })
+			c.backlog.leave(b)
 			c.ledger.owe()
 			c.nothingToRead()
 		}
 	}
-}
-
-// awaitWriters begins the scans of bindings, which wait for the transactions that may have written to their tables by now.
-func (c *capture) awaitWriters(bindings []*binding) error {
-	if len(bindings) == 0 {
-		return nil
-	}
-	var oids []uint32
-	for _, b := range bindings {
-		oids = append(oids, b.toRead()...)
-	}
-	var holders map[uint32][]writer
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		holders, err = lockHolders(c.ctx, conn, oids, writeLocks)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("list the transactions that write to the captured tables: %w", err)
-	}
-	for _, b := range bindings {
-		var waiting []writer
-		for _, oid := range b.toRead() {
-			waiting = append(waiting, holders[oid]...)
-		}
-		b.scan.begin(waiting, c.settings.chunkRows, b.byCTID())
-	}
-	return nil
 }
 
 // toRead lists the relations whose rows are to be read, and the table that leads to them.
@@ -176,99 +145,16 @@ func (b *binding) toRead() []uint32 {
 	return oids
 }
 
-// isReading reports whether a chunk of the binding is being read.
-func (c *capture) isReading(b *binding) bool {
-	return c.ahead != nil && slices.ContainsFunc(c.ahead.chunks, func(ck *chunk) bool { return ck.binding == b })
-}
-
-// mostUnsettled is how many streamed transactions are remembered for a binding before those that are visible by now are
-// sorted out: a backfill may wait for hours.
-const mostUnsettled = 1 << 14
-
 // pollWaiting looks whether bindings that wait for transactions may go on.
 func (c *capture) pollWaiting() error {
-	if err := c.lookAtWaiting(); err != nil {
+	status, err := c.rounds.lookAtWaiting(c.ctx, c.backlog.reading)
+	if err != nil {
 		return err
 	}
+	if status != "" {
+		c.say(status)
+	}
 	return c.measureReady()
-}
-
-// pruneRead forgets the transactions that a chunk which has been read, and waits for the stream to reach it, does see. In a
-// stream that is far behind these are all.
-func (c *capture) pruneRead() {
-	if c.ahead == nil {
-		return
-	}
-	select {
-	case <-c.ahead.done:
-	default:
-		return
-	}
-	for _, ck := range c.ahead.chunks {
-		if b := ck.binding; ck.err == nil && ck.generation == b.scan.generation && len(b.scan.unsettled) > mostUnsettled {
-			b.scan.unsettled.prune(&ck.snapshot)
-		}
-	}
-}
-
-func (c *capture) lookAtWaiting() error {
-	c.pruneRead()
-	var writers []writer
-	var invisible []*binding
-	for _, b := range c.reading {
-		writers = append(writers, b.scan.writers...)
-		// A chunk being read is judged by all that its own snapshot does not see.
-		if b.scan.state == scanUnseen || len(b.scan.unsettled) > mostUnsettled && !c.isReading(b) {
-			invisible = append(invisible, b)
-		}
-	}
-	if len(writers)+len(invisible) == 0 {
-		c.waitingSince = time.Time{}
-		return nil
-	}
-	if c.waitingSince.IsZero() {
-		c.waitingSince = time.Now()
-	}
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) error {
-		if len(writers) > 0 {
-			open, err := stillOpen(c.ctx, conn, writers)
-			if err != nil {
-				return err
-			}
-			for _, b := range c.reading {
-				b.scan.stillOpen(open, b.byCTID())
-			}
-		}
-		if len(invisible) > 0 {
-			var text string
-			if err := conn.QueryRow(c.ctx, `SELECT txid_current_snapshot()::text`).Scan(&text); err != nil {
-				return err
-			}
-			seen, err := parseSnapshot(text)
-			if err != nil {
-				return err
-			}
-			for _, b := range invisible {
-				b.scan.saw(&seen)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("look at the transactions a backfill waits for: %w", err)
-	}
-	if time.Since(c.waitingSince) > 5*time.Second {
-		for _, b := range c.reading {
-			if text := b.describeWaiting(); text != "" {
-				if text != c.lastWaiting {
-					c.say("Backfill of " + text)
-				}
-				c.lastWaiting = text
-				break
-			}
-		}
-	}
-	return nil
 }
 
 // mostMeasured is how many relations are measured, and so locked, at a time: a server may have room for a few hundred locks.
@@ -284,7 +170,7 @@ SELECT coalesce(pg_relation_filenode(l.oid), 0)::bigint,
 // wrote unseen must lie within the pages measured. A table that another session has locked is tried again later, and at most
 // one such table is met at a time: the stream stands still meanwhile.
 func (c *capture) measureReady() error {
-	for _, b := range slices.Clone(c.reading) {
+	for _, b := range slices.Clone(c.backlog.reading) {
 		if b.scan.state != scanUnmeasured || b.scan.resting(time.Now()) {
 			continue
 		}

@@ -351,13 +351,11 @@ const (
 // watermarkMissed says that a watermark did not come, and why, and looks at the captured tables at once: their changes may
 // have gone the same way. REQUIRES: between transactions; no chunk has been settled since the fence.
 func (c *capture) watermarkMissed(f *fence) error {
-	if now := time.Now(); now.Sub(c.missedAt) < missedLook {
+	if !c.rounds.missed() {
 		return nil
-	} else {
-		c.missedAt = now
 	}
 	values := []string{string(f.watermark)}
-	if last := c.fencer.written.Load(); last != nil {
+	if last := c.rounds.fencer.written.Load(); last != nil {
 		values = append(values, *last)
 	}
 	var fault string
@@ -380,10 +378,9 @@ func (c *capture) watermarkMissed(f *fence) error {
 
 // watermarkCame takes it back that watermarks do not come.
 func (c *capture) watermarkCame() error {
-	if c.missedAt.IsZero() {
+	if !c.rounds.came() {
 		return nil
 	}
-	c.missedAt = time.Time{}
 	c.usual()
 	return c.lookAtFitness()
 }
@@ -395,15 +392,11 @@ func (c *capture) askWhenSilent(now time.Time) {
 	if at != c.askedAt || c.askPause == 0 {
 		c.askedAt, c.askPause, c.askNext = at, askFirst, now.Add(askFirst)
 	}
-	end := lsn(c.progress.serverEnd.Load())
-	if c.open != nil {
-		end = max(end, c.open.fence.position)
-	}
+	end := max(lsn(c.progress.serverEnd.Load()), c.rounds.fenceAt())
 	if at >= end || now.Before(c.askNext) {
 		return
 	}
-	if c.open != nil && c.open.fence.light && c.askPause >= askLight {
-		c.open, c.wary = nil, true
+	if c.askPause >= askLight && c.rounds.distrust() {
 		c.startRound(nil)
 		return
 	}

@@ -64,21 +64,21 @@ func TestLightFence(t *testing.T) {
 	wide, _ := wideTable()
 	c := newTestCapture(t, wide, modeAutomatic)
 	c.db = db.connect(nil)
-	c.settings, c.fencer = c.db.settings, newFencer(c.db)
-	defer c.fencer.close()
+	c.settings, c.rounds = c.db.settings, newRounds(c.db, false)
+	defer c.rounds.fencer.close()
 	c.session, c.stage = pipeSession(nil), stageCatchUp
 	c.startRound(nil)
-	<-c.ahead.done
+	<-c.rounds.ahead.done
 	if err := c.promote(); err != nil {
 		t.Fatal(err)
 	}
-	fence := c.open.fence
+	fence := c.rounds.open.fence
 	if fence.passed || fence.position == 0 || uint64(fence.position)%8192 != 0 && !fence.light {
 		t.Fatalf("the fence is %+v", fence)
 	}
 	fence.light = true // also where it happened to be the end of a page
 	now, asked := time.Now(), 0
-	for ; c.ahead == nil && asked < 100; now = now.Add(tickInterval) {
+	for ; c.rounds.ahead == nil && asked < 100; now = now.Add(tickInterval) {
 		c.askWhenSilent(now)
 		select {
 		case <-c.session.ask:
@@ -86,12 +86,12 @@ func TestLightFence(t *testing.T) {
 		default:
 		}
 	}
-	if c.ahead == nil || asked == 0 {
+	if c.rounds.ahead == nil || asked == 0 {
 		t.Fatalf("asked %d times, and no other fence is made", asked)
 	}
-	<-c.ahead.done
-	if c.ahead.err != nil || c.ahead.fence.watermark == nil || c.open != nil {
-		t.Errorf("the next fence is %+v, %v", c.ahead.fence, c.ahead.err)
+	<-c.rounds.ahead.done
+	if c.rounds.ahead.err != nil || c.rounds.ahead.fence.watermark == nil || c.rounds.open != nil {
+		t.Errorf("the next fence is %+v, %v", c.rounds.ahead.fence, c.rounds.ahead.err)
 	}
 }
 

@@ -73,7 +73,7 @@ func resumeTest(t *testing.T, table *table, mode backfillMode, s *leftBehind) *t
 		if err := b.resume(); err != nil {
 			t.Fatal(err)
 		}
-		c.reading = []*binding{b}
+		c.backlog.reading = []*binding{b}
 		b.scan.begin(nil, 50_000, false)
 	}
 	c.placesFailed(c.ledger.begin(c.bindings))
