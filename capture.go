@@ -44,7 +44,7 @@ type capture struct {
 	ledger   ledger
 	diag     *diagnostics
 	progress progress
-	session  *replication
+	session  sessions
 	polling  bool // SHUTDOWN_AFTER_POLLING
 	v1       bool // the runtime is known to be V1
 
@@ -61,10 +61,6 @@ type capture struct {
 	lastEntry *relationEntry
 	tx        transaction
 	from      provenance // of the document being written
-
-	lost       error     // the last session's, when the slot could not be read on
-	timeline   int32     // of the server we read from
-	identified time.Time // when that was learnt
 
 	stage stage
 
@@ -87,9 +83,6 @@ type capture struct {
 	filled     tuple
 	rowScratch tuple
 	seed       maphash.Seed
-	askedAt    lsn // where the stream was when askPause began
-	askPause   time.Duration
-	askNext    time.Time // when to ask the server how far it is
 }
 
 // forget drops what belonged to the replication session before: where it stood in the stream, its chunks, fences and relations.
@@ -98,7 +91,6 @@ func (c *capture) forget() {
 	c.relations = make(map[uint32]*relationEntry)
 	c.lastEntry, c.described, c.stage = nil, descriptions{}, stageCatchUp
 	c.rounds.forget()
-	c.askPause = 0
 	c.tx = transaction{}
 	c.ledger.leaveTransaction()
 	for _, b := range c.bindings {
@@ -508,8 +500,8 @@ func (c *capture) checkpoint() error {
 // writeCheckpoint has the ledger write a checkpoint, of either kind.
 func (c *capture) writeCheckpoint(write func() error) error {
 	assert(!c.rounds.passed(), "checkpoint between a passed fence and its chunks")
-	if c.db.standby && !c.identified.IsZero() { // what is stored has been judged
-		if err := c.confirmTimeline(c.ctx); err != nil {
+	if c.db.standby && !c.session.identified.IsZero() { // what is stored has been judged
+		if err := c.session.confirmTimeline(c.ctx, c.bindings); err != nil {
 			return err
 		}
 	}
@@ -630,5 +622,7 @@ func (c *capture) report() {
 		c.usual()
 	}
 	c.diag.logXID(c.ctx, c.db, now)
-	c.watchSilence(now)
+	if c.session.watchSilence(c.ctx, now) {
+		c.usual()
+	}
 }

@@ -478,6 +478,7 @@ func (k *connector) open(ctx context.Context, r *pc.Request_Open) error {
 		bindings: bindings, byName: make(map[tableName]*binding), casts: make(map[uint32]comparison), rounds: newRounds(db, k.polling),
 	}
 	defer c.rounds.fencer.close()
+	c.session = newSession(db, s, acks, &c.progress, c.say)
 	c.catalog, c.lookup = c.loadTables, serverLookup{c.db}
 	c.diag = &diagnostics{task: r.Capture.Name.String()}
 	if err := c.start(ctx, r.Capture.Bindings, state); err != nil {
@@ -689,9 +690,9 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 const mostCreated = 100
 
 // createStatement is what a person runs to make the publication anew. Tables that would come to harm in it are named behind it.
-func (c *capture) createStatement() string {
+func createStatement(db *database, bindings []*binding) string {
 	var members, bare []tableName
-	for _, b := range c.bindings {
+	for _, b := range bindings {
 		switch {
 		case b.table == nil || len(members) == mostCreated:
 		case b.table.bare():
@@ -700,10 +701,10 @@ func (c *capture) createStatement() string {
 			members = append(members, b.name())
 		}
 	}
-	if !c.settings.readOnly {
-		members = append([]tableName{c.settings.watermarks}, members...)
+	if !db.settings.readOnly {
+		members = append([]tableName{db.settings.watermarks}, members...)
 	}
-	text := createPublicationStatement(c.db.version, c.settings.publication, members) + ";"
+	text := createPublicationStatement(db.version, db.settings.publication, members) + ";"
 	if len(bare) > 0 {
 		text += fmt.Sprintf(" It leaves out %s, whose updates and deletes the server would reject: a table without a replica identity is to be "+
 			"given one first, or added if its rows are only ever inserted.", listed(bare))

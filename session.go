@@ -1,6 +1,8 @@
 // session.go owns the replication sessions of a capture: where one begins, what ends it, whether another follows, and which server,
 // on which timeline, it reads from.
-// Invariant: one session at a time, and its goroutines end with it; a session begins at the cursor, or all tables are captured anew.
+// Invariant: there is one session at a time, whose goroutines end with it and which nobody else closes. It begins at the cursor, on
+// the server and the timeline that the cursor is of; where flags or advanced.on_slot_loss have it begin elsewhere, no place stored
+// for a transaction counts.
 
 package main
 
@@ -18,47 +20,389 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// run streams until the capture ends, over as many replication sessions as it takes.
-func (c *capture) run(ctx context.Context) error {
-	for attempt := 0; ; attempt++ {
-		began, worked := time.Now(), c.ledger.delivered+int(c.progress.chunks.Load())
-		err := c.replicate(ctx)
-		again := transient(err)
-		if loss := c.lossOf(ctx, err); loss != nil { // though position found nothing amiss
-			err = loss
-			_, gap := errors.AsType[*slotLossError](err)
-			again = gap && c.settings.onSlotLoss == "backfill" && c.settings.flags.createReplicationSlot && c.settings.flags.forceResetCursor == 0
+// sessions is the replication session under way, or the last one, and what is known of the server that it reads from.
+type sessions struct {
+	*replication // nil before the first
+
+	db       *database
+	settings *settings
+	acks     *acknowledgements
+	progress *progress
+	say      func(string) // what the capture is doing
+
+	sender     *pgconn.PgConn // the connection on which the next session is to begin; nil once it has
+	identity   pglogrepl.IdentifySystemResult
+	timeline   int32     // of the server we read from
+	identified time.Time // when that was learnt; zero as long as what is stored has not been judged by it
+	lost       error     // the last session's, when the slot could not be read on
+
+	began   time.Time
+	attempt int // sessions in a row that came to nothing
+
+	askedAt  lsn // where the stream was when askPause began
+	askPause time.Duration
+	askNext  time.Time // when to ask the server how far it is
+}
+
+func newSession(db *database, s *settings, acks *acknowledgements, p *progress, say func(string)) sessions {
+	return sessions{db: db, settings: s, acks: acks, progress: p, say: say}
+}
+
+func (s *sessions) status(format string, args ...any) { s.say(fmt.Sprintf(format, args...)) }
+
+// connect makes the connection on which the next session is to begin, and learns which server is behind it.
+func (s *sessions) connect(ctx context.Context) (err error) {
+	s.began, s.askPause = time.Now(), 0
+	if s.sender, err = s.db.connectReplication(ctx); err != nil {
+		return err
+	}
+	failpoint("session.connected")
+	if err = s.db.follow(ctx, s.sender); err == nil {
+		if s.identity, err = pglogrepl.IdentifySystem(ctx, s.sender); err != nil {
+			err = fmt.Errorf("identify the server: %w", err)
 		}
-		if err == nil || ctx.Err() != nil || !again || !c.out.settled() {
+	}
+	if err != nil {
+		s.hangUp(ctx)
+	}
+	return err
+}
+
+// hangUp closes the connection on which no session is to begin.
+func (s *sessions) hangUp(ctx context.Context) {
+	_ = s.sender.Close(context.WithoutCancel(ctx))
+	s.sender = nil
+}
+
+// run streams from start on while body takes what comes. The session and its goroutines end with it. REQUIRES: connect.
+func (s *sessions) run(ctx context.Context, start lsn, body func(context.Context) error) error {
+	timeout, prompt, err := s.senderSettings(ctx)
+	if err != nil {
+		s.hangUp(ctx)
+		return err
+	}
+	logrus.WithFields(logrus.Fields{
+		"slot": s.settings.slot, "publication": s.settings.publication, "startLSN": start.String(),
+	}).Info("starting replication")
+	if err := s.start(ctx, start, timeout); err != nil {
+		return err
+	}
+	s.prompt.Store(prompt)
+	s.progress.session.Store(s.replication)
+	failpoint("session.started")
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{}, 2)
+	go func() { _ = s.receive(ctx); ended <- struct{}{} }()
+	go func() {
+		if err := s.standby(ctx); err != nil {
+			cancel(err)
+		}
+		ended <- struct{}{}
+	}()
+	err = body(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	cancel(errSessionOver)
+	s.close()
+	<-ended
+	<-ended
+	return err
+}
+
+// errSessionOver ends the goroutines of a session that has ended by itself.
+var errSessionOver = errors.New("the replication session is over")
+
+// start starts the stream; a slot still held by our predecessor is waited for.
+func (s *sessions) start(ctx context.Context, start lsn, timeout time.Duration) error {
+	deadline := time.Now().Add(slotBusyLimit)
+	for {
+		conn := s.sender
+		s.sender = nil
+		started, err := startReplication(ctx, conn, subscription{s.settings.slot, s.settings.publication, start}, s.acks, timeout)
+		if err == nil {
+			s.replication = started
+			return nil
+		}
+		if sqlState(err) != codeObjectInUse {
 			return err
 		}
-		// A session's first checkpoint is no progress, nor are our own watermarks: what always fails behind them must not be tried
-		// for ever.
-		if c.ledger.delivered+int(c.progress.chunks.Load()) > worked || time.Since(began) > 5*time.Minute {
-			attempt = 0
+		if time.Now().After(deadline) {
+			return slotInUse(s.settings.slot, err, slotBusyLimit)
 		}
-		if attempt >= 8 {
-			return err
-		}
-		// Nothing has been emitted since the last checkpoint: what is in memory is what is stored, and a new session
-		// resumes as a new process would.
-		c.ledger.rollBack()
-		failpoint("reconnect")
-		for _, b := range c.bindings {
-			b.sourced = nil // its schema may have been dropped
-		}
-		if errors.Is(err, errRenewSession) {
-			continue
-		}
-		pause := min(time.Second<<attempt, 15*time.Second)
-		c.progress.reconnects.Add(1)
-		c.status("Reconnecting in %s: %s", pause, explain(err))
+		s.status("Waiting for replication slot %q, which another session still holds", s.settings.slot)
 		select {
-		case <-time.After(pause):
+		case <-time.After(500 * time.Millisecond):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+		if s.sender, err = s.db.connectReplication(ctx); err != nil {
+			return err
+		}
+		if err := s.db.check(ctx, s.sender); err != nil { // start was chosen on the server of before
+			s.hangUp(ctx)
+			return connectError(ctx, s.db.settings, err)
+		}
 	}
+}
+
+// slotBusyLimit is how long the slot may be held by our predecessor, which the runtime kills within seconds.
+const slotBusyLimit = 30 * time.Second
+
+// senderSettings reads wal_sender_timeout, and whether commits may wait for our acknowledgements (see replication.prompt).
+func (s *sessions) senderSettings(ctx context.Context) (timeout time.Duration, prompt bool, err error) {
+	var milliseconds int64
+	var synchronous string
+	var alone bool
+	err = s.db.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT setting::bigint, current_setting('synchronous_standby_names'), `+sqlNoStandby+` FROM pg_settings
+			WHERE name = 'wal_sender_timeout'`, fmt.Sprint(s.sender.PID())).Scan(&milliseconds, &synchronous, &alone)
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	return time.Duration(milliseconds) * time.Millisecond, !s.db.standby && alone && s.db.mayBeSynchronous(synchronous), nil
+}
+
+// lossAt judges whether the stream may go on at the cursor. It returns the loss that is to be made good by capturing all tables
+// anew, as advanced.on_slot_loss asks; any other reason why it may not is an error. REQUIRES: connect.
+func (s *sessions) lossAt(ctx context.Context, cursor lsn, bindings []*binding) (loss, err error) {
+	fault, otherPast, err := s.faultAt(ctx, cursor, bindings)
+	if err != nil || fault == nil {
+		return nil, err
+	}
+	if _, lost := errors.AsType[*slotLossError](fault); !lost || s.settings.onSlotLoss != "backfill" {
+		return nil, fault
+	}
+	if otherPast && !s.identified.IsZero() {
+		return nil, fault // what this process knows of types and tables is that server's: the next one reads all anew
+	}
+	return fault, nil
+}
+
+// faultAt is why the stream may not go on at the cursor; otherPast is set where the server's past is another than the cursor's.
+func (s *sessions) faultAt(ctx context.Context, cursor lsn, bindings []*binding) (fault error, otherPast bool, err error) {
+	if fault = s.serverFault(bindings, cursor); fault != nil { // first: what else is amiss follows from that
+		return fault, true, nil
+	}
+	if s.lost != nil {
+		fault, s.lost = s.lost, nil
+		return fault, false, nil
+	}
+	status, err := s.awaitReplay(ctx, cursor)
+	if err != nil {
+		return nil, false, err
+	}
+	if fault = slotFault(status, cursor); fault != nil {
+		return fault, false, nil
+	}
+	if fault, err = s.timelineFault(ctx, cursor, bindings, status); fault != nil || err != nil {
+		return fault, true, err
+	}
+	s.noteServer(bindings)
+	if s.settings.failoverSlot && !status.failover {
+		if err := makeFailover(ctx, s.sender, s.settings.slot, s.say); err != nil {
+			return nil, false, err
+		}
+		s.status("The replication slot %q is a failover slot now, as advanced.failover_slot asks", s.settings.slot)
+	}
+	return nil, false, nil
+}
+
+// creates reports whether a session that does not go on at a cursor makes the slot that it reads.
+func (s *sessions) creates() bool {
+	flags := &s.settings.flags
+	return flags.forceResetCursor == 0 && flags.initialBackfillCursor == 0 && flags.createReplicationSlot
+}
+
+// place decides where a session begins that does not go on at a cursor: at the start of a new slot, or where flags say.
+func (s *sessions) place(ctx context.Context) (start lsn, err error) {
+	flags := &s.settings.flags
+	switch {
+	case flags.forceResetCursor != 0:
+		return flags.forceResetCursor, nil
+	case flags.initialBackfillCursor != 0:
+		return flags.initialBackfillCursor, nil
+	case !flags.createReplicationSlot:
+		status, err := inspectSlot(ctx, s.db)
+		if err != nil {
+			return 0, err
+		}
+		return max(status.confirmed, 1), nil
+	}
+	logrus.WithField("slot", s.settings.slot).Info("attempting to create replication slot")
+	if start, err = createSlot(ctx, s.db, s.sender, s.say); err != nil {
+		return 0, err
+	}
+	logrus.WithFields(logrus.Fields{"slot": s.settings.slot, "startLSN": start.String()}).Info("created replication slot")
+	failpoint("slot.after")
+	return start, nil
+}
+
+// awaitReplay reads the slot's state; a standby that was restarted, or follows another primary now, is given time to get to
+// the cursor.
+func (s *sessions) awaitReplay(ctx context.Context, cursor lsn) (*slotStatus, error) {
+	for deadline := time.Now().Add(slotBusyLimit); ; {
+		status, err := inspectSlot(ctx, s.db)
+		if err != nil {
+			return nil, err
+		}
+		s.db.standby = status.standby // it may have been promoted since the last session
+		if !status.standby || status.end >= cursor || time.Now().After(deadline) {
+			return status, nil
+		}
+		s.status("Waiting for the standby to get to %s, where the capture has read up to: it has %s now", cursor, status.end)
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// serverFault looks whether the server is the one that the cursor belongs to.
+func (s *sessions) serverFault(bindings []*binding, cursor lsn) error {
+	for _, b := range bindings {
+		if b.meta.System != "" && b.meta.System != s.identity.SystemID {
+			return serverFault(b.meta.System, s.identity.SystemID, cursor)
+		}
+	}
+	return nil
+}
+
+// timelineFault looks whether the server's past is the one that the cursor belongs to. REQUIRES: no serverFault, no slotFault.
+func (s *sessions) timelineFault(ctx context.Context, cursor lsn, bindings []*binding, slot *slotStatus) (fault, err error) {
+	current, stored := int(s.identity.Timeline), 0
+	for _, b := range bindings {
+		stored = max(stored, b.meta.Timeline)
+	}
+	if stored == 0 || stored == current {
+		return nil, nil
+	}
+	history, err := pglogrepl.TimelineHistory(ctx, s.sender, s.identity.Timeline)
+	if err != nil {
+		return nil, fmt.Errorf("read the history of timeline %d: %w", current, err)
+	}
+	fault = timelineFault(history.Content, stored, current, cursor)
+	if fault != nil && readOnCurrent(history.Content, slot) {
+		s.status("The server left timeline %d for timeline %d while another connector had the slot %q, which it has confirmed up to %s "+
+			"on the new one: the capture goes on from %s", stored, current, slot.name, slot.confirmed, cursor)
+		fault = nil
+	}
+	return fault, nil
+}
+
+// noteServer keeps which server wrote the WAL behind the cursor.
+func (s *sessions) noteServer(bindings []*binding) {
+	s.timeline, s.identified = s.identity.Timeline, time.Now()
+	for _, b := range bindings {
+		if b.meta.System != s.identity.SystemID || b.meta.Timeline != int(s.identity.Timeline) {
+			b.meta.System, b.meta.Timeline = s.identity.SystemID, int(s.identity.Timeline)
+			if b.phase == phaseActive || b.phase == phaseBackfill {
+				b.mark()
+			}
+		}
+	}
+}
+
+// The receiver's timeline shows to roles with pg_read_all_stats (as members of pg_monitor have).
+const sqlStandbyTimeline = `SELECT pg_is_in_recovery(), coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0)::int`
+
+// identifyInterval is how old the knowledge of a standby's timeline may be that cannot be read by a query.
+const identifyInterval = time.Minute
+
+// confirmTimeline has the checkpoint to come carry the timeline of the standby we read from. Its replication sessions
+// outlive both its promotion and that of its primary, and behind that a cursor belongs to the new timeline; stored with the
+// old one it would be taken for a gap (timelineFault). REQUIRES: all up to the cursor has been received.
+func (s *sessions) confirmTimeline(ctx context.Context, bindings []*binding) error {
+	var recovery bool
+	var timeline int32
+	err := s.db.with(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, sqlStandbyTimeline).Scan(&recovery, &timeline)
+	})
+	if err != nil {
+		return fmt.Errorf("read the standby's timeline: %w", err)
+	}
+	if recovery && (timeline == s.timeline || timeline == 0 && time.Since(s.identified) < identifyInterval) {
+		return nil
+	}
+	conn, err := s.db.connectReplication(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if s.identity, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
+		return fmt.Errorf("identify the server: %w", err)
+	}
+	if s.db.standby = recovery; !recovery {
+		s.status("The standby was promoted: the capture goes on with it as the primary, on timeline %d", s.identity.Timeline)
+	}
+	s.noteServer(bindings)
+	return nil
+}
+
+// askDue reports whether the server is to be asked how far it is: its WAL ends at end, behind the position that the stream has
+// shown, and that has been so for askFirst, or for twice as long as when it was asked before.
+func (s *sessions) askDue(position, end lsn, now time.Time) bool {
+	if position != s.askedAt || s.askPause == 0 {
+		s.askedAt, s.askPause, s.askNext = position, askFirst, now.Add(askFirst)
+	}
+	return position < end && !now.Before(s.askNext)
+}
+
+// askNow asks the server how far it is.
+func (s *sessions) askNow(now time.Time) {
+	s.askKeepalive()
+	s.askPause = min(2*s.askPause, s.interval)
+	s.askNext = now.Add(s.askPause)
+}
+
+// watchSilence gives up a session from which nothing will come any more, so that a new one begins. It reports whether what was
+// said of one that was silent is over.
+func (s *sessions) watchSilence(ctx context.Context, now time.Time) (over bool) {
+	silence := s.judgeSilence(ctx, s.db, now)
+	if silence.said != "" {
+		s.say(silence.said)
+	}
+	if silence.dead {
+		s.close()
+	}
+	return silence.over
+}
+
+// again reports whether another session is to follow one that ended with err; if not, the capture ends with the error returned.
+// worked tells that the session captured something.
+func (s *sessions) again(ctx context.Context, err error, worked bool, bindings []*binding) (bool, error) {
+	again := transient(err)
+	if loss := s.lossOf(ctx, err, bindings); loss != nil { // though lossAt found nothing amiss
+		err = loss
+		_, gap := errors.AsType[*slotLossError](err)
+		again = gap && s.settings.onSlotLoss == "backfill" && s.settings.flags.createReplicationSlot && s.settings.flags.forceResetCursor == 0
+	}
+	if err == nil || ctx.Err() != nil || !again {
+		return false, err
+	}
+	if worked || time.Since(s.began) > 5*time.Minute {
+		s.attempt = 0
+	}
+	return s.attempt < 8, err
+}
+
+// pause waits ahead of the session that follows one that ended with err.
+func (s *sessions) pause(ctx context.Context, err error) error {
+	pause := min(time.Second<<s.attempt, 15*time.Second)
+	if s.attempt++; errors.Is(err, errRenewSession) {
+		return nil
+	}
+	s.progress.reconnects.Add(1)
+	s.status("Reconnecting in %s: %s", pause, explain(err))
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // transient reports whether an error may pass if we connect again.
@@ -80,184 +424,111 @@ func transient(err error) bool {
 	return class == classRetry
 }
 
-// replicate runs one replication session: its goroutines end with it.
+// lossOf looks at the error that ended a session: where that says that what the slot has still to send is out of reach, it
+// returns a *slotLossError, which is s.lost, too, by which the next session decides where to start. Where the publication must be
+// made first, it returns a userError; nil for any other error.
+func (s *sessions) lossOf(ctx context.Context, err error, bindings []*binding) error {
+	class, _ := classify(err)
+	switch class {
+	case classSlot:
+		s.lost = &slotLossError{userError{explain(err) + ". " + adviceSlot}}
+		return s.lost
+	case classPublication: // the server looks it up as it was when the change was made: no session gets past that one
+	default:
+		return nil
+	}
+	exists, name := false, s.settings.publication
+	var look error
+	for deadline := time.Now().Add(publicationReturn); ; { // who renames it, or makes it anew, may be about to
+		look = s.db.with(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, name).Scan(&exists)
+		})
+		if look != nil || exists || ctx.Err() != nil || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	switch {
+	case look != nil:
+		return nil
+	case !exists:
+		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
+			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), createStatement(s.db, bindings), waysOut)}
+	}
+	s.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
+		"cannot be read. %s", explain(err), name, waysOut)}}
+	return s.lost
+}
+
+// run streams until the capture ends, over as many replication sessions as it takes.
+func (c *capture) run(ctx context.Context) error {
+	// A session's first checkpoint is no progress, nor are our own watermarks: what always fails behind them must not be tried
+	// for ever.
+	worked := func() int { return c.ledger.delivered + int(c.progress.chunks.Load()) }
+	for {
+		before := worked()
+		err := c.replicate(ctx)
+		again, err := c.session.again(ctx, err, worked() > before, c.bindings)
+		if !again || !c.out.settled() {
+			return err
+		}
+		// Nothing has been emitted since the last checkpoint: what is in memory is what is stored, and a new session
+		// resumes as a new process would.
+		c.ledger.rollBack()
+		failpoint("reconnect")
+		for _, b := range c.bindings {
+			b.sourced = nil // its schema may have been dropped
+		}
+		if err := c.session.pause(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// replicate runs one replication session.
 func (c *capture) replicate(ctx context.Context) error {
 	c.ctx = ctx // that of the session before has ended
 	c.forget()
-	conn, err := c.db.connectReplication(ctx)
-	if err != nil {
+	if err := c.session.connect(ctx); err != nil {
 		return err
 	}
-	failpoint("session.connected")
-
-	start, err := lsn(0), c.db.follow(ctx, conn)
-	if err == nil {
-		start, err = c.position(ctx, conn)
-	}
+	start, err := c.position(ctx)
 	if err != nil {
-		_ = conn.Close(context.WithoutCancel(ctx))
+		c.session.hangUp(ctx)
 		return err
 	}
-	timeout, prompt, err := c.senderSettings(ctx, conn.PID())
-	if err != nil {
-		_ = conn.Close(context.WithoutCancel(ctx))
-		return err
-	}
-	logrus.WithFields(logrus.Fields{
-		"slot": c.settings.slot, "publication": c.settings.publication, "startLSN": start.String(),
-	}).Info("starting replication")
-	session, err := c.startSession(ctx, conn, start, timeout)
-	if err != nil {
-		return err
-	}
-	session.prompt.Store(prompt)
-	c.session = session
-	c.progress.session.Store(session)
-	failpoint("session.started")
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	ended := make(chan struct{}, 2)
-	go func() { _ = session.receive(ctx); ended <- struct{}{} }()
-	go func() {
-		if err := session.standby(ctx); err != nil {
-			cancel(err)
-		}
-		ended <- struct{}{}
-	}()
-	err = c.stream(ctx, start)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	cancel(errSessionOver)
-	session.close()
-	<-ended
-	<-ended
+	err = c.session.run(ctx, start, func(ctx context.Context) error { return c.stream(ctx, start) })
 	c.rounds.finish()
 	return err
 }
 
-// errSessionOver ends the goroutines of a session that has ended by itself.
-var errSessionOver = errors.New("the replication session is over")
-
-// startSession starts the stream; a slot still held by our predecessor is waited for.
-func (c *capture) startSession(ctx context.Context, conn *pgconn.PgConn, start lsn, timeout time.Duration) (*replication, error) {
-	deadline := time.Now().Add(slotBusyLimit)
-	for {
-		session, err := startReplication(ctx, conn, subscription{c.settings.slot, c.settings.publication, start}, c.ledger.acks, timeout)
-		if err == nil || sqlState(err) != codeObjectInUse {
-			return session, err
-		}
-		if time.Now().After(deadline) {
-			return nil, slotInUse(c.settings.slot, err, slotBusyLimit)
-		}
-		c.status("Waiting for replication slot %q, which another session still holds", c.settings.slot)
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		if conn, err = c.db.connectReplication(ctx); err != nil {
-			return nil, err
-		}
-		if err := c.db.check(ctx, conn); err != nil { // position was judged on the server of before
-			_ = conn.Close(context.WithoutCancel(ctx))
-			return nil, connectError(ctx, c.db.settings, err)
-		}
-	}
-}
-
-// slotBusyLimit is how long the slot may be held by our predecessor, which the runtime kills within seconds.
-const slotBusyLimit = 30 * time.Second
-
-// senderSettings reads wal_sender_timeout, and whether commits may wait for our acknowledgements (see replication.prompt).
-func (c *capture) senderSettings(ctx context.Context, pid uint32) (timeout time.Duration, prompt bool, err error) {
-	var milliseconds int64
-	var synchronous string
-	var alone bool
-	err = c.db.with(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `SELECT setting::bigint, current_setting('synchronous_standby_names'), `+sqlNoStandby+` FROM pg_settings
-			WHERE name = 'wal_sender_timeout'`, fmt.Sprint(pid)).Scan(&milliseconds, &synchronous, &alone)
-	})
-	if err != nil {
-		return 0, false, fmt.Errorf("read wal_sender_timeout: %w", err)
-	}
-	return time.Duration(milliseconds) * time.Millisecond, !c.db.standby && alone && c.db.mayBeSynchronous(synchronous), nil
-}
-
 // position decides where to start: at the cursor if the slot still has what follows it, at a new slot's start otherwise.
-func (c *capture) position(ctx context.Context, conn *pgconn.PgConn) (lsn, error) {
-	identity, err := pglogrepl.IdentifySystem(ctx, conn)
-	if err != nil {
-		return 0, fmt.Errorf("identify the server: %w", err)
-	}
+func (c *capture) position(ctx context.Context) (lsn, error) {
 	if c.ledger.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
-		var status *slotStatus
-		fault := c.serverFault(identity) // first: what else is amiss follows from that
-		otherPast := fault != nil
-		if fault == nil {
-			fault, c.lost = c.lost, nil
+		loss, err := c.session.lossAt(ctx, c.ledger.cursor, c.bindings)
+		if err != nil {
+			return 0, err
 		}
-		if fault == nil {
-			if status, err = c.awaitReplay(ctx); err != nil {
-				return 0, err
-			}
-			fault = slotFault(status, c.ledger.cursor)
-		}
-		if fault == nil {
-			if fault, err = c.timelineFault(ctx, conn, identity, status); err != nil {
-				return 0, err
-			}
-			otherPast = fault != nil
-		}
-		if fault == nil {
-			c.noteServer(identity)
-			if c.settings.failoverSlot && !status.failover {
-				if err := makeFailover(ctx, conn, c.settings.slot, c.say); err != nil {
-					return 0, err
-				}
-				c.status("The replication slot %q is a failover slot now, as advanced.failover_slot asks", c.settings.slot)
-			}
+		if loss == nil {
 			return c.ledger.cursor, nil
-		}
-		if _, lost := errors.AsType[*slotLossError](fault); !lost || c.settings.onSlotLoss != "backfill" {
-			return 0, fault
-		}
-		if otherPast && !c.identified.IsZero() {
-			return 0, fault // what this process knows of types and tables is that server's: the next one reads all anew
 		}
 		remains := ""
 		if anew := c.capturedBindings(); len(anew) > 0 {
 			remains = " " + c.remains(anew...)
 		}
-		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled.%s", fault, remains)
+		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled.%s", loss, remains)
 		c.rewindAll()
 	}
-	flags, created := c.settings.flags, false
-	var start lsn
-	switch {
-	case flags.forceResetCursor != 0:
-		start = flags.forceResetCursor
-	case flags.initialBackfillCursor != 0:
-		start = flags.initialBackfillCursor
-	case !flags.createReplicationSlot:
-		status, err := inspectSlot(ctx, c.db)
-		if err != nil {
-			return 0, err
-		}
-		start = max(status.confirmed, 1)
-	default:
+	created := c.session.creates()
+	if created {
 		c.rewindAll() // a new slot knows nothing of the past
-		logrus.WithField("slot", c.settings.slot).Info("attempting to create replication slot")
-		start, err = createSlot(ctx, c.db, conn, c.say)
-		if err != nil {
-			return 0, err
-		}
-		logrus.WithFields(logrus.Fields{"slot": c.settings.slot, "startLSN": start.String()}).Info("created replication slot")
-		created = true
-		failpoint("slot.after")
+	}
+	start, err := c.session.place(ctx)
+	if err != nil {
+		return 0, err
 	}
 	c.ledger.restart(start, c.bindings)
-	c.noteServer(identity)
+	c.session.noteServer(c.bindings)
 	if created {
 		if err := c.readAfresh(); err != nil {
 			return 0, err
@@ -279,27 +550,6 @@ func (c *capture) readAfresh() error {
 	return nil
 }
 
-// awaitReplay reads the slot's state; a standby that was restarted, or follows another primary now, is given time to get to
-// the cursor.
-func (c *capture) awaitReplay(ctx context.Context) (*slotStatus, error) {
-	for deadline := time.Now().Add(slotBusyLimit); ; {
-		status, err := inspectSlot(ctx, c.db)
-		if err != nil {
-			return nil, err
-		}
-		c.db.standby = status.standby // it may have been promoted since the last session
-		if !status.standby || status.end >= c.ledger.cursor || time.Now().After(deadline) {
-			return status, nil
-		}
-		c.status("Waiting for the standby to get to %s, where the capture has read up to: it has %s now", c.ledger.cursor, status.end)
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
 // capturedBindings are those some of whose rows have been captured.
 func (c *capture) capturedBindings() []*binding {
 	var captured []*binding
@@ -316,123 +566,4 @@ func (c *capture) rewindAll() {
 	for _, b := range c.capturedBindings() {
 		c.rewind(b)
 	}
-}
-
-// serverFault looks whether the server is the one that the cursor belongs to.
-func (c *capture) serverFault(identity pglogrepl.IdentifySystemResult) error {
-	for _, b := range c.bindings {
-		if b.meta.System != "" && b.meta.System != identity.SystemID {
-			return serverFault(b.meta.System, identity.SystemID, c.ledger.cursor)
-		}
-	}
-	return nil
-}
-
-// timelineFault looks whether the server's past is the one that the cursor belongs to. REQUIRES: no serverFault, no slotFault.
-func (c *capture) timelineFault(ctx context.Context, conn *pgconn.PgConn, identity pglogrepl.IdentifySystemResult, slot *slotStatus,
-) (fault, err error) {
-	current, stored := int(identity.Timeline), 0
-	for _, b := range c.bindings {
-		stored = max(stored, b.meta.Timeline)
-	}
-	if stored == 0 || stored == current {
-		return nil, nil
-	}
-	history, err := pglogrepl.TimelineHistory(ctx, conn, identity.Timeline)
-	if err != nil {
-		return nil, fmt.Errorf("read the history of timeline %d: %w", current, err)
-	}
-	fault = timelineFault(history.Content, stored, current, c.ledger.cursor)
-	if fault != nil && readOnCurrent(history.Content, slot) {
-		c.status("The server left timeline %d for timeline %d while another connector had the slot %q, which it has confirmed up to %s "+
-			"on the new one: the capture goes on from %s", stored, current, slot.name, slot.confirmed, c.ledger.cursor)
-		fault = nil
-	}
-	return fault, nil
-}
-
-// noteServer keeps which server wrote the WAL behind the cursor.
-func (c *capture) noteServer(identity pglogrepl.IdentifySystemResult) {
-	c.timeline, c.identified = identity.Timeline, time.Now()
-	for _, b := range c.bindings {
-		if b.meta.System != identity.SystemID || b.meta.Timeline != int(identity.Timeline) {
-			b.meta.System, b.meta.Timeline = identity.SystemID, int(identity.Timeline)
-			if b.phase == phaseActive || b.phase == phaseBackfill {
-				b.mark()
-			}
-		}
-	}
-}
-
-// The receiver's timeline shows to roles with pg_read_all_stats (as members of pg_monitor have).
-const sqlStandbyTimeline = `SELECT pg_is_in_recovery(), coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0)::int`
-
-// identifyInterval is how old the knowledge of a standby's timeline may be that cannot be read by a query.
-const identifyInterval = time.Minute
-
-// confirmTimeline has the checkpoint to come carry the timeline of the standby we read from. Its replication sessions
-// outlive both its promotion and that of its primary, and behind that a cursor belongs to the new timeline; stored with the
-// old one it would be taken for a gap (timelineFault). REQUIRES: all up to the cursor has been received.
-func (c *capture) confirmTimeline(ctx context.Context) error {
-	var recovery bool
-	var timeline int32
-	err := c.db.with(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, sqlStandbyTimeline).Scan(&recovery, &timeline)
-	})
-	if err != nil {
-		return fmt.Errorf("read the standby's timeline: %w", err)
-	}
-	if recovery && (timeline == c.timeline || timeline == 0 && time.Since(c.identified) < identifyInterval) {
-		return nil
-	}
-	conn, err := c.db.connectReplication(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	identity, err := pglogrepl.IdentifySystem(ctx, conn)
-	if err != nil {
-		return fmt.Errorf("identify the server: %w", err)
-	}
-	if c.db.standby = recovery; !recovery {
-		c.status("The standby was promoted: the capture goes on with it as the primary, on timeline %d", identity.Timeline)
-	}
-	c.noteServer(identity)
-	return nil
-}
-
-// lossOf looks at the error that ended a session: where that says that what the slot has still to send is out of reach, it
-// returns a *slotLossError, which is c.lost, too, by which the next session decides where to start. Where the publication must be
-// made first, it returns a userError; nil for any other error.
-func (c *capture) lossOf(ctx context.Context, err error) error {
-	class, _ := classify(err)
-	switch class {
-	case classSlot:
-		c.lost = &slotLossError{userError{explain(err) + ". " + adviceSlot}}
-		return c.lost
-	case classPublication: // the server looks it up as it was when the change was made: no session gets past that one
-	default:
-		return nil
-	}
-	exists, name := false, c.settings.publication
-	var look error
-	for deadline := time.Now().Add(publicationReturn); ; { // who renames it, or makes it anew, may be about to
-		look = c.db.with(ctx, func(conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`, name).Scan(&exists)
-		})
-		if look != nil || exists || ctx.Err() != nil || time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-	switch {
-	case look != nil:
-		return nil
-	case !exists:
-		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
-			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), c.createStatement(), waysOut)}
-	}
-	c.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
-		"cannot be read. %s", explain(err), name, waysOut)}}
-	return c.lost
 }

@@ -57,17 +57,3 @@ func (s *replication) judgeSilence(ctx context.Context, db *database, now time.T
 	return silence{said: fmt.Sprintf("The server has sent nothing for %s: its sender is at work, waiting for %s (it is decoding a large "+
 		"transaction, or WAL of other databases)", silent, event)}
 }
-
-// watchSilence gives up a session from which nothing will come any more, so that a new one begins.
-func (c *capture) watchSilence(now time.Time) {
-	silence := c.session.judgeSilence(c.ctx, c.db, now)
-	switch {
-	case silence.over:
-		c.usual()
-	case silence.said != "":
-		c.say(silence.said)
-	}
-	if silence.dead {
-		c.session.close()
-	}
-}

@@ -446,11 +446,10 @@ func TestServerRestartedWhileSlotInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer predecessor.close()
-	c := &capture{db: d, settings: d.settings, ledger: newLedger(nil, newAcknowledgements())}
-	c.diag = &diagnostics{}
-	conn := db.replication(d)
+	s := newSession(d, d.settings, newAcknowledgements(), &progress{}, func(string) {})
+	s.sender = db.replication(d)
 	d.started.Add(-1) // it is another server now
-	if _, err = c.startSession(db.ctx, conn, start, 0); !errors.Is(err, errOtherServer) || !transient(err) {
+	if err = s.start(db.ctx, start, 0); !errors.Is(err, errOtherServer) || !transient(err) {
 		t.Errorf("the capture ends with %v", err)
 	}
 }
@@ -667,11 +666,13 @@ func TestWriters(t *testing.T) {
 
 // A server with another system identifier is another server, whatever its slot of our name says.
 func TestAnotherServer(t *testing.T) {
-	c := &capture{ledger: ledger{cursor: 0x1000}, bindings: []*binding{{}, {meta: bindingMetadata{System: "1", Timeline: 1}}}}
-	if _, lost := errors.AsType[*slotLossError](c.serverFault(pglogrepl.IdentifySystemResult{SystemID: "2", Timeline: 1})); !lost {
+	bindings := []*binding{{}, {meta: bindingMetadata{System: "1", Timeline: 1}}}
+	other := sessions{identity: pglogrepl.IdentifySystemResult{SystemID: "2", Timeline: 1}}
+	if _, lost := errors.AsType[*slotLossError](other.serverFault(bindings, 0x1000)); !lost {
 		t.Error("another server is none")
 	}
-	if fault := c.serverFault(pglogrepl.IdentifySystemResult{SystemID: "1", Timeline: 1}); fault != nil {
+	same := sessions{identity: pglogrepl.IdentifySystemResult{SystemID: "1", Timeline: 1}}
+	if fault := same.serverFault(bindings, 0x1000); fault != nil {
 		t.Errorf("fault %v on the same server", fault)
 	}
 }

@@ -159,7 +159,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnd
 		return nil, fmt.Errorf("the row %s is read again", describeKey(w.key))
 	})
 	c.diag = &diagnostics{xidAt: time.Now().Add(time.Hour)}
-	c.session = &replication{}
+	c.session.replication = &replication{}
 	c.session.received.Store(time.Now().Add(time.Hour).UnixNano()) // nobody listens
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},

@@ -388,21 +388,15 @@ func (c *capture) watermarkCame() error {
 // askWhenSilent asks the server how far it is where its WAL ends behind what the stream has shown, first after askFirst of no
 // progress, then less and less often. REQUIRES: between transactions.
 func (c *capture) askWhenSilent(now time.Time) {
-	at := c.ledger.received()
-	if at != c.askedAt || c.askPause == 0 {
-		c.askedAt, c.askPause, c.askNext = at, askFirst, now.Add(askFirst)
-	}
 	end := max(lsn(c.progress.serverEnd.Load()), c.rounds.fenceAt())
-	if at >= end || now.Before(c.askNext) {
+	if !c.session.askDue(c.ledger.received(), end, now) {
 		return
 	}
-	if c.askPause >= askLight && c.rounds.distrust() {
+	if c.session.askPause >= askLight && c.rounds.distrust() {
 		c.startRound(nil)
 		return
 	}
-	c.session.askKeepalive()
-	c.askPause = min(2*c.askPause, c.session.interval)
-	c.askNext = now.Add(c.askPause)
+	c.session.askNow(now)
 }
 
 // close ends the connection of the watermark writer; the next watermark opens another. REQUIRES: no establish under way.

@@ -66,7 +66,7 @@ func TestLightFence(t *testing.T) {
 	c.db = db.connect(nil)
 	c.settings, c.rounds = c.db.settings, newRounds(c.db, false)
 	defer c.rounds.fencer.close()
-	c.session, c.stage = pipeSession(nil), stageCatchUp
+	c.session.replication, c.stage = pipeSession(nil), stageCatchUp
 	c.startRound(nil)
 	<-c.rounds.ahead.done
 	if err := c.promote(); err != nil {
