@@ -49,10 +49,11 @@ func (l *backlog) attach(b *binding) {
 	}
 }
 
-// begin has the bindings be read from now on, anew where they have been.
+// begin has the bindings be read from now on, anew where they have been. What is not in phasePending any more is not pending.
 func (l *backlog) begin(bindings []*binding) {
 	l.reading = slices.DeleteFunc(l.reading, func(b *binding) bool { return slices.Contains(bindings, b) })
 	l.reading = append(l.reading, bindings...)
+	l.pending = slices.DeleteFunc(l.pending, func(b *binding) bool { return b.phase != phasePending })
 	slices.SortStableFunc(l.reading, func(a, b *binding) int { return b.resource.priority - a.resource.priority })
 }
 

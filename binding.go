@@ -108,13 +108,7 @@ type binding struct {
 
 	filters bool // changes past what has been scanned are dropped
 	scan    scan // of its rows
-
-	// What is known of reading the table outlasts a scan.
-	wide      bool // it has rows too large to be read beside those of other tables
-	tried     bool // a row of it could not be told: chunks that follow are tried before anything of them is written
-	verdict   bool // rows that its filter leaves out are scanned, too, with its verdict on each
-	explained bool // the plan of a chunk's query was asked for in this process
-	refusals  int  // how often in this process it is captured anew for changes that could not be told
+	lessons      // of reading the table
 
 	sourced     *plan // the plan whose schema was sourced last
 	truncations int
@@ -154,6 +148,9 @@ func (b *binding) rewind(first bool) {
 	b.scan = b.scan.over()
 	b.held = false
 }
+
+// forget drops what belonged to the replication session before.
+func (b *binding) forget() { b.scan = b.scan.lost() }
 
 // park takes the binding out of the capture: its table is gone or cannot be captured.
 func (b *binding) park() {
@@ -406,7 +403,8 @@ func (b *binding) complete() {
 	b.state.Mode = storedActive
 	b.state.Scanned = nil
 	b.meta.First = false
-	b.scan, b.tried = b.scan.over(), false
+	b.scan = b.scan.over()
+	b.allEmitted()
 }
 
 // leavesAfter returns the cursors of a ctid scan once ck is settled.
@@ -446,7 +444,7 @@ func (b *binding) scanQuery(ck *chunk, s *settings, db *database) *scanQuery {
 		q.searchPath = db.searchPath // the filter is written for the user's own
 	}
 	verdict := ""
-	if b.verdict && filter != "" && !b.byCTID() {
+	if b.withVerdict && filter != "" && !b.byCTID() {
 		verdict = b.verdictName()
 	} else if filter != "" {
 		where = append(where, filter)

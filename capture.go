@@ -94,7 +94,7 @@ func (c *capture) forget() {
 	c.tx = transaction{}
 	c.ledger.leaveTransaction()
 	for _, b := range c.bindings {
-		b.scan = b.scan.lost()
+		b.forget()
 	}
 }
 
@@ -374,7 +374,7 @@ func (c *capture) settleChunk(ck *chunk) error {
 	}
 	failpoint("settle.rows")
 	scannedRows := len(ck.rows)
-	if b.wide = b.wide && ck.isWide(); ck.isWide() {
+	if b.readBeside(!ck.isWide()); ck.isWide() {
 		c.letGo()
 	}
 	c.rounds.giveBack(ck)

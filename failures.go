@@ -42,14 +42,14 @@ func (c *capture) chunkFailed(ck *chunk) error {
 	b, err := ck.binding, ck.err
 	switch code := sqlState(err); {
 	case errors.Is(err, errWide):
-		b.wide = true
+		b.readAlone()
 		return nil
 	case errors.Is(err, errTied) && b.scan.failures <= 2*maxFailures:
 		b.scan.retry(4 * max(b.scan.limit, 1))
 		return nil
-	case code == codeCanceled && b.scan.failures == 0 && !b.byCTID() && !b.verdict && b.filterSQL() != "":
+	case code == codeCanceled && b.scan.failures == 0 && !b.byCTID() && !b.withVerdict && b.filterSQL() != "":
 		// The filter may match so rarely that no timeout suffices for one row of it.
-		b.verdict = true
+		b.scanWithVerdict()
 		c.status("A backfill query of %s exceeded the statement timeout: rows that its filter leaves out are scanned, too, from now on",
 			b.name())
 		return nil

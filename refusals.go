@@ -101,7 +101,7 @@ func (c *capture) changeRefused(e *relationEntry, ch *change, err error) error {
 	c.ledger.owe()
 	switch {
 	case c.onlyStreams(b):
-		b.refusals++
+		b.refuse()
 		c.status("A change of %s is left out, and no backfill of it brings the row: %s. %s", b.name(), reason, c.refusalRemedy(b, err))
 		return nil
 	case b.phase == phasePending: // its rows are still to be read, all of them
@@ -110,7 +110,8 @@ func (c *capture) changeRefused(e *relationEntry, ch *change, err error) error {
 	}
 	remedy := c.refusalRemedy(b, err)
 	c.rewind(b)
-	b.refusals, b.tried = b.refusals+1, true
+	b.refuse()
+	b.tryFirst()
 	pause := anewAfter(b.refusals)
 	b.scan.rest(reason, pause)
 	c.status("%s is captured anew: %s. %s Its rows are read again in %s; other tables go on. %s", b.name(), reason, remedy,
@@ -151,7 +152,7 @@ func (c *capture) chunkRefused(ck *chunk, good int, err error) error {
 	b := ck.binding
 	ck.spoil(err.Error())
 	c.readAgain(ck)
-	b.tried = true
+	b.tryFirst()
 	if good > 0 && good < ck.limit {
 		b.scan.ask(good) // the chunk behind that one begins with the row
 		return nil

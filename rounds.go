@@ -130,7 +130,7 @@ func (r *rounds) start(ctx context.Context, bindings []*binding, reading int, li
 		}
 		started.chunks = append(started.chunks, ck)
 		queries[i] = b.scanQuery(ck, r.db.settings, r.db)
-		queries[i].explain, b.explained = !b.explained, true
+		queries[i].explain = b.explain()
 	}
 	r.ahead = started
 	db, establish := r.db, r.fencer.establish
@@ -328,7 +328,7 @@ func (r *rounds) pruneRead() {
 	}
 	for _, ck := range r.ahead.chunks {
 		if b := ck.binding; ck.err == nil && ck.generation == b.scan.generation && len(b.scan.unsettled) > mostUnsettled {
-			b.scan.unsettled.prune(&ck.snapshot)
+			b.scan.saw(&ck.snapshot)
 		}
 	}
 }

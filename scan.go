@@ -94,6 +94,40 @@ type setback struct {
 	suspended string    // why the backfill is said to be suspended; "": it is not
 }
 
+// lessons are what reading a table has taught. They outlast a scan, as what they are about does.
+type lessons struct {
+	wide        bool // it has rows too large to be read beside those of other tables
+	tried       bool // a row of it could not be emitted: chunks are tried before anything of them is written
+	withVerdict bool // rows that its filter leaves out are scanned, too, with its verdict on each
+	explained   bool // the plan of a chunk's query was asked for in this process
+	refusals    int  // how often in this process it was captured anew for changes that could not be emitted
+}
+
+// readAlone has the table's chunks be read with none of other tables beside them.
+func (l *lessons) readAlone() { l.wide = true }
+
+// readBeside takes that back when a chunk had no row that is too large.
+func (l *lessons) readBeside(narrow bool) { l.wide = l.wide && !narrow }
+
+// tryFirst has chunks be tried before anything of them is written, until allEmitted.
+func (l *lessons) tryFirst() { l.tried = true }
+
+// allEmitted takes note that all rows of the table have been emitted.
+func (l *lessons) allEmitted() { l.tried = false }
+
+// scanWithVerdict has rows scanned that the table's filter leaves out.
+func (l *lessons) scanWithVerdict() { l.withVerdict = true }
+
+// refuse counts a change that could not be emitted.
+func (l *lessons) refuse() { l.refusals++ }
+
+// explain reports whether the plan of a chunk's query is to be asked for, which it is once.
+func (l *lessons) explain() bool {
+	first := !l.explained
+	l.explained = true
+	return first
+}
+
 // over is what takes the place of a scan when its rows are all captured, are all to be captured again, or none are any more.
 func (s *scan) over() scan { return scan{generation: s.generation + 1} }
 

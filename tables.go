@@ -102,7 +102,6 @@ func (c *capture) activate() error {
 			"catalog_task_name": c.diag.task,
 		}).Info("backfill triggered")
 	}
-	c.backlog.pending = held
 	failpoint("activate.before")
 	c.backlog.begin(started)
 	c.nothingToRead()
