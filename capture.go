@@ -85,6 +85,114 @@ type capture struct {
 	seed       maphash.Seed
 }
 
+// run streams until the capture ends, over as many replication sessions as it takes.
+func (c *capture) run(ctx context.Context) error {
+	// A session's first checkpoint is no progress, nor are our own watermarks: what always fails behind them must not be tried
+	// for ever.
+	worked := func() int { return c.ledger.delivered + int(c.progress.chunks.Load()) }
+	for {
+		before := worked()
+		err := c.replicate(ctx)
+		again, err := c.session.again(ctx, err, worked() > before, c.bindings)
+		if !again || !c.out.settled() {
+			return err
+		}
+		// Nothing has been emitted since the last checkpoint: what is in memory is what is stored, and a new session
+		// resumes as a new process would.
+		c.ledger.rollBack()
+		failpoint("reconnect")
+		for _, b := range c.bindings {
+			b.sourced = nil // its schema may have been dropped
+		}
+		if err := c.session.pause(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// replicate runs one replication session.
+func (c *capture) replicate(ctx context.Context) error {
+	c.ctx = ctx // that of the session before has ended
+	c.forget()
+	if err := c.session.connect(ctx); err != nil {
+		return err
+	}
+	start, err := c.position(ctx)
+	if err != nil {
+		c.session.hangUp(ctx)
+		return err
+	}
+	err = c.session.run(ctx, start, func(ctx context.Context) error { return c.stream(ctx, start) })
+	c.rounds.finish()
+	return err
+}
+
+// position decides where to start: at the cursor if the slot still has what follows it, at a new slot's start otherwise.
+func (c *capture) position(ctx context.Context) (lsn, error) {
+	if c.ledger.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
+		loss, err := c.session.lossAt(ctx, c.ledger.cursor, c.bindings)
+		if err != nil {
+			return 0, err
+		}
+		if loss == nil {
+			return c.ledger.cursor, nil
+		}
+		remains := ""
+		if anew := c.capturedBindings(); len(anew) > 0 {
+			remains = " " + c.remains(anew...)
+		}
+		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled.%s", loss, remains)
+		c.rewindAll()
+	}
+	created := c.session.creates()
+	if created {
+		c.rewindAll() // a new slot knows nothing of the past
+	}
+	start, err := c.session.place(ctx)
+	if err != nil {
+		return 0, err
+	}
+	c.ledger.restart(start, c.bindings)
+	c.session.noteServer(c.bindings)
+	if created {
+		if err := c.readAfresh(); err != nil {
+			return 0, err
+		}
+	}
+	return start, nil
+}
+
+// readAfresh reads the catalog again behind the position that a new slot begins at: the making of it may have waited for hours
+// for open transactions, and what changed meanwhile is neither in the stream nor in what was read before.
+func (c *capture) readAfresh() error {
+	c.publishedFromNowOn()
+	if err := c.rediscover(); err != nil {
+		return err
+	}
+	if c.ledger.due {
+		return c.checkpoint()
+	}
+	return nil
+}
+
+// capturedBindings are those some of whose rows have been captured.
+func (c *capture) capturedBindings() []*binding {
+	var captured []*binding
+	for _, b := range c.bindings {
+		if b.phase == phaseActive || b.phase == phaseBackfill {
+			captured = append(captured, b)
+		}
+	}
+	return captured
+}
+
+// rewindAll has every table captured anew.
+func (c *capture) rewindAll() {
+	for _, b := range c.capturedBindings() {
+		c.rewind(b)
+	}
+}
+
 // forget drops what belonged to the replication session before: where it stood in the stream, its chunks, fences and relations.
 // It comes ahead of all that the next session does, which may write a checkpoint before it streams.
 func (c *capture) forget() {
@@ -497,6 +605,13 @@ func (c *capture) checkpoint() error {
 	return c.writeCheckpoint(c.ledger.checkpoint)
 }
 
+// checkpointWithin writes a checkpoint inside of the transaction being streamed. REQUIRES: inside a transaction, behind all
+// documents of one change.
+func (c *capture) checkpointWithin() error {
+	assert(c.tx.open, "a checkpoint within a transaction outside of one")
+	return c.writeCheckpoint(c.ledger.checkpointWithin)
+}
+
 // writeCheckpoint has the ledger write a checkpoint, of either kind.
 func (c *capture) writeCheckpoint(write func() error) error {
 	assert(!c.rounds.passed(), "checkpoint between a passed fence and its chunks")
@@ -510,6 +625,34 @@ func (c *capture) writeCheckpoint(write func() error) error {
 	}
 	c.progress.checkpoints.Add(1)
 	return nil
+}
+
+// placesFailed says what became of places that do not count, and has a table captured anew of which a transaction yields now
+// other documents than were captured of it.
+func (c *capture) placesFailed(faults []*placeFault) {
+	for _, f := range faults {
+		c.placeFailed(f)
+	}
+}
+
+func (c *capture) placeFailed(f *placeFault) {
+	b, p := f.binding, f.place
+	switch {
+	case f.err != nil:
+		c.status("How far the documents of %s were captured cannot be read (%v): those of a large transaction may come again", b.name(), f.err)
+		return
+	case f.rule:
+		c.status("The settings or the backfill of %s are not what they were in the middle of the transaction that commits at %s: %d "+
+			"documents of it that were captured are sent again", b.name(), c.ledger.within.commit, p.Documents)
+		return
+	}
+	text := fmt.Sprintf("%s is captured anew: %d documents up to %s were captured of the transaction that commits at %s, and now it has others or "+
+		"another number there (%d). The publication, the table or the server has changed meanwhile. %s", b.name(), p.Documents, p.Last,
+		p.Commit, f.now, c.remains(b))
+	logrus.Warn(text)
+	c.say(text)
+	c.rewind(b)
+	c.ledger.owe()
 }
 
 // tick does what time asks for. It may run inside a transaction.

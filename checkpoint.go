@@ -91,6 +91,32 @@ type bindingMetadata struct {
 	Partitions *string `json:"partitions,omitempty"`
 }
 
+// transactionPlace is how far the documents of one binding have been captured of a transaction whose commit lies behind the
+// cursor. Positions are texts: not every reader of JSON keeps 64 bits of a number.
+type transactionPlace struct {
+	Commit    string `json:"commit"`    // of the transaction
+	XID       uint32 `json:"xid"`       // its own
+	Last      string `json:"last"`      // loc[1] of the last document
+	Documents int64  `json:"documents"` // so far
+	Digest    string `json:"digest"`    // of their places and operations; "": what a change yields has changed among them
+	Rule      string `json:"rule"`      // what a change yields: see ruleOf
+}
+
+// positions returns the commit and the last document's place.
+func (p *transactionPlace) positions() (commit, last lsn, err error) {
+	if commit, err = pglogrepl.ParseLSN(p.Commit); err == nil {
+		last, err = pglogrepl.ParseLSN(p.Last)
+	}
+	return commit, last, err
+}
+
+// passed reports whether the transaction has been captured whole: it commits before the cursor. The end of the record before may
+// be where the commit's begins.
+func (p *transactionPlace) passed(cursor lsn) bool {
+	commit, _, err := p.positions()
+	return err == nil && commit < cursor
+}
+
 // leafCursor is the position of a ctid scan in one relation, valid only for one relfilenode: tuples up to and including
 // (Block, Offset) have been read. Pages is where the scan ends: what is added behind it is streamed.
 type leafCursor struct {
@@ -148,14 +174,6 @@ func (s *captureState) cursor() (lsn, error) {
 		return 0, fmt.Errorf("parse the stored capture state: cursor %q is not an LSN (want X/X)", *s.Cursor)
 	}
 	return position, nil
-}
-
-// streaming reports whether nothing is to be read of any of the bindings, unless something is found to have changed.
-func (s *captureState) streaming(bindings []*binding) bool {
-	return !slices.ContainsFunc(bindings, func(b *binding) bool {
-		stored := s.Bindings[b.stateKey]
-		return stored == nil || stored.Mode != storedActive && stored.Mode != storedMissing
-	})
 }
 
 // metadata returns our part of an entry; ours is false when the entry was written by the incumbent or has none.

@@ -597,6 +597,14 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 	return c.checkpoint()
 }
 
+// streaming reports whether nothing is to be read of any of the bindings, unless something is found to have changed.
+func (s *captureState) streaming(bindings []*binding) bool {
+	return !slices.ContainsFunc(bindings, func(b *binding) bool {
+		stored := s.Bindings[b.stateKey]
+		return stored == nil || stored.Mode != storedActive && stored.Mode != storedMissing
+	})
+}
+
 // reconcile makes the bindings' states from what is stored, with the cursor.
 func (c *capture) reconcile(specs []*pf.CaptureSpec_Binding, state *captureState, cursor lsn) {
 	fresh := true

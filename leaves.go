@@ -401,9 +401,6 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 	return nil
 }
 
-// errRenewSession ends a replication session that is to be started anew at once.
-var errRenewSession = errors.New("a partition was attached, which this replication session does not publish")
-
 // awaitRenewal reports whether attached partitions cannot be captured yet. Before version 15 the server keeps what it found out
 // about how a table's changes are published as long as the session lasts, ATTACH or not (pgoutput.c,
 // rel_sync_cache_relation_cb): when it has seen a change of the table from before, it never sends those that follow. So the

@@ -405,6 +405,9 @@ func (s *sessions) pause(ctx context.Context, err error) error {
 	return nil
 }
 
+// errRenewSession ends a replication session that is to be started anew at once.
+var errRenewSession = errors.New("a partition was attached, which this replication session does not publish")
+
 // transient reports whether an error may pass if we connect again.
 func transient(err error) bool {
 	if _, ok := errors.AsType[*slotLossError](err); ok {
@@ -458,112 +461,4 @@ func (s *sessions) lossOf(ctx context.Context, err error, bindings []*binding) e
 	s.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
 		"cannot be read. %s", explain(err), name, waysOut)}}
 	return s.lost
-}
-
-// run streams until the capture ends, over as many replication sessions as it takes.
-func (c *capture) run(ctx context.Context) error {
-	// A session's first checkpoint is no progress, nor are our own watermarks: what always fails behind them must not be tried
-	// for ever.
-	worked := func() int { return c.ledger.delivered + int(c.progress.chunks.Load()) }
-	for {
-		before := worked()
-		err := c.replicate(ctx)
-		again, err := c.session.again(ctx, err, worked() > before, c.bindings)
-		if !again || !c.out.settled() {
-			return err
-		}
-		// Nothing has been emitted since the last checkpoint: what is in memory is what is stored, and a new session
-		// resumes as a new process would.
-		c.ledger.rollBack()
-		failpoint("reconnect")
-		for _, b := range c.bindings {
-			b.sourced = nil // its schema may have been dropped
-		}
-		if err := c.session.pause(ctx, err); err != nil {
-			return err
-		}
-	}
-}
-
-// replicate runs one replication session.
-func (c *capture) replicate(ctx context.Context) error {
-	c.ctx = ctx // that of the session before has ended
-	c.forget()
-	if err := c.session.connect(ctx); err != nil {
-		return err
-	}
-	start, err := c.position(ctx)
-	if err != nil {
-		c.session.hangUp(ctx)
-		return err
-	}
-	err = c.session.run(ctx, start, func(ctx context.Context) error { return c.stream(ctx, start) })
-	c.rounds.finish()
-	return err
-}
-
-// position decides where to start: at the cursor if the slot still has what follows it, at a new slot's start otherwise.
-func (c *capture) position(ctx context.Context) (lsn, error) {
-	if c.ledger.cursor != 0 && c.settings.flags.forceResetCursor == 0 {
-		loss, err := c.session.lossAt(ctx, c.ledger.cursor, c.bindings)
-		if err != nil {
-			return 0, err
-		}
-		if loss == nil {
-			return c.ledger.cursor, nil
-		}
-		remains := ""
-		if anew := c.capturedBindings(); len(anew) > 0 {
-			remains = " " + c.remains(anew...)
-		}
-		c.status("%v. As advanced.on_slot_loss asks, the slot is created anew and every table is backfilled.%s", loss, remains)
-		c.rewindAll()
-	}
-	created := c.session.creates()
-	if created {
-		c.rewindAll() // a new slot knows nothing of the past
-	}
-	start, err := c.session.place(ctx)
-	if err != nil {
-		return 0, err
-	}
-	c.ledger.restart(start, c.bindings)
-	c.session.noteServer(c.bindings)
-	if created {
-		if err := c.readAfresh(); err != nil {
-			return 0, err
-		}
-	}
-	return start, nil
-}
-
-// readAfresh reads the catalog again behind the position that a new slot begins at: the making of it may have waited for hours
-// for open transactions, and what changed meanwhile is neither in the stream nor in what was read before.
-func (c *capture) readAfresh() error {
-	c.publishedFromNowOn()
-	if err := c.rediscover(); err != nil {
-		return err
-	}
-	if c.ledger.due {
-		return c.checkpoint()
-	}
-	return nil
-}
-
-// capturedBindings are those some of whose rows have been captured.
-func (c *capture) capturedBindings() []*binding {
-	var captured []*binding
-	for _, b := range c.bindings {
-		if b.phase == phaseActive || b.phase == phaseBackfill {
-			captured = append(captured, b)
-		}
-	}
-	return captured
-}
-
-// rewindAll has every table captured anew.
-func (c *capture) rewindAll() {
-	for _, b := range c.capturedBindings() {
-		c.rewind(b)
-	}
 }

@@ -553,6 +553,16 @@ func (c *capture) applyKeyless(e *relationEntry, ch *change) error {
 	return c.emit(e, d)
 }
 
+// captured takes note of what a binding is about to put out at the place of c.from, and reports whether that has been captured
+// before, so that it is left out.
+func (c *capture) captured(b *binding, op byte) bool {
+	before, fault := c.ledger.emitting(b, op, c.from.loc[1])
+	if fault != nil {
+		c.placeFailed(fault)
+	}
+	return before
+}
+
 // emit writes one document of the stream, unless it has been captured before.
 func (c *capture) emit(e *relationEntry, d *document) error {
 	if c.captured(e.binding, d.op) {

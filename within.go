@@ -11,26 +11,12 @@ import (
 	"hash/fnv"
 	"slices"
 	"strconv"
-
-	"github.com/jackc/pglogrepl"
-	"github.com/sirupsen/logrus"
 )
 
 // largeTransaction is how many bytes of documents a transaction may put out before there is a checkpoint in its midst: with the
 // one it ends with, well below the 512 MiB that the runtime takes without one (spec/platform-2026.md §1), and as many as have it
 // close a transaction of its own.
 var largeTransaction = 64 << 20
-
-// transactionPlace is how far the documents of one binding have been captured of a transaction whose commit lies behind the
-// cursor. Positions are texts: not every reader of JSON keeps 64 bits of a number.
-type transactionPlace struct {
-	Commit    string `json:"commit"`    // of the transaction
-	XID       uint32 `json:"xid"`       // its own
-	Last      string `json:"last"`      // loc[1] of the last document
-	Documents int64  `json:"documents"` // so far
-	Digest    string `json:"digest"`    // of their places and operations; "": what a change yields has changed among them
-	Rule      string `json:"rule"`      // what a change yields: see ruleOf
-}
 
 // told is what a binding has put out of the transaction being streamed, counting what is left out.
 type told struct {
@@ -79,21 +65,6 @@ func (l *ledger) newPlace(b *binding) *transactionPlace {
 }
 
 func (t *told) digestText() string { return strconv.FormatUint(t.digest, 36) }
-
-// positions returns the commit and the last document's place.
-func (p *transactionPlace) positions() (commit, last lsn, err error) {
-	if commit, err = pglogrepl.ParseLSN(p.Commit); err == nil {
-		last, err = pglogrepl.ParseLSN(p.Last)
-	}
-	return commit, last, err
-}
-
-// passed reports whether the transaction has been captured whole: it commits before the cursor. The end of the record before may
-// be where the commit's begins.
-func (p *transactionPlace) passed(cursor lsn) bool {
-	commit, _, err := p.positions()
-	return err == nil && commit < cursor
-}
 
 // ruleOf tells apart what decides which documents a change of the binding's yields, as far as a later session can know it before
 // it streams: of a table whose rows are captured that is all of its changes, while it is scanned by key the position.
@@ -298,49 +269,4 @@ func (l *ledger) endWithin() (faults []*placeFault) {
 		}
 	}
 	return faults
-}
-
-// checkpointWithin writes a checkpoint inside of the transaction being streamed. REQUIRES: inside a transaction, behind all
-// documents of one change.
-func (c *capture) checkpointWithin() error {
-	assert(c.tx.open, "a checkpoint within a transaction outside of one")
-	return c.writeCheckpoint(c.ledger.checkpointWithin)
-}
-
-// captured takes note of what a binding is about to put out at the place of c.from, and reports whether that has been captured
-// before, so that it is left out.
-func (c *capture) captured(b *binding, op byte) bool {
-	before, fault := c.ledger.emitting(b, op, c.from.loc[1])
-	if fault != nil {
-		c.placeFailed(fault)
-	}
-	return before
-}
-
-// placesFailed says what became of places that do not count, and has a table captured anew of which a transaction yields now
-// other documents than were captured of it.
-func (c *capture) placesFailed(faults []*placeFault) {
-	for _, f := range faults {
-		c.placeFailed(f)
-	}
-}
-
-func (c *capture) placeFailed(f *placeFault) {
-	b, p := f.binding, f.place
-	switch {
-	case f.err != nil:
-		c.status("How far the documents of %s were captured cannot be read (%v): those of a large transaction may come again", b.name(), f.err)
-		return
-	case f.rule:
-		c.status("The settings or the backfill of %s are not what they were in the middle of the transaction that commits at %s: %d "+
-			"documents of it that were captured are sent again", b.name(), c.ledger.within.commit, p.Documents)
-		return
-	}
-	text := fmt.Sprintf("%s is captured anew: %d documents up to %s were captured of the transaction that commits at %s, and now it has others or "+
-		"another number there (%d). The publication, the table or the server has changed meanwhile. %s", b.name(), p.Documents, p.Last,
-		p.Commit, f.now, c.remains(b))
-	logrus.Warn(text)
-	c.say(text)
-	c.rewind(b)
-	c.ledger.owe()
 }
