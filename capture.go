@@ -148,7 +148,7 @@ func (c *capture) position(ctx context.Context) (lsn, error) {
 	if created {
 		c.rewindAll() // a new slot knows nothing of the past
 	}
-	start, err := c.session.place(ctx)
+	start, err := c.session.place(ctx, c.bindings)
 	if err != nil {
 		return 0, err
 	}

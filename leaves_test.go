@@ -1181,6 +1181,7 @@ func testLeavesWalk(t *testing.T, mode backfillMode) {
 	})
 	r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 5})},
 		map[tableName]backfillMode{x.root: mode})
+	r.waitLog("created replication slot") // which is made again where partitions change meanwhile (newslot_test.go)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seed := w.random.Uint64()

@@ -217,7 +217,7 @@ func (s *sessions) creates() bool {
 }
 
 // place decides where a session begins that does not go on at a cursor: at the start of a new slot, or where flags say.
-func (s *sessions) place(ctx context.Context) (start lsn, err error) {
+func (s *sessions) place(ctx context.Context, bindings []*binding) (start lsn, err error) {
 	flags := &s.settings.flags
 	switch {
 	case flags.forceResetCursor != 0:
@@ -232,7 +232,7 @@ func (s *sessions) place(ctx context.Context) (start lsn, err error) {
 		return max(status.confirmed, 1), nil
 	}
 	logrus.WithField("slot", s.settings.slot).Info("attempting to create replication slot")
-	if start, err = createSlot(ctx, s.db, s.sender, s.say); err != nil {
+	if start, err = s.makeSlot(ctx, bindings); err != nil {
 		return 0, err
 	}
 	logrus.WithFields(logrus.Fields{"slot": s.settings.slot, "startLSN": start.String()}).Info("created replication slot")
