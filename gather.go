@@ -51,8 +51,9 @@ func gathering(config *pgconn.Config) {
 	}
 }
 
-// gather begins to gather, and returns the gatheringConn below a connection; nil where there is none.
-func gather(conn net.Conn) *gatheringConn {
+// gather begins to gather, below TLS into a buffer of that many bytes, and returns the gatheringConn below a connection; nil where there
+// is none.
+func gather(conn net.Conn, buffer int) *gatheringConn {
 	secured, isTLS := conn.(*tls.Conn)
 	if isTLS {
 		conn = secured.NetConn()
@@ -63,7 +64,7 @@ func gather(conn net.Conn) *gatheringConn {
 	}
 	g.gathers = true
 	if isTLS {
-		g.room = make([]byte, receiveBuffer)
+		g.room = make([]byte, buffer)
 	}
 	return g
 }
@@ -106,13 +107,13 @@ func (g *gatheringConn) rest() time.Duration {
 // waiting reports whether more has been read than was passed on.
 func (g *gatheringConn) waiting() bool { return g != nil && len(g.ahead) > 0 }
 
-// sent takes note of a frame with XLogData that was received whole.
-func (g *gatheringConn) sent(frame []byte) {
+// sent takes note of a message of pgoutput's and of when it was sent, in microseconds since 2000.
+func (g *gatheringConn) sent(at int64, message []byte) {
 	if g == nil {
 		return
 	}
-	if frame[xlogHead] == 'B' && len(frame) >= xlogHead+17 {
-		g.committed = int64(binary.BigEndian.Uint64(frame[xlogHead+9:]))
+	if message[0] == 'B' && len(message) >= 17 { // final LSN, commit time
+		g.committed = int64(binary.BigEndian.Uint64(message[9:]))
 	}
-	g.lag = time.Duration(int64(binary.BigEndian.Uint64(frame[xlogHead-8:]))-g.committed) * time.Microsecond
+	g.lag = time.Duration(at-g.committed) * time.Microsecond
 }

@@ -46,7 +46,7 @@ func TestGatherRest(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			g := &gatheringConn{pause: gatherFirst, drained: true}
 			for _, f := range tc.frames {
-				g.sent(sentAt(f.at, f.data))
+				g.sent(f.at, []byte(f.data))
 			}
 			if have := g.rest(); have != tc.want {
 				t.Errorf("%s, want %s", have, tc.want)
@@ -121,7 +121,7 @@ func TestGather(t *testing.T) {
 			}
 			defer conn.Close()
 			s := pipeSession(conn)
-			s.link = gather(conn)
+			s.link = gather(conn, receiveBuffer)
 			if handshaker, ok := conn.(*tls.Conn); ok {
 				if err := handshaker.HandshakeContext(t.Context()); err != nil {
 					t.Fatal(err)

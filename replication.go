@@ -140,7 +140,7 @@ func startReplication(ctx context.Context, conn *pgconn.PgConn, of subscription,
 		return nil, fmt.Errorf("start replication of slot %q at %s: %w", of.slot, of.start, err)
 	}
 	s.received.Store(time.Now().UnixNano())
-	s.link = gather(s.conn)
+	s.link = gather(s.conn, receiveBuffer)
 	return s, nil
 }
 
@@ -409,7 +409,7 @@ func (s *replication) scan(b *batch) error {
 				s.wake()
 			}
 		} else if size >= changeHead && b.buf[b.n+5] == 'w' && b.buf[b.n] == 'd' {
-			s.link.sent(b.buf[b.n : b.n+1+size])
+			s.link.sent(int64(binary.BigEndian.Uint64(b.buf[b.n+xlogHead-8:])), b.buf[b.n+xlogHead:b.n+1+size])
 		}
 		b.n += 1 + size
 	}
