@@ -14,21 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"unicode/utf8"
-
-	"github.com/jackc/pgx/v5/pgtype"
-)
-
-// cutKind is how the text of a type may be cut.
-type cutKind byte
-
-const (
-	cutNever cutKind = iota // numbers, times: a part of one is another value; all of them are short
-	cutText                 // on a character boundary
-	cutBytea                // after a pair of hex digits
-	cutJSON                 // becomes a mark with its size
-	cutList                 // geometry and ranges of times: behind a part
-	cutArray                // each element by its own kind; behind an element of the outermost list
-	cutDrop                 // the value is not wanted: NULL
 )
 
 // cutClass is how the values of one column are cut.
@@ -47,13 +32,13 @@ func (c *typeCatalog) cutClass(oid uint32, inKey bool) cutClass {
 		return cutClass{kind: cutText}
 	}
 	if t == nil || t.element == 0 {
-		return cutClass{kind: cutKindOf(t)}
+		return cutClass{kind: cutOf(t)}
 	}
 	class := cutClass{kind: cutArray, delimiter: t.delimiter}
 	elementOID, _ := c.base(t.element, -1)
 	element := c.types[elementOID]
 	if element == nil || element.element == 0 { // else lists in the texts of an array of a domain over arrays
-		class.element = cutKindOf(element)
+		class.element = cutOf(element)
 	}
 	if e := c.types[t.element]; e != nil {
 		class.delimiter = e.delimiter
@@ -62,36 +47,6 @@ func (c *typeCatalog) cutClass(oid uint32, inKey bool) cutClass {
 		class.delimiter = ','
 	}
 	return class
-}
-
-// cutKindOf is the kind of a type that is no array.
-func cutKindOf(t *dataType) cutKind {
-	if t == nil {
-		return cutText
-	}
-	if t.kind == 'r' || t.kind == 'm' {
-		r := t.oid
-		if t.kind == 'm' {
-			r = t.subtype
-		}
-		switch r {
-		case pgtype.TsrangeOID, pgtype.TstzrangeOID, pgtype.DaterangeOID:
-			return cutList
-		}
-		return cutText
-	}
-	switch formOf(t) {
-	case formBool, formInteger, formXID, formFloat4, formFloat8, formNumeric, formByte, formUUID, formDate, formTimestamp,
-		formTimestamptz, formTime, formTimetz, formInterval, formInet, formTID:
-		return cutNever
-	case formBytea:
-		return cutBytea
-	case formJSON, formJSONB:
-		return cutJSON
-	case formGeometry:
-		return cutList
-	}
-	return cutText
 }
 
 // cutRule is how large what is kept may be. At level 0 each value, and each element of an array, has value bytes and an

@@ -1,11 +1,12 @@
 package main
 
-// datatypes.go owns what a PostgreSQL type means in JSON: which schema a column of it has and which encoder writes its
-// values. Invariant: what encoder(t) writes is valid under schema(t), for every type, known or not.
+// datatypes.go owns what is known of a PostgreSQL type, a row of one table each: which JSON schema a column of it has, which
+// encoder writes its values, how their texts are cut, how they sort in a key. The table is read when a plan is made, never for a
+// value. Invariant: what encoder(t) writes is valid under schema(t), for every type, known or not.
 //
-// The encoders are in datatypes_values.go (numbers, times, networks, ranges, arrays) and datatypes_text.go (strings,
-// bytea, json), the built-in types in datatypes_builtin.go. spec/incumbent.md §5 is the contract, spec/decisions.md
-// #10 to #16 its changes.
+// The encoders are in datatypes_values.go (numbers, times, networks), datatypes_nested.go (ranges, arrays) and
+// datatypes_text.go (strings, bytea, json), the built-in types in datatypes_builtin.go. spec/incumbent.md §5 is the contract,
+// spec/decisions.md #10 to #16 its changes.
 
 import (
 	"slices"
@@ -13,14 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgtype"
 )
-
-// valueEncoder appends the JSON of one non-NULL value, given in PostgreSQL's text format, to dst. It keeps nothing of
-// text and allocates nothing in steady state. An error names what is wrong with the text, not the column; the returned
-// slice is then dst with a part of the value behind it, to be cut off by the caller.
-//
-// The text is that of a session with DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1 and
-// client_encoding UTF8.
-type valueEncoder func(dst, text []byte) ([]byte, error)
 
 // dataType is one row of pg_type, as far as values and schemas depend on it.
 type dataType struct {
@@ -49,88 +42,137 @@ type encodeOptions struct {
 	note func(kind, standIn string) // told of each date or timestamp that is written as another; may be nil
 }
 
-// form is what a base type is in JSON: its schema and its encoder.
-type form byte
+// cutKind is how the text of a type may be cut.
+type cutKind byte
 
 const (
-	formOpaque form = iota // catch-all, written as the text form
-	formBool
-	formInteger
-	formFloat4
-	formFloat8
-	formNumeric
-	formText
-	formVarchar
-	formBpchar
-	formByte // "char": catch-all, the number of its byte
-	formBytea
-	formJSON
-	formJSONB
-	formUUID
-	formDate
-	formTimestamp
-	formTimestamptz
-	formTime
-	formTimetz
-	formInterval
-	formGeometry
-	formInet
-	formXID // catch-all, a number
-	formTID // catch-all, an object
+	cutNever cutKind = iota // numbers, times: a part of one is another value; all of them are short
+	cutText                 // on a character boundary
+	cutBytea                // after a pair of hex digits
+	cutJSON                 // becomes a mark with its size
+	cutList                 // geometry and ranges of times: behind a part
+	cutArray                // each element by its own kind; behind an element of the outermost list
+	cutDrop                 // the value is not wanted: NULL
 )
 
-// builtinForms has the forms of the built-in base types that are not opaque.
-var builtinForms = map[uint32]form{
-	pgtype.BoolOID:        formBool,
-	pgtype.Int2OID:        formInteger,
-	pgtype.Int4OID:        formInteger,
-	pgtype.Int8OID:        formInteger,
-	pgtype.OIDOID:         formInteger,
-	pgtype.Float4OID:      formFloat4,
-	pgtype.Float8OID:      formFloat8,
-	pgtype.NumericOID:     formNumeric,
-	pgtype.TextOID:        formText,
-	pgtype.VarcharOID:     formVarchar,
-	pgtype.BPCharOID:      formBpchar,
-	pgtype.QCharOID:       formByte,
-	pgtype.ByteaOID:       formBytea,
-	pgtype.JSONOID:        formJSON,
-	pgtype.JSONBOID:       formJSONB,
-	pgtype.UUIDOID:        formUUID,
-	pgtype.DateOID:        formDate,
-	pgtype.TimestampOID:   formTimestamp,
-	pgtype.TimestamptzOID: formTimestamptz,
-	pgtype.TimeOID:        formTime,
-	pgtype.TimetzOID:      formTimetz,
-	pgtype.IntervalOID:    formInterval,
-	pgtype.PointOID:       formGeometry,
-	pgtype.LineOID:        formGeometry,
-	pgtype.LsegOID:        formGeometry,
-	pgtype.BoxOID:         formGeometry,
-	pgtype.PathOID:        formGeometry,
-	pgtype.PolygonOID:     formGeometry,
-	pgtype.CircleOID:      formGeometry,
-	pgtype.InetOID:        formInet,
-	pgtype.CIDROID:        formInet,
-	pgtype.XIDOID:         formXID,
-	pgtype.TIDOID:         formTID,
-	pgtype.BitOID:         formText,
-	pgtype.VarbitOID:      formText,
-	pgtype.XMLOID:         formText,
-	pgtype.JSONPathOID:    formText,
-	pgtype.MacaddrOID:     formText,
-	macaddr8OID:           formText,
-	moneyOID:              formText,
-	tsvectorOID:           formText,
-	tsqueryOID:            formText,
+// typeFacts is what is known of a type: one row of typeTable. Without a schema a value may be anything, without an encoder it is
+// written as its text, and without an order only the server knows that.
+type typeFacts struct {
+	oid  uint32
+	name string // of a type of an extension, which has no OID of its own
+
+	schema    func(use *typeUse) map[string]any
+	encode    func(o *encodeOptions) valueEncoder
+	keyAsText bool // in a collection key, which is to be a boolean, an integer or a string, it is the string of its text
+
+	cut cutKind
+
+	order    keyKind // of a key; where text has it, only under a collation that sorts as bytes do
+	collated bool    // the incumbent leaves the order of its keys to the server (scanKey.predictable)
+}
+
+// typeUse is what a column makes of its type, as far as the schema depends on it.
+type typeUse struct {
+	*encodeOptions
+	length   int    // n of varchar(n) or char(n); 0 without one
+	encoding string // the server's
+}
+
+// typeTable has the types of which something is known. To add a type is to add a row, with its values in the tests' tables.
+var typeTable = [...]typeFacts{
+	{oid: pgtype.BoolOID, schema: typed("boolean"), encode: always(encodeBool), cut: cutNever, order: keyBool},
+
+	{oid: pgtype.Int2OID, schema: typed("integer"), encode: always(encodeInteger), cut: cutNever, order: keySigned},
+	{oid: pgtype.Int4OID, schema: typed("integer"), encode: always(encodeInteger), cut: cutNever, order: keySigned},
+	{oid: pgtype.Int8OID, schema: typed("integer"), encode: always(encodeInteger), cut: cutNever, order: keySigned},
+	{oid: pgtype.OIDOID, schema: typed("integer"), encode: always(encodeInteger), cut: cutNever, order: keyUnsigned},
+	{oid: pgtype.XIDOID, encode: always(encodeInteger), cut: cutNever},
+	{oid: xid8OID, keyAsText: true, cut: cutText, order: keyUnsigned},
+	{oid: pgLSNOID, keyAsText: true, cut: cutText, order: keyLSN},
+	{oid: pgtype.TIDOID, encode: always(encodeTID), keyAsText: true, cut: cutNever},
+	{oid: pgtype.Float4OID, schema: floatSchema, encode: inKeyOr(encodeFloat4Key, encodeFloat4), cut: cutNever, order: keyFloat4},
+	{oid: pgtype.Float8OID, schema: floatSchema, encode: inKeyOr(encodeFloat8Key, encodeFloat8), cut: cutNever, order: keyFloat8},
+	{oid: pgtype.NumericOID, schema: stringWith("format", "number"), encode: always(encodeNumeric), cut: cutNever, order: keyNumeric},
+
+	{oid: pgtype.TextOID, schema: typed("string"), encode: asText, cut: cutText, order: keyBytes, collated: true},
+	{oid: pgtype.VarcharOID, schema: varcharSchema, encode: asText, cut: cutText, order: keyBytes, collated: true},
+	{oid: pgtype.BPCharOID, schema: bpcharSchema, encode: asText, cut: cutText, order: keyPadded, collated: true},
+	{name: "citext", schema: typed("string"), encode: asText, cut: cutText, collated: true},
+	{oid: pgtype.NameOID, keyAsText: true, cut: cutText, order: keyBytes},
+	{oid: pgtype.QCharOID, encode: always(encodeByte), cut: cutNever, order: keyChar},
+	{oid: pgtype.BitOID, schema: typed("string"), encode: asText, cut: cutText, order: keyBits},
+	{oid: pgtype.VarbitOID, schema: typed("string"), encode: asText, cut: cutText, order: keyBits},
+	{oid: pgtype.XMLOID, schema: typed("string"), encode: asText, cut: cutText},
+	{oid: pgtype.JSONPathOID, schema: typed("string"), encode: asText, cut: cutText},
+	{oid: moneyOID, schema: typed("string"), encode: asText, cut: cutText}, // its text follows the locale
+	{oid: tsvectorOID, schema: typed("string"), encode: asText, cut: cutText},
+	{oid: tsqueryOID, schema: typed("string"), encode: asText, cut: cutText},
+	{oid: pgtype.ByteaOID, schema: stringWith("contentEncoding", "base64"), encode: asBytea, cut: cutBytea, order: keyBytea},
+	{oid: pgtype.UUIDOID, schema: stringWith("format", "uuid"), encode: asText, cut: cutNever, order: keyUUID},
+	{oid: pgtype.JSONOID, schema: media("application/json"), encode: asJSON, keyAsText: true, cut: cutJSON},
+	{oid: pgtype.JSONBOID, schema: media("application/vnd.estuary.postgresql.jsonb+json"), encode: asJSON, keyAsText: true, cut: cutJSON},
+
+	{oid: pgtype.DateOID, schema: dateSchema, encode: dateEncoder, cut: cutNever, order: keyDate},
+	{oid: pgtype.TimestampOID, schema: stringWith("format", "date-time"), encode: timestampEncoder, cut: cutNever, order: keyTimestamp},
+	{oid: pgtype.TimestamptzOID, schema: stringWith("format", "date-time"), encode: timestamptzEncoder, cut: cutNever, order: keyTimestampTZ},
+	{oid: pgtype.TimeOID, schema: timeSchema, encode: timeEncoder, cut: cutNever, order: keyTime},
+	{oid: pgtype.TimetzOID, schema: stringWith("format", "time"), encode: always(quoted(appendTimetz)), cut: cutNever, order: keyTimeTZ},
+	{oid: pgtype.IntervalOID, schema: typed("string"), encode: always(quoted(appendInterval)), cut: cutNever, order: keyInterval},
+
+	{oid: pgtype.InetOID, schema: typed("string"), encode: always(quoted(appendInet)), cut: cutNever, order: keyAddress},
+	{oid: pgtype.CIDROID, schema: typed("string"), encode: always(quoted(appendInet)), cut: cutNever, order: keyAddress},
+	{oid: pgtype.MacaddrOID, schema: typed("string"), encode: asText, cut: cutText, order: keyMAC},
+	{oid: pgtype.Macaddr8OID, schema: typed("string"), encode: asText, cut: cutText, order: keyMAC8},
+
+	{oid: pgtype.PointOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+	{oid: pgtype.LineOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+	{oid: pgtype.LsegOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+	{oid: pgtype.BoxOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+	{oid: pgtype.PathOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+	{oid: pgtype.PolygonOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+	{oid: pgtype.CircleOID, schema: typed("string"), encode: asGeometry, cut: cutList},
+
+	// Ranges have a string's schema, like enums, and multiranges are written as their ranges are.
+	{oid: pgtype.TsrangeOID, encode: tsrangeEncoder, cut: cutList},
+	{oid: pgtype.TstzrangeOID, encode: tstzrangeEncoder, cut: cutList},
+	{oid: pgtype.DaterangeOID, encode: daterangeEncoder, cut: cutList},
+}
+
+// unlisted are the facts of a type that has no row.
+var unlisted = typeFacts{keyAsText: true, cut: cutText}
+
+// rowsByOID and rowsByName are the rows of typeTable: of built-in types, and of those of extensions.
+var rowsByOID, rowsByName = func() (map[uint32]*typeFacts, map[string]*typeFacts) {
+	byOID, byName := make(map[uint32]*typeFacts), make(map[string]*typeFacts)
+	for i := range typeTable {
+		row := &typeTable[i]
+		if row.name != "" {
+			byName[row.name] = row
+		} else {
+			byOID[row.oid] = row
+		}
+	}
+	return byOID, byName
+}()
+
+// factsOf returns the row of a type that is neither domain nor array, by its OID or, where that is of an extension, its name.
+func factsOf(oid uint32, name string) *typeFacts {
+	if row := rowsByOID[oid]; row != nil {
+		return row
+	}
+	if row := rowsByName[name]; row != nil && !builtin(oid) {
+		return row
+	}
+	return &unlisted
 }
 
 // OIDs of pg_type.dat that pgx has no name for.
 const (
-	macaddr8OID = 774
 	moneyOID    = 790
+	pgLSNOID    = 3220
 	tsvectorOID = 3614
 	tsqueryOID  = 3615
+	xid8OID     = 5069
 )
 
 // typeCatalog knows types by OID: the built-in ones from the start, others as they are added. It is not safe for
@@ -203,102 +245,54 @@ func (c *typeCatalog) base(oid uint32, typmod int32) (uint32, int32) {
 	}
 }
 
-// formOf returns the form of a type that is neither domain nor array, enum, range or multirange.
-func formOf(t *dataType) form {
-	switch {
-	case t == nil:
-		return formOpaque
-	case builtin(t.oid):
-		return builtinForms[t.oid]
-	case t.kind == 'b' && t.name == "citext":
-		return formText
+// kindOf returns how values of a type compare. byteOrder is set where its collation sorts as bytes do.
+func kindOf(typeOID uint32, byteOrder bool) keyKind {
+	order := factsOf(typeOID, "").order
+	if (order == keyBytes || order == keyPadded) && !byteOrder {
+		return keyOpaque
 	}
-	return formOpaque
+	return order
 }
 
 // keyedAsText reports whether a type's values, which elsewhere are lists, objects or of any type, are strings of their text
 // in a collection key: the runtime has no other keys than booleans, integers and strings.
 func keyedAsText(t *dataType) bool {
-	if t.element != 0 || t.kind == 'c' {
-		return true
+	return t.element != 0 || t.kind == 'c' || t.kind == 'b' && factsOf(t.oid, t.name).keyAsText
+}
+
+// cutOf is how the texts of a type that is no array are cut.
+func cutOf(t *dataType) cutKind {
+	switch {
+	case t == nil:
+		return unlisted.cut
+	case t.kind == 'm':
+		return factsOf(t.subtype, "").cut
 	}
-	switch formOf(t) {
-	case formOpaque:
-		return t.kind == 'b'
-	case formJSON, formJSONB, formTID:
-		return true
-	}
-	return false
+	return factsOf(t.oid, t.name).cut
 }
 
 // encoder returns the encoder of a type; of an unknown one, that of its text form as a JSON string.
 func (c *typeCatalog) encoder(oid uint32, typmod int32, opts encodeOptions) valueEncoder {
 	oid, _ = c.base(oid, typmod)
 	t := c.types[oid]
-	limit := opts.limit
-	if limit <= 0 {
-		limit = truncateAt
+	if t != nil && t.element != 0 && !(opts.inKey && keyedAsText(t)) {
+		return c.arrayEncoder(t, opts)
 	}
-	moments := &momentWriter{note: opts.note}
+	if opts.limit <= 0 {
+		opts.limit = truncateAt
+	}
+	facts := &unlisted
 	switch {
 	case t == nil || opts.inKey && keyedAsText(t):
-		return textEncoder(limit, opts.end)
-	case t.element != 0:
-		return c.arrayEncoder(t, opts)
-	case t.kind == 'r':
-		return rangeEncoder(oid, limit, opts.end, moments)
 	case t.kind == 'm':
-		return rangeEncoder(t.subtype, limit, opts.end, moments)
+		facts = factsOf(t.subtype, "")
+	default:
+		facts = factsOf(t.oid, t.name)
 	}
-	switch formOf(t) {
-	case formBool:
-		return encodeBool
-	case formInteger, formXID:
-		return encodeInteger
-	case formFloat4:
-		if opts.inKey {
-			return encodeFloat4Key
-		}
-		return encodeFloat4
-	case formFloat8:
-		if opts.inKey {
-			return encodeFloat8Key
-		}
-		return encodeFloat8
-	case formNumeric:
-		return encodeNumeric
-	case formByte:
-		return encodeByte
-	case formBytea:
-		return byteaEncoder(limit, opts.end)
-	case formJSON, formJSONB:
-		return jsonEncoder(limit)
-	case formDate:
-		if opts.dateAsDate {
-			return quoted(moments.appendDate)
-		}
-		return quoted(moments.appendDateAsTimestamp)
-	case formTimestamp:
-		return quoted(moments.appendTimestamp)
-	case formTimestamptz:
-		return quoted(moments.appendTimestamptz)
-	case formTime:
-		if opts.timeAsTime {
-			return quoted(appendTime)
-		}
-		return encodeTimeAsInteger
-	case formTimetz:
-		return quoted(appendTimetz)
-	case formInterval:
-		return quoted(appendInterval)
-	case formGeometry:
-		return quotedUpTo(limit, geometryUpTo(limit, opts.end))
-	case formInet:
-		return quoted(appendInet)
-	case formTID:
-		return encodeTID
+	if facts.encode == nil {
+		return asText(&opts)
 	}
-	return textEncoder(limit, opts.end)
+	return facts.encode(&opts)
 }
 
 func (c *typeCatalog) arrayEncoder(t *dataType, opts encodeOptions) valueEncoder {
@@ -351,63 +345,15 @@ func (c *typeCatalog) schema(oid uint32, typmod int32, opts encodeOptions) (keyw
 	case t.kind == 'e' || t.kind == 'r' || t.kind == 'm':
 		return map[string]any{"type": []string{"string"}}, false
 	}
-	switch formOf(t) {
-	case formOpaque, formByte, formXID, formTID:
+	facts := factsOf(baseOID, t.name)
+	if facts.schema == nil {
 		if opts.inKey {
 			return map[string]any{"type": []string{"integer"}}, false
 		}
 		return map[string]any{}, true
-	case formBool:
-		return map[string]any{"type": []string{"boolean"}}, false
-	case formInteger:
-		return map[string]any{"type": []string{"integer"}}, false
-	case formFloat4, formFloat8:
-		if opts.inKey {
-			return stringSchema("format", "number"), false
-		}
-		return map[string]any{"type": []string{"number", "string"}, "format": "number"}, false
-	case formNumeric:
-		return stringSchema("format", "number"), false
-	case formBytea:
-		return stringSchema("contentEncoding", "base64"), false
-	case formJSON:
-		return map[string]any{"contentMediaType": "application/json"}, false
-	case formJSONB:
-		return map[string]any{"contentMediaType": "application/vnd.estuary.postgresql.jsonb+json"}, false
-	case formUUID:
-		return stringSchema("format", "uuid"), false
-	case formDate:
-		if opts.dateAsDate {
-			return stringSchema("format", "date"), false
-		}
-		return stringSchema("format", "date-time"), false
-	case formTimestamp, formTimestamptz:
-		return stringSchema("format", "date-time"), false
-	case formTime:
-		if opts.timeAsTime {
-			return stringSchema("format", "time"), false
-		}
-		return map[string]any{"type": []string{"integer"}}, false
-	case formTimetz:
-		return stringSchema("format", "time"), false
 	}
-	keywords = map[string]any{"type": []string{"string"}}
 	// The modifier of varchar(n) and char(n) is n plus VARHDRSZ, which is 4: anychar_typmodin, varchar.c.
-	if n := int(typmod) - 4; n > 0 {
-		f := formOf(t)
-		if (f == formVarchar || f == formBpchar) && c.encoding != "EUC_JIS_2004" {
-			keywords["maxLength"] = n
-		}
-		// Of a longer one truncation could leave fewer characters.
-		if f == formBpchar && n <= truncateAt/utf8.UTFMax && c.encoding != "SQL_ASCII" {
-			keywords["minLength"] = n
-		}
-	}
-	return keywords, false
-}
-
-func stringSchema(keyword, value string) map[string]any {
-	return map[string]any{"type": []string{"string"}, keyword: value}
+	return facts.schema(&typeUse{encodeOptions: &opts, length: max(0, int(typmod)-4), encoding: c.encoding}), false
 }
 
 // arraySchema returns the schema of an array. Built-in arrays of built-in ranges and of catch-all types keep the
@@ -457,4 +403,115 @@ func (c *typeCatalog) sourceName(oid uint32) string {
 		return "composite"
 	}
 	return t.name
+}
+
+// --- schemas of the table; each call makes a new one
+
+func typed(name string) func(*typeUse) map[string]any {
+	return func(*typeUse) map[string]any { return map[string]any{"type": []string{name}} }
+}
+
+func stringWith(keyword, value string) func(*typeUse) map[string]any {
+	return func(*typeUse) map[string]any { return stringSchema(keyword, value) }
+}
+
+func stringSchema(keyword, value string) map[string]any {
+	return map[string]any{"type": []string{"string"}, keyword: value}
+}
+
+func media(name string) func(*typeUse) map[string]any {
+	return func(*typeUse) map[string]any { return map[string]any{"contentMediaType": name} }
+}
+
+func floatSchema(use *typeUse) map[string]any {
+	if use.inKey {
+		return stringSchema("format", "number")
+	}
+	return map[string]any{"type": []string{"number", "string"}, "format": "number"}
+}
+
+func varcharSchema(use *typeUse) map[string]any {
+	keywords := map[string]any{"type": []string{"string"}}
+	if use.length > 0 && use.encoding != "EUC_JIS_2004" {
+		keywords["maxLength"] = use.length
+	}
+	return keywords
+}
+
+func bpcharSchema(use *typeUse) map[string]any {
+	keywords := varcharSchema(use)
+	// Of a longer one truncation could leave fewer characters.
+	if n := use.length; n > 0 && n <= truncateAt/utf8.UTFMax && use.encoding != "SQL_ASCII" {
+		keywords["minLength"] = n
+	}
+	return keywords
+}
+
+func dateSchema(use *typeUse) map[string]any {
+	if use.dateAsDate {
+		return stringSchema("format", "date")
+	}
+	return stringSchema("format", "date-time")
+}
+
+func timeSchema(use *typeUse) map[string]any {
+	if use.timeAsTime {
+		return stringSchema("format", "time")
+	}
+	return map[string]any{"type": []string{"integer"}}
+}
+
+// --- encoders of the table, made when a plan is made
+
+func always(encode valueEncoder) func(*encodeOptions) valueEncoder {
+	return func(*encodeOptions) valueEncoder { return encode }
+}
+
+func inKeyOr(inKey, elsewhere valueEncoder) func(*encodeOptions) valueEncoder {
+	return func(o *encodeOptions) valueEncoder {
+		if o.inKey {
+			return inKey
+		}
+		return elsewhere
+	}
+}
+
+func asText(o *encodeOptions) valueEncoder  { return textEncoder(o.limit, o.end) }
+func asBytea(o *encodeOptions) valueEncoder { return byteaEncoder(o.limit, o.end) }
+func asJSON(o *encodeOptions) valueEncoder  { return jsonEncoder(o.limit) }
+func asGeometry(o *encodeOptions) valueEncoder {
+	return quotedUpTo(o.limit, geometryUpTo(o.limit, o.end))
+}
+
+// moments writes dates and timestamps, and tells of those that are written as another.
+func (o *encodeOptions) moments() *momentWriter { return &momentWriter{note: o.note} }
+
+func dateEncoder(o *encodeOptions) valueEncoder {
+	if o.dateAsDate {
+		return quoted(o.moments().appendDate)
+	}
+	return quoted(o.moments().appendDateAsTimestamp)
+}
+
+func timestampEncoder(o *encodeOptions) valueEncoder { return quoted(o.moments().appendTimestamp) }
+
+func timestamptzEncoder(o *encodeOptions) valueEncoder { return quoted(o.moments().appendTimestamptz) }
+
+func timeEncoder(o *encodeOptions) valueEncoder {
+	if o.timeAsTime {
+		return quoted(appendTime)
+	}
+	return encodeTimeAsInteger
+}
+
+func tsrangeEncoder(o *encodeOptions) valueEncoder {
+	return quotedUpTo(o.limit, rangeWriter(o.moments().appendTimestamp))
+}
+
+func tstzrangeEncoder(o *encodeOptions) valueEncoder {
+	return quotedUpTo(o.limit, rangeWriter(o.moments().appendTimestamptz))
+}
+
+func daterangeEncoder(o *encodeOptions) valueEncoder {
+	return quotedUpTo(o.limit, rangeWriter(o.moments().appendDateAsTimestamp))
 }

@@ -7,22 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
-
-// rangeEncoder returns the encoder of a range type and of the multirange over it.
-func rangeEncoder(rangeOID uint32, limit int, end *int, moments *momentWriter) valueEncoder {
-	switch rangeOID {
-	case pgtype.TsrangeOID:
-		return quotedUpTo(limit, rangeWriter(moments.appendTimestamp))
-	case pgtype.TstzrangeOID:
-		return quotedUpTo(limit, rangeWriter(moments.appendTimestamptz))
-	case pgtype.DaterangeOID:
-		return quotedUpTo(limit, rangeWriter(moments.appendDateAsTimestamp))
-	}
-	return textEncoder(limit, end)
-}
 
 // rangeWriter copies the brackets of a range or multirange and writes its ends through end, without quotes. Texts of
 // dates and times hold neither quotes nor backslashes, so that quotes only stand around them: range_deparse,

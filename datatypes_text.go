@@ -13,6 +13,14 @@ import (
 	"unicode/utf8"
 )
 
+// valueEncoder appends the JSON of one non-NULL value, given in PostgreSQL's text format, to dst. It keeps nothing of
+// text and allocates nothing in steady state. An error names what is wrong with the text, not the column; the returned
+// slice is then dst with a part of the value behind it, to be cut off by the caller.
+//
+// The text is that of a session with DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1 and
+// client_encoding UTF8.
+type valueEncoder func(dst, text []byte) ([]byte, error)
+
 // badText is the error of a value that is not what its type's output function writes.
 func badText(want string, text []byte) error {
 	const shown = 64

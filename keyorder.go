@@ -14,8 +14,6 @@ import (
 	"net/netip"
 	"strconv"
 	"unsafe"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // keyKind is how the values of a key column compare.
@@ -55,68 +53,6 @@ var keyNouns = [...]string{
 	keyTimestamp: "ISO timestamp", keyTimestampTZ: "ISO timestamp with an offset",
 	keyInterval: "interval in style postgres", keyBytea: "bytea in hex", keyUUID: "uuid", keyMAC: "macaddr",
 	keyMAC8: "macaddr8", keyAddress: "network address",
-}
-
-// Type OIDs that pgtype has no name for.
-const (
-	pgLSNOID = 3220
-	xid8OID  = 5069
-)
-
-// kindOf returns how values of a built-in type compare. Whatever is not listed is opaque: enums, citext, arrays, ranges,
-// composites and extension types, and money, whose text follows the locale.
-func kindOf(typeOID uint32, byteOrder bool) keyKind {
-	switch typeOID {
-	case pgtype.TextOID, pgtype.VarcharOID, pgtype.NameOID:
-		if byteOrder {
-			return keyBytes
-		}
-	case pgtype.BPCharOID:
-		if byteOrder {
-			return keyPadded
-		}
-	case pgtype.QCharOID:
-		return keyChar
-	case pgtype.BitOID, pgtype.VarbitOID:
-		return keyBits
-	case pgtype.BoolOID:
-		return keyBool
-	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID:
-		return keySigned
-	case pgtype.OIDOID, xid8OID:
-		return keyUnsigned
-	case pgLSNOID:
-		return keyLSN
-	case pgtype.Float4OID:
-		return keyFloat4
-	case pgtype.Float8OID:
-		return keyFloat8
-	case pgtype.NumericOID:
-		return keyNumeric
-	case pgtype.DateOID:
-		return keyDate
-	case pgtype.TimeOID:
-		return keyTime
-	case pgtype.TimetzOID:
-		return keyTimeTZ
-	case pgtype.TimestampOID:
-		return keyTimestamp
-	case pgtype.TimestamptzOID:
-		return keyTimestampTZ
-	case pgtype.IntervalOID:
-		return keyInterval
-	case pgtype.ByteaOID:
-		return keyBytea
-	case pgtype.UUIDOID:
-		return keyUUID
-	case pgtype.MacaddrOID:
-		return keyMAC
-	case pgtype.Macaddr8OID:
-		return keyMAC8
-	case pgtype.InetOID, pgtype.CIDROID:
-		return keyAddress
-	}
-	return keyOpaque
 }
 
 // appendOrder appends the comparison form of text; ok is false if it is no value of the kind, and dst then holds

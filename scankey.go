@@ -55,11 +55,7 @@ func (k *scanKey) ordered() bool { return !slices.Contains(k.kinds, keyOpaque) }
 // mode word stored in the checkpoint.
 func (k *scanKey) predictable() bool {
 	return !slices.ContainsFunc(k.columns, func(c keyColumn) bool {
-		switch c.typeOID {
-		case pgtype.VarcharOID, pgtype.BPCharOID, pgtype.TextOID:
-			return true
-		}
-		return c.typeKind == 'e' || c.typeName == "citext"
+		return c.typeKind == 'e' || factsOf(c.typeOID, c.typeName).collated
 	})
 }
 
