@@ -119,6 +119,17 @@ type binding struct {
 // name is the table's name as the resource has it.
 func (b *binding) name() tableName { return b.resource.table }
 
+// tablesOf are the tables of bindings, but for those that are missing.
+func tablesOf(bindings []*binding) []*table {
+	var tables []*table
+	for _, b := range bindings {
+		if b.table != nil {
+			tables = append(tables, b.table)
+		}
+	}
+	return tables
+}
+
 // transition moves the binding to its next phase.
 func (b *binding) transition(ev event) {
 	next, ok := b.phase.next(ev)

@@ -693,29 +693,3 @@ func (c *capture) prepareAll(tables map[tableName]*table, unfit map[tableName]st
 	}
 	return nil
 }
-
-// mostCreated bounds the tables that a statement for a person lists; the capture adds others, or names them by themselves.
-const mostCreated = 100
-
-// createStatement is what a person runs to make the publication anew. Tables that would come to harm in it are named behind it.
-func createStatement(db *database, bindings []*binding) string {
-	var members, bare []tableName
-	for _, b := range bindings {
-		switch {
-		case b.table == nil || len(members) == mostCreated:
-		case b.table.bare():
-			bare = append(bare, b.name())
-		default:
-			members = append(members, b.name())
-		}
-	}
-	if !db.settings.readOnly {
-		members = append([]tableName{db.settings.watermarks}, members...)
-	}
-	text := createPublicationStatement(db.version, db.settings.publication, members) + ";"
-	if len(bare) > 0 {
-		text += fmt.Sprintf(" It leaves out %s, whose updates and deletes the server would reject: a table without a replica identity is to be "+
-			"given one first, or added if its rows are only ever inserted.", listed(bare))
-	}
-	return text
-}

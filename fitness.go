@@ -235,7 +235,7 @@ func (c *capture) whyUnsent(f *tableFacts, p *publicationFacts, mark, unlogged s
 
 // noPublication tells what to do where the publication is gone.
 func (c *capture) noPublication() string {
-	return fmt.Sprintf("publication %q does not exist any more; rename it back, or run %s", c.settings.publication, createStatement(c.db, c.bindings))
+	return fmt.Sprintf("publication %q does not exist any more; rename it back, or run %s", c.settings.publication, createStatement(c.db, tablesOf(c.bindings)))
 }
 
 // accords reports whether a mark that was remembered allows for the one there is now: nothing has been hidden since. One

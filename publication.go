@@ -166,6 +166,32 @@ func (c *checker) write(ctx context.Context, statement string, wait time.Duratio
 	})
 }
 
+// mostCreated bounds the tables that a statement for a person lists; the capture adds others, or names them by themselves.
+const mostCreated = 100
+
+// createStatement is what a person runs to make the publication anew. Tables that would come to harm in it are named behind it.
+func createStatement(db *database, tables []*table) string {
+	var members, bare []tableName
+	for _, t := range tables {
+		switch {
+		case len(members) == mostCreated:
+		case t.bare():
+			bare = append(bare, t.tableName)
+		default:
+			members = append(members, t.tableName)
+		}
+	}
+	if !db.settings.readOnly {
+		members = append([]tableName{db.settings.watermarks}, members...)
+	}
+	text := createPublicationStatement(db.version, db.settings.publication, members) + ";"
+	if len(bare) > 0 {
+		text += fmt.Sprintf(" It leaves out %s, whose updates and deletes the server would reject: a table without a replica identity is to be "+
+			"given one first, or added if its rows are only ever inserted.", listed(bare))
+	}
+	return text
+}
+
 // createPublicationStatement makes a publication of tables.
 func createPublicationStatement(version int, publication string, members []tableName) string {
 	statement := "CREATE PUBLICATION " + quoteIdent(publication)

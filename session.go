@@ -342,6 +342,10 @@ func (s *sessions) confirmTimeline(ctx context.Context, bindings []*binding) err
 	return nil
 }
 
+// askFirst is how long the stream may be silent though the server's WAL ends further on, before the server is asked how far
+// it is. A sender may sleep over WAL that has been flushed (seen on 18); an update wakes it.
+const askFirst = 250 * time.Millisecond
+
 // askDue reports whether the server is to be asked how far it is: its WAL ends at end, behind the position that the stream has
 // shown, and that has been so for askFirst, or for twice as long as when it was asked before.
 func (s *sessions) askDue(position, end lsn, now time.Time) bool {
@@ -456,7 +460,7 @@ func (s *sessions) lossOf(ctx context.Context, err error, bindings []*binding) e
 		return nil
 	case !exists:
 		return &userError{fmt.Sprintf("%s. The publication %q was dropped or renamed: rename it back (ALTER PUBLICATION … RENAME TO %s;), "+
-			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), createStatement(s.db, bindings), waysOut)}
+			"or run: %s What was changed meanwhile cannot be read. %s", explain(err), name, quoteIdent(name), createStatement(s.db, tablesOf(bindings)), waysOut)}
 	}
 	s.lost = &slotLossError{userError{fmt.Sprintf("%s. The publication %q did not exist for a while, and changes that were made then "+
 		"cannot be read. %s", explain(err), name, waysOut)}}

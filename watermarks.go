@@ -340,9 +340,6 @@ func clampToFlushed(at lsn, block, segment uint64) lsn {
 const (
 	// missedLook is how often the server is looked at while watermarks do not come.
 	missedLook = time.Minute
-	// askFirst is how long the stream may be silent though the server's WAL ends further on, before the server is asked how far
-	// it is. A sender may sleep over WAL that has been flushed (seen on 18); an update wakes it.
-	askFirst = 250 * time.Millisecond
 	// askLight is the pause between such questions at which a light fence is given up for a true one: it is not known of every
 	// server that it streams what it says to have flushed.
 	askLight = 2 * time.Second
