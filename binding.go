@@ -94,7 +94,6 @@ type binding struct {
 	deferrable bool
 
 	partitions partitionSet // those whose rows are accounted for (leaves.go)
-	held       bool         // nothing is read until the replication session has been started anew (leaves.go)
 	indirect   time.Time    // when our role was last seen not to be able to read a partition itself: it is read by way of the table
 	lockPoor   bool         // the server has no room for locks on all of its partitions at once: they are read one by one
 	// lenient is set for a session that took the binding over from one that did not look at its replica identity: relations
@@ -157,7 +156,7 @@ func (b *binding) rewind(first bool) {
 	b.partitions.forget()
 	b.meta.OID, b.meta.Sight, b.meta.Hidden, b.meta.ByLeaf, b.meta.Begun = 0, "", false, false, false
 	b.scan = b.scan.over()
-	b.held = false
+	b.partitions.release()
 }
 
 // forget drops what belonged to the replication session before.

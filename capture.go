@@ -69,9 +69,7 @@ type capture struct {
 	lastTick   time.Time
 	ticks      *time.Ticker
 	refreshes  refreshes
-	renewAt    lsn             // the session is to be started anew from a position at or behind this; 0: not asked for
-	renewing   map[uint64]bool // attachments (knownPartition.path) that ask for it
-	renewed    map[uint64]bool // those behind which the present session, or one before, was started
+	renewal    renewal
 	described  descriptions
 	change     change
 	newKey     []value
@@ -165,7 +163,7 @@ func (c *capture) position(ctx context.Context) (lsn, error) {
 // readAfresh reads the catalog again behind the position that a new slot begins at: the making of it may have waited for hours
 // for open transactions, and what changed meanwhile is neither in the stream nor in what was read before.
 func (c *capture) readAfresh() error {
-	c.publishedFromNowOn()
+	c.renewal.begins(c.bindings)
 	if err := c.rediscover(); err != nil {
 		return err
 	}
@@ -321,7 +319,7 @@ func (c *capture) schedule() error {
 	if c.readNext() {
 		return nil
 	}
-	if c.polling && c.onlySuspended() && c.renewAt == 0 {
+	if c.polling && c.onlySuspended() && c.renewal.at == 0 {
 		c.tellSuspended()
 		c.stage = stageFinal
 		c.startRound(nil)
@@ -667,7 +665,7 @@ func (c *capture) tick() error {
 	}
 	c.askWhenSilent(c.lastTick)
 	c.readByThemselves()
-	if c.renewAt != 0 {
+	if c.renewal.at != 0 {
 		if err := c.renewSession(); err != nil {
 			return err
 		}

@@ -18,11 +18,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -45,6 +43,7 @@ type partitionSet struct {
 	stored string                    // what the last checkpoint with them said
 	// truncated is set when the stream has told of a TRUNCATE that the catalog may not show for another moment.
 	truncated bool
+	held      bool // nothing of the table is read before another replication session has begun (renewal.go)
 }
 
 // partitionsOf are the partitions that the catalog says a table has.
@@ -222,17 +221,33 @@ func anywhere(partitions map[uint32]knownPartition) map[uint32]knownPartition {
 	return known
 }
 
-// rememberPartitions counts the partitions that the table has as captured, or about to be.
-func (b *binding) rememberPartitions() {
-	if b.table.kind != 'p' {
-		return
-	}
-	now := partitionsOf(b.table)
-	if b.partitions.truncated {
+// begin has the set hold the partitions that are about to be captured, and reports whether that is news.
+func (s *partitionSet) begin(now map[uint32]knownPartition) bool {
+	if s.truncated {
 		now = anywhere(now)
 	}
-	b.partitions.truncated = false
-	if b.partitions.remember(now) {
+	return s.goOn(now)
+}
+
+// goOn has the set hold the partitions that the table has now, and reports whether that is news. A TRUNCATE of before is in them.
+func (s *partitionSet) goOn(now map[uint32]knownPartition) bool {
+	s.truncated = false
+	return s.remember(now)
+}
+
+// hold has nothing of the table read until release.
+func (s *partitionSet) hold() { s.held = true }
+
+// release takes hold back, and reports whether the table was held.
+func (s *partitionSet) release() bool {
+	held := s.held
+	s.held = false
+	return held
+}
+
+// rememberPartitions counts the partitions that the table has as captured, or about to be.
+func (b *binding) rememberPartitions() {
+	if b.table.kind == 'p' && b.partitions.begin(partitionsOf(b.table)) {
 		b.mark()
 	}
 }
@@ -381,8 +396,7 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 		return err
 	}
 	// From here on nothing fails: what is remembered and what is done about it go together.
-	b.partitions.truncated = false
-	if !b.partitions.remember(now) {
+	if !b.partitions.goOn(now) {
 		return nil
 	}
 	b.mark()
@@ -398,119 +412,6 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 	}
 	ch.attached = append(ch.attached, ch.hidden...)
 	c.scanAttached(b, &ch)
-	return nil
-}
-
-// awaitRenewal reports whether attached partitions cannot be captured yet. Before version 15 the server keeps what it found out
-// about how a table's changes are published as long as the session lasts, ATTACH or not (pgoutput.c,
-// rel_sync_cache_relation_cb): when it has seen a change of the table from before, it never sends those that follow. So the
-// session is started anew from a position behind the attachment; nothing of the binding is read until then, and the partition
-// is not remembered, so that after a kill it is found again.
-func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]knownPartition) (wait bool, err error) {
-	if c.db.version >= 150000 {
-		return false, nil
-	}
-	news := false
-	for _, p := range attached {
-		path := now[p.oid].path
-		wait = wait || !c.renewed[path]
-		news = news || !c.renewed[path] && !c.renewing[path]
-	}
-	if !wait {
-		return false, nil
-	}
-	b.held = true
-	b.scan.invalidate()
-	if !news {
-		return true, nil
-	}
-	at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
-	if err != nil {
-		return true, err
-	}
-	if c.renewing == nil {
-		c.renewing = make(map[uint64]bool)
-	}
-	for _, p := range attached {
-		c.renewing[now[p.oid].path] = true
-	}
-	c.renewAt = max(c.renewAt, at.position)
-	return true, nil
-}
-
-// unpublishedYet reads the partitions of the tables that are to be backfilled again, and returns those tables whose backfill
-// waits for another session, for the reason that awaitRenewal gives.
-func (c *capture) unpublishedYet() (held []*binding, err error) {
-	now, ready := time.Now(), make([]*binding, 0, len(c.backlog.pending))
-	for _, b := range c.backlog.pending {
-		if b.held || b.scan.resting(now) {
-			held = append(held, b)
-		} else {
-			ready = append(ready, b)
-		}
-	}
-	if err := c.freshPartitions(ready); err != nil {
-		return nil, err
-	}
-	for _, b := range ready {
-		if b.table.kind != 'p' {
-			continue
-		}
-		wait, err := c.awaitRenewal(b, b.table.partitions, partitionsOf(b.table))
-		if err != nil {
-			return nil, err
-		}
-		if wait {
-			held = append(held, b)
-		}
-	}
-	return held, nil
-}
-
-// publishedFromNowOn takes note that the session to come begins behind the attachment of every partition known by now.
-func (c *capture) publishedFromNowOn() {
-	if c.renewed == nil {
-		c.renewed = make(map[uint64]bool)
-	}
-	for _, b := range c.bindings {
-		if b.table != nil && b.table.kind == 'p' {
-			for _, k := range partitionsOf(b.table) {
-				c.renewed[k.path] = true
-			}
-		}
-	}
-}
-
-// renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.
-func (c *capture) renewSession() error {
-	if c.session.askKeepalive(); c.ledger.reached() < c.renewAt {
-		return nil
-	}
-	c.ledger.advance(c.ledger.idleEnd)
-	if err := c.checkpoint(); err != nil {
-		return err
-	}
-	return errRenewSession
-}
-
-// sessionRenewed has the partitions captured for which a session was started anew.
-func (c *capture) sessionRenewed(start lsn) error {
-	if c.renewAt == 0 || start < c.renewAt {
-		return nil
-	}
-	if c.renewed == nil {
-		c.renewed = make(map[uint64]bool)
-	}
-	maps.Copy(c.renewed, c.renewing)
-	c.renewAt, c.renewing = 0, nil
-	for _, b := range c.bindings {
-		if b.held {
-			b.held = false
-			if err := c.reload(b); err != nil {
-				return err
-			}
-		}
-	}
 	return nil
 }
 

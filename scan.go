@@ -271,7 +271,7 @@ func (s *scan) adapt(ck *chunk, rows, most int, fixed bool) {
 func (b *binding) readable(now time.Time) bool {
 	s := &b.scan
 	switch {
-	case s.state != scanReady || b.held || s.resting(now):
+	case s.state != scanReady || b.partitions.held || s.resting(now):
 		return false
 	case s.chunk != nil && (s.chunk.final || s.chunk.spoiled != ""):
 		return false

@@ -152,7 +152,7 @@ func TestReadable(t *testing.T) {
 		"behind another":        {func(b *binding) { b.scan.chunk = &chunk{} }, true},
 		"behind the last":       {func(b *binding) { b.scan.chunk = &chunk{final: true} }, false},
 		"behind one again":      {func(b *binding) { b.scan.chunk = &chunk{spoiled: "a reason"} }, false},
-		"session to be renewed": {func(b *binding) { b.held = true }, false},
+		"session to be renewed": {func(b *binding) { b.partitions.hold() }, false},
 		"by ctid":               {func(b *binding) { b.meta.ByLeaf, b.meta.Leaves = true, []leafCursor{leaf} }, true},
 		"by ctid, all read":     {func(b *binding) { b.meta.ByLeaf, b.meta.Leaves = true, []leafCursor{done} }, false},
 		"by ctid, the last open": {func(b *binding) {

@@ -164,7 +164,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnd
 	b := &binding{
 		stateKey: "t", collection: "acme/t", resource: resource{table: table.tableName, mode: mode},
 		collectionKey: []string{table.columns[0].name}, state: &bindingState{Mode: storedPending}, ledger: &c.ledger,
-		held: true, // no chunk is read but by the test
+		partitions: partitionSet{held: true}, // no chunk is read but by the test
 	}
 	b.meta.First = true
 	if err := b.prepare(table, ends.types, s, c.casts); err != nil {
@@ -488,7 +488,7 @@ func TestInvisibleTransaction(t *testing.T) {
 	if c.b.scan.chunk != nil || c.b.scan.state != scanUnseen || len(c.rounds.open.chunks) != 0 {
 		t.Error("the chunk counts")
 	}
-	if c.b.held = false; len(c.rounds.pick(c.backlog.reading)) != 0 {
+	if c.b.partitions.release(); len(c.rounds.pick(c.backlog.reading)) != 0 {
 		t.Error("another is read before the transaction can be seen")
 	}
 }

@@ -1,0 +1,151 @@
+// renewal.go owns the renewal of a replication session for the sake of partitions that it does not publish. Before version 15 the server
+// keeps what it found out about how a table's changes are published as long as the session lasts, ATTACH or not (pgoutput.c,
+// rel_sync_cache_relation_cb): when it has seen a change of the table from before, it never sends those that follow. So the session
+// is started anew from a position behind the attachment.
+// Invariant: nothing of a binding is read, and no partition of it that came is remembered, before a session has begun behind the
+// attachment; so that after a kill it is found again.
+
+package main
+
+import (
+	"maps"
+	"time"
+)
+
+// renewal is which attachments of partitions sessions were started behind. An attachment is known by its path (knownPartition).
+type renewal struct {
+	at     lsn             // the session is to be started anew from a position at or behind this; 0: that is not asked for
+	asking map[uint64]bool // attachments that ask for it
+	behind map[uint64]bool // those behind which the present session, or one before, was started
+}
+
+// lacks reports whether the session does not begin behind some of the attachments, and whether all of those ask for another one already.
+func (r *renewal) lacks(attachments []uint64) (lacks, asked bool) {
+	asked = true
+	for _, path := range attachments {
+		lacks = lacks || !r.behind[path]
+		asked = asked && (r.behind[path] || r.asking[path])
+	}
+	return lacks, asked
+}
+
+// ask asks for a session that begins behind the attachments, which a position is behind.
+func (r *renewal) ask(attachments []uint64, position lsn) {
+	if r.asking == nil {
+		r.asking = make(map[uint64]bool)
+	}
+	for _, path := range attachments {
+		r.asking[path] = true
+	}
+	r.at = max(r.at, position)
+}
+
+// begins takes note that the session to come begins behind the attachments of all partitions that the tables of bindings are known to have.
+func (r *renewal) begins(bindings []*binding) {
+	if r.behind == nil {
+		r.behind = make(map[uint64]bool)
+	}
+	for _, b := range bindings {
+		if b.table != nil && b.table.kind == 'p' {
+			for _, k := range partitionsOf(b.table) {
+				r.behind[k.path] = true
+			}
+		}
+	}
+}
+
+// began reports whether a session that begins at start is the one that was asked for.
+func (r *renewal) began(start lsn) bool {
+	if r.at == 0 || start < r.at {
+		return false
+	}
+	if r.behind == nil {
+		r.behind = make(map[uint64]bool)
+	}
+	maps.Copy(r.behind, r.asking)
+	r.at, r.asking = 0, nil
+	return true
+}
+
+// awaitRenewal reports whether attached partitions of a binding's table, which has those of now, cannot be captured by this session. Then
+// nothing of it is read before the next one.
+func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]knownPartition) (wait bool, err error) {
+	if c.db.version >= 150000 {
+		return false, nil
+	}
+	attachments := make([]uint64, len(attached))
+	for i, p := range attached {
+		attachments[i] = now[p.oid].path
+	}
+	lacks, asked := c.renewal.lacks(attachments)
+	if !lacks {
+		return false, nil
+	}
+	b.partitions.hold()
+	b.scan.invalidate()
+	if asked {
+		return true, nil
+	}
+	at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
+	if err != nil {
+		return true, err
+	}
+	c.renewal.ask(attachments, at.position)
+	return true, nil
+}
+
+// unpublishedYet reads the partitions of the tables that are to be backfilled again, and returns those tables whose backfill
+// rests, or waits for another session.
+func (c *capture) unpublishedYet() (held []*binding, err error) {
+	now, ready := time.Now(), make([]*binding, 0, len(c.backlog.pending))
+	for _, b := range c.backlog.pending {
+		if b.partitions.held || b.scan.resting(now) {
+			held = append(held, b)
+		} else {
+			ready = append(ready, b)
+		}
+	}
+	if err := c.freshPartitions(ready); err != nil {
+		return nil, err
+	}
+	for _, b := range ready {
+		if b.table.kind != 'p' {
+			continue
+		}
+		wait, err := c.awaitRenewal(b, b.table.partitions, partitionsOf(b.table))
+		if err != nil {
+			return nil, err
+		}
+		if wait {
+			held = append(held, b)
+		}
+	}
+	return held, nil
+}
+
+// renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.
+func (c *capture) renewSession() error {
+	if c.session.askKeepalive(); c.ledger.reached() < c.renewal.at {
+		return nil
+	}
+	c.ledger.advance(c.ledger.idleEnd)
+	if err := c.checkpoint(); err != nil {
+		return err
+	}
+	return errRenewSession
+}
+
+// sessionRenewed has the partitions captured for which a session was started anew.
+func (c *capture) sessionRenewed(start lsn) error {
+	if !c.renewal.began(start) {
+		return nil
+	}
+	for _, b := range c.bindings {
+		if b.partitions.release() {
+			if err := c.reload(b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
