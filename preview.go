@@ -1,6 +1,6 @@
 package main
 
-// preview.go is the binary as a person's tool: help, spec, discover and preview. Preview runs the connector as the Flow
+// preview.go is the binary as a person's tool: help, spec, discover and preview (verify has verify.go). Preview runs the connector as the Flow
 // runtime would and prints what it captures; what it keeps of that is in previewsink.go.
 
 import (
@@ -32,6 +32,8 @@ The Flow runtime starts it without arguments and speaks the capture protocol on 
 
   source-postgres preview --config FILE    capture as the runtime would, and print the documents
   source-postgres discover --config FILE   list the tables that can be captured
+  source-postgres verify --config FILE --documents FILE
+                                           replay captured documents and compare them with the tables
   source-postgres spec                     print the connector's specification
   source-postgres help                     this text
 
@@ -53,7 +55,8 @@ holds every document exactly once.
 
 `
 
-// runHuman runs a command of a person and returns the exit status: 0, 1 for a failure, 2 for wrong usage.
+// runHuman runs a command of a person and returns the exit status: 0, 1 for a failure, 2 for wrong usage, or what an
+// exitError says.
 func runHuman(args []string) int {
 	command, rest := "help", []string(nil)
 	if len(args) > 0 {
@@ -74,13 +77,19 @@ func runHuman(args []string) int {
 		err = discoverCommand(ctx, rest)
 	case "preview":
 		err = previewCommand(ctx, rest)
+	case "verify":
+		err = verifyCommand(ctx, rest)
 	default:
 		err = usageError("there is no command " + command + "; `source-postgres help` lists them")
 	}
 	var usage usageError
+	var exit *exitError
+	status := 1
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
+	case errors.As(err, &exit):
+		status = exit.status
 	case ctx.Err() != nil:
 		return 0 // stopped as asked; why the connector ended is in its logs
 	case errors.As(err, &usage):
@@ -93,7 +102,7 @@ func runHuman(args []string) int {
 	} else {
 		fmt.Fprintln(os.Stderr, text)
 	}
-	return 1
+	return status
 }
 
 // usageError is a mistake on the command line.
@@ -118,11 +127,15 @@ func newCommandFlags(name, help string) *commandFlags {
 		f.SetOutput(os.Stdout)
 		f.PrintDefaults()
 	}
+	return f
+}
+
+// addConnector adds the flags of a command that starts the connector.
+func (f *commandFlags) addConnector() {
 	f.StringVar(&f.codec, "codec", "", "the protocol's `codec`: proto or json (default what FLOW_RUNTIME_CODEC says, else proto)")
 	f.StringVar(&f.logLevel, "log-level", "", "the connector's log `level`: error, warn, info, debug or trace "+
 		"(default what LOG_LEVEL says, else info)")
 	f.StringVar(&f.connector, "connector", "", "run this `executable` instead of this one")
-	return f
 }
 
 // parse parses args and returns a driver for them.
@@ -209,6 +222,7 @@ func readConfig(path string) (json.RawMessage, error) {
 
 func specCommand(ctx context.Context, args []string) error {
 	f := newCommandFlags("spec", "usage: source-postgres spec [flags]\n\nPrints the connector's specification as JSON.\n\n")
+	f.addConnector()
 	d, err := f.parse(args, false)
 	if err != nil {
 		return err
@@ -239,6 +253,7 @@ func discoverCommand(ctx context.Context, args []string) error {
 	f := newCommandFlags("discover",
 		"usage: source-postgres discover --config FILE [flags]\n\nLists the tables that can be captured.\n\n")
 	f.addConfig()
+	f.addConnector()
 	asJSON := f.Bool("json", false, "print the whole Discovered response, schemas included")
 	d, err := f.parse(args, true)
 	if err != nil {
@@ -329,6 +344,7 @@ type previewOptions struct {
 func previewCommand(ctx context.Context, args []string) error {
 	f := newCommandFlags("preview", previewHelp)
 	f.addConfig()
+	f.addConnector()
 	var o previewOptions
 	f.StringVar(&o.tables, "tables", "",
 		"capture only tables that match one of these comma-separated `patterns`, such as public.* (default all)")
@@ -361,7 +377,7 @@ func previewCommand(ctx context.Context, args []string) error {
 	if o.outputState && !o.json {
 		return usageError("preview: --output-state goes with --json")
 	}
-	if _, err := tablePatterns(o.tables); err != nil {
+	if _, err := tablePatterns("preview", o.tables); err != nil {
 		return err
 	}
 	console := newConsole(os.Stderr, os.Getenv("LOG_FORMAT"))
@@ -456,7 +472,7 @@ func previewSession(ctx context.Context, d *runtimeDriver, capture *pf.CaptureSp
 
 // previewBindings makes the task's bindings of what was discovered.
 func previewBindings(discovered []*pc.Response_Discovered_Binding, o *previewOptions) ([]runtimeBinding, error) {
-	patterns, err := tablePatterns(o.tables)
+	patterns, err := tablePatterns("preview", o.tables)
 	if err != nil {
 		return nil, err
 	}
@@ -499,8 +515,8 @@ func previewBindings(discovered []*pc.Response_Discovered_Binding, o *previewOpt
 	return bindings, nil
 }
 
-// tablePatterns compiles a comma-separated list.
-func tablePatterns(list string) ([]tablePattern, error) {
+// tablePatterns compiles a comma-separated list, the --tables of a command.
+func tablePatterns(command, list string) ([]tablePattern, error) {
 	var patterns []tablePattern
 	for glob := range strings.SplitSeq(list, ",") {
 		if glob = strings.TrimSpace(glob); glob == "" {
@@ -508,7 +524,7 @@ func tablePatterns(list string) ([]tablePattern, error) {
 		}
 		p, err := compileTablePattern(glob)
 		if err != nil {
-			return nil, usageError("preview: --tables: " + glob + " " + err.Error())
+			return nil, usageError(command + ": --tables: " + glob + " " + err.Error())
 		}
 		patterns = append(patterns, p)
 	}

@@ -637,18 +637,23 @@ type comparison struct {
 
 // loadCasts reads how types are compared in SQL.
 func (c *capture) loadCasts(oids []uint32) error {
+	return loadCasts(c.ctx, c.db, c.types, c.casts, oids)
+}
+
+// loadCasts adds to casts how the types are compared in SQL.
+func loadCasts(ctx context.Context, db *database, types *typeCatalog, casts map[uint32]comparison, oids []uint32) error {
 	var missing []uint32
 	for _, oid := range oids {
-		oid, _ = c.types.base(oid, -1)
-		if _, ok := c.casts[oid]; !ok && !slices.Contains(missing, oid) {
+		oid, _ = types.base(oid, -1)
+		if _, ok := casts[oid]; !ok && !slices.Contains(missing, oid) {
 			missing = append(missing, oid)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	return c.db.with(c.ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(c.ctx, sqlComparisons, oidArray(missing))
+	return db.with(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, sqlComparisons, oidArray(missing))
 		if err != nil {
 			return err
 		}
@@ -661,7 +666,7 @@ func (c *capture) loadCasts(oids []uint32) error {
 				return err
 			}
 			how.equal, how.greater = operator(equal, "="), operator(greater, ">")
-			c.casts[uint32(oid)] = how
+			casts[uint32(oid)] = how
 		}
 		return rows.Err()
 	})

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # tests/demo.sh is `make demo`: a capture of pgbench's tables on a throwaway PostgreSQL while pgbench writes to
 # them, killed with SIGKILL in the backfill and again in the streaming, resumed each time. At the end the captured
-# documents are checked to be a strict history, replayed, and compared with the tables. About half a minute, nobody
+# documents are checked to be a strict history, replayed, and compared with the tables: by tests/replay, for which the
+# server reads the documents' values back, and by the command for one's own data, verify. About half a minute, nobody
 # needed, nothing left.
 #
 # By environment:
@@ -242,5 +243,8 @@ echo "$(captured) documents captured in all"
 title "Check the history, replay the documents, compare with the tables"
 "$work/replay" --strict --tables "$tables" --output "$work/documents.jsonl" \
 	--database "$(tests/postgres.sh url --name "$server")"
+
+title "The same on one's own data: source-postgres verify"
+"$work/source-postgres" verify --strict --config "$work/config.yaml" --tables 'public.pgbench_*' --documents "$work/documents.jsonl"
 finished=yes
 bold "The history is strict and the replayed documents equal the tables. Took $SECONDS s."
