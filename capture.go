@@ -767,3 +767,30 @@ func (c *capture) report() {
 		c.usual()
 	}
 }
+
+// renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.
+func (c *capture) renewSession() error {
+	if c.session.askKeepalive(); c.ledger.reached() < c.renewal.at {
+		return nil
+	}
+	c.ledger.advance(c.ledger.idleEnd)
+	if err := c.checkpoint(); err != nil {
+		return err
+	}
+	return errRenewSession
+}
+
+// sessionRenewed has the partitions captured for which a session was started anew.
+func (c *capture) sessionRenewed(start lsn) error {
+	if !c.renewal.began(start) {
+		return nil
+	}
+	for _, b := range c.bindings {
+		if b.partitions.release() {
+			if err := c.reload(b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

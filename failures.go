@@ -37,6 +37,15 @@ func pauseAfter(failures int, longest time.Duration) time.Duration {
 	return min(firstPause<<max(failures-1, 0), longest)
 }
 
+// rowError is a row that has no document.
+type rowError struct {
+	key   string
+	cause error
+}
+
+func (e *rowError) Error() string { return "row " + e.key + ": " + e.cause.Error() }
+func (e *rowError) Unwrap() error { return e.cause }
+
 // chunkFailed decides what an unreadable chunk means.
 func (c *capture) chunkFailed(ck *chunk) error {
 	b, err := ck.binding, ck.err
@@ -437,6 +446,12 @@ func (c *capture) remedyOf(b *binding, err error) string {
 		return advised(advice, c.settings)
 	}
 	return "See the server's log."
+}
+
+// valueRemedy is what may be done about a value that has no document.
+func (c *capture) valueRemedy() string {
+	return fmt.Sprintf("Correct the value in the table, or leave its column out of the publication %s, with a column list of the table.",
+		quoteIdent(c.settings.publication))
 }
 
 // onlySuspended reports whether no backfill goes on but those that are suspended.

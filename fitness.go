@@ -22,7 +22,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/sirupsen/logrus"
 )
 
 // fitness is what is sent of a table now.
@@ -326,22 +325,6 @@ func (c *capture) suspect(b *binding) error {
 	}
 	c.refreshes.suspect(b, at.position)
 	return nil
-}
-
-// lookAtFitness reads the catalog again about the tables of which something is otherwise than at the last look, and about parked ones
-// that the stream has described since. REQUIRES: between transactions.
-func (c *capture) lookAtFitness() error {
-	c.refreshes.readsSending()
-	read, err := c.readFitness(c.ctx, c.bindings)
-	if err != nil {
-		return err
-	}
-	changed := c.refreshes.changed(c.bindings, read)
-	if len(changed) == 0 {
-		return nil
-	}
-	logrus.WithField("tables", len(changed)).Debug("what is sent of tables has changed")
-	return c.refreshAll(changed, read)
 }
 
 // sawForeign is told of a change of a relation that no binding captures.

@@ -462,23 +462,6 @@ func (c *capture) scanAttached(b *binding, ch *partitionsChange) {
 		names, b.name())
 }
 
-// startAttached returns the captured bindings whose attached partitions are to be scanned now.
-func (c *capture) startAttached() []*binding {
-	var started []*binding
-	for _, b := range c.backlog.takeAttached() {
-		switch {
-		case b.phase != phaseActive || !b.scanning():
-		case c.settings.skipsBackfill(b.name()) || b.resource.mode == modeOnlyChanges:
-			c.status("The scan of partitions of %s ends here: its backfills are skipped", b.name())
-			b.complete()
-			c.backlog.leave(b)
-		default:
-			started = append(started, b)
-		}
-	}
-	return started
-}
-
 // describePartitions names partitions, of many the first.
 func describePartitions(partitions []partition) string {
 	names := make([]string, len(partitions))
@@ -567,20 +550,6 @@ func (c *capture) describedPartition(b *binding, oid uint32, again bool) {
 		after = laterAfter
 	}
 	c.refreshes.partitionsChanged(b, after)
-}
-
-// look reads the catalog about the tables whose partitions seem to have changed.
-func (c *capture) look() error {
-	bindings := c.refreshes.readsPartitioned()
-	for _, b := range bindings {
-		if b.phase != phaseActive && b.phase != phaseBackfill {
-			continue
-		}
-		if err := c.reload(b); err != nil {
-			return err
-		}
-	}
-	return c.judgeKeys(bindings)
 }
 
 // leafPlace is an expression of a leaf's relfilenode, and of the transaction that attached it if it is a partition, with the

@@ -35,15 +35,6 @@ func anewAfter(n int) time.Duration {
 	return hurried(min(firstAnew<<max(n-1, 0), longestAnew))
 }
 
-// rowError is a row that has no document.
-type rowError struct {
-	key   string
-	cause error
-}
-
-func (e *rowError) Error() string { return "row " + e.key + ": " + e.cause.Error() }
-func (e *rowError) Unwrap() error { return e.cause }
-
 // patienceWith is how long the stream stands still for a row of the binding. Where changes are left out for want of it, that is so
 // once: nothing ends it.
 func (c *capture) patienceWith(b *binding) time.Duration {
@@ -135,12 +126,6 @@ func (c *capture) refusalRemedy(b *binding, err error) string {
 		return c.remedyOf(b, err)
 	}
 	return c.valueRemedy()
-}
-
-// valueRemedy is what may be done about a value that has no document.
-func (c *capture) valueRemedy() string {
-	return fmt.Sprintf("Correct the value in the table, or leave its column out of the publication %s, with a column list of the table.",
-		quoteIdent(c.settings.publication))
 }
 
 // chunkRefused decides what becomes of a chunk that is settled and cannot be written; good is how many of its rows precede the one

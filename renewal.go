@@ -7,10 +7,7 @@
 
 package main
 
-import (
-	"maps"
-	"time"
-)
+import "maps"
 
 // renewal is which attachments of partitions sessions were started behind. An attachment is known by its path (knownPartition).
 type renewal struct {
@@ -92,60 +89,4 @@ func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]
 	}
 	c.renewal.ask(attachments, at.position)
 	return true, nil
-}
-
-// unpublishedYet reads the partitions of the tables that are to be backfilled again, and returns those tables whose backfill
-// rests, or waits for another session.
-func (c *capture) unpublishedYet() (held []*binding, err error) {
-	now, ready := time.Now(), make([]*binding, 0, len(c.backlog.pending))
-	for _, b := range c.backlog.pending {
-		if b.partitions.held || b.scan.resting(now) {
-			held = append(held, b)
-		} else {
-			ready = append(ready, b)
-		}
-	}
-	if err := c.freshPartitions(ready); err != nil {
-		return nil, err
-	}
-	for _, b := range ready {
-		if b.table.kind != 'p' {
-			continue
-		}
-		wait, err := c.awaitRenewal(b, b.table.partitions, partitionsOf(b.table))
-		if err != nil {
-			return nil, err
-		}
-		if wait {
-			held = append(held, b)
-		}
-	}
-	return held, nil
-}
-
-// renewSession ends the session when it has come to where the next one is to begin. REQUIRES: between transactions.
-func (c *capture) renewSession() error {
-	if c.session.askKeepalive(); c.ledger.reached() < c.renewal.at {
-		return nil
-	}
-	c.ledger.advance(c.ledger.idleEnd)
-	if err := c.checkpoint(); err != nil {
-		return err
-	}
-	return errRenewSession
-}
-
-// sessionRenewed has the partitions captured for which a session was started anew.
-func (c *capture) sessionRenewed(start lsn) error {
-	if !c.renewal.began(start) {
-		return nil
-	}
-	for _, b := range c.bindings {
-		if b.partitions.release() {
-			if err := c.reload(b); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
