@@ -194,3 +194,14 @@ func grouped(n int64) string {
 	}
 	return digits
 }
+
+// cut shortens s to about n bytes, at a character boundary.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xC0 == 0x80 {
+		n--
+	}
+	return s[:n] + "…"
+}

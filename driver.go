@@ -15,75 +15,10 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 )
-
-const (
-	stopGrace          = 5 * time.Second // between stdin EOF and SIGKILL, where the runtime gives any
-	maxApplies         = 3               // of one spec, while Apply returns a state
-	driverVersion      = "ffffffffffffffff"
-	driverIntervalSecs = 300
-)
-
-// runtimeVersion is which of the two runtimes the driver stands in for.
-type runtimeVersion uint8
-
-const (
-	runtimeV2 runtimeVersion = iota // what captures run on
-	runtimeV1                       // what flowctl preview runs on, and captures whose label says so
-)
-
-func (v runtimeVersion) String() string {
-	if v == runtimeV1 {
-		return "v1"
-	}
-	return "v2"
-}
-
-// runtimeDriver says how the connector is started and what every request carries. Its methods each start one process,
-// which is asked to stop when their context is cancelled.
-type runtimeDriver struct {
-	command  []string // empty: this executable
-	env      []string // added to our own environment, after what the driver sets
-	codec    codec
-	runtime  runtimeVersion
-	limits   *transactionLimits // nil: those of the runtime
-	indirect bool               // specs are sent in the indirect form, with a table of collections
-	task     string
-	config   json.RawMessage
-	logLevel string                 // empty: info
-	onLog    func(log connectorLog) // called in order by one goroutine per process; may be nil
-	onStart  func(pid int)          // called for the process that captures; may be nil
-	// encode frames the requests; nil is appendRequest, or appendIndirectRequest where specs are indirect.
-	encode func(dst []byte, request *pc.Request, c codec) ([]byte, error)
-	// wrap comes between the output of the process that captures and us; may be nil.
-	wrap func(io.Reader) io.Reader
-}
-
-// runtimeBinding is one binding as a task has it in its model.
-type runtimeBinding struct {
-	resource   json.RawMessage
-	collection string // name below the task's prefix
-	key        []string
-	schema     json.RawMessage // write schema; empty: {}
-	backfill   uint32
-}
-
-// connectorExit is the failure of a connector process; its text is what the runtime would show.
-type connectorExit struct {
-	status  string // as in "exit status 1" or "signal: killed"
-	message string // of the last log
-}
-
-func (e *connectorExit) Error() string {
-	if e.message == "" {
-		return "connector exited with no log output (" + e.status + ")"
-	}
-	return e.message
-}
 
 // spec asks for the connector's Spec.
 func (d *runtimeDriver) spec(ctx context.Context) (*pc.Response_Spec, error) {
@@ -415,46 +350,3 @@ func (s *session) stop() {
 
 // kill ends the connector with SIGKILL. From any goroutine.
 func (s *session) kill() { s.process.kill() }
-
-// decodeState decodes a state or patch; numbers keep their spelling.
-func decodeState(raw []byte) (any, error) {
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber()
-	var v any
-	if err := decoder.Decode(&v); err != nil {
-		return nil, err
-	}
-	if _, ok := v.(map[string]any); !ok {
-		return nil, fmt.Errorf("want a JSON object, have %.60s", raw)
-	}
-	return v, nil
-}
-
-// reduceState applies what a checkpoint says to a state, which it may change, and returns the result.
-func reduceState(state any, update *pf.ConnectorState) (any, error) {
-	patch, err := decodeState(update.UpdatedJson)
-	if err != nil || !update.MergePatch {
-		return patch, err
-	}
-	return mergePatch(state, patch), nil
-}
-
-// mergePatch applies an RFC 7396 merge patch to target, which it may change, and returns the result.
-func mergePatch(target, patch any) any {
-	fields, ok := patch.(map[string]any)
-	if !ok {
-		return patch
-	}
-	object, ok := target.(map[string]any)
-	if !ok {
-		object = make(map[string]any, len(fields))
-	}
-	for name, value := range fields {
-		if value == nil {
-			delete(object, name)
-			continue
-		}
-		object[name] = mergePatch(object[name], value)
-	}
-	return object
-}

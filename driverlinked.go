@@ -194,3 +194,20 @@ func putJSON(object map[string]json.RawMessage, name string, value any) error {
 	object[name] = text
 	return err
 }
+
+// appendRequest appends one framed request.
+func appendRequest(dst []byte, request *pc.Request, c codec) ([]byte, error) {
+	if c == codecJSON {
+		text, err := new(jsonpb.Marshaler).MarshalToString(request)
+		if err != nil {
+			return dst, err
+		}
+		return append(append(dst, text...), '\n'), nil
+	}
+	body, err := request.Marshal()
+	if err != nil {
+		return dst, err
+	}
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(body)))
+	return append(dst, body...), nil
+}

@@ -156,15 +156,6 @@ func (p *connectorProcess) wait() error {
 	return err
 }
 
-// connectorLog is one line that the connector wrote to stderr.
-type connectorLog struct {
-	level   string // empty: the line was no JSON log record
-	message string
-	status  bool   // a connectorStatus event
-	fields  string // the other fields, as " name=value", sorted
-	line    string // as it was written
-}
-
 // readLogs reads stderr to its end. Lines that are no records and follow each other make one message, as a stack trace.
 func (p *connectorProcess) readLogs(stderr io.Reader, onLog func(connectorLog)) {
 	defer close(p.logs)
@@ -361,23 +352,6 @@ func strictJSON(data []byte, into any) error {
 	return nil
 }
 
-// appendRequest appends one framed request.
-func appendRequest(dst []byte, request *pc.Request, c codec) ([]byte, error) {
-	if c == codecJSON {
-		text, err := new(jsonpb.Marshaler).MarshalToString(request)
-		if err != nil {
-			return dst, err
-		}
-		return append(append(dst, text...), '\n'), nil
-	}
-	body, err := request.Marshal()
-	if err != nil {
-		return dst, err
-	}
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(body)))
-	return append(dst, body...), nil
-}
-
 // responseKind names what is set in a response.
 func responseKind(r *pc.Response) string {
 	var kinds []string
@@ -499,3 +473,16 @@ func (p *pump) await() (ok bool, err error) {
 
 // close lets the goroutine of the pump end.
 func (p *pump) close() { p.once.Do(func() { close(p.done) }) }
+
+// connectorExit is the failure of a connector process; its text is what the runtime would show.
+type connectorExit struct {
+	status  string // as in "exit status 1" or "signal: killed"
+	message string // of the last log
+}
+
+func (e *connectorExit) Error() string {
+	if e.message == "" {
+		return "connector exited with no log output (" + e.status + ")"
+	}
+	return e.message
+}

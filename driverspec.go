@@ -1,23 +1,100 @@
 package main
 
-// driverspec.go owns the task as the stand-in runtime would have built it from a catalog: capture and collection specs
-// with every template filled, and the names of binding states.
+// driverspec.go owns what the stand-in runtime is given, its version, its task and the bindings of that, and the task as it would
+// have built that from a catalog: capture and collection specs with every template filled, and the names of binding states.
 //
 // Invariant: what captureSpec and collectionSpec make passes the Validate of the protocol package.
 
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
+	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 	pb "go.gazette.dev/core/broker/protocol"
 	consumer "go.gazette.dev/core/consumer/protocol"
 )
+
+const (
+	stopGrace          = 5 * time.Second // between stdin EOF and SIGKILL, where the runtime gives any
+	maxApplies         = 3               // of one spec, while Apply returns a state
+	driverVersion      = "ffffffffffffffff"
+	driverIntervalSecs = 300
+)
+
+// runtimeVersion is which of the two runtimes the driver stands in for.
+type runtimeVersion uint8
+
+const (
+	runtimeV2 runtimeVersion = iota // what captures run on
+	runtimeV1                       // what flowctl preview runs on, and captures whose label says so
+)
+
+func (v runtimeVersion) String() string {
+	if v == runtimeV1 {
+		return "v1"
+	}
+	return "v2"
+}
+
+// runtimeDriver says how the connector is started and what every request carries. Its methods each start one process,
+// which is asked to stop when their context is cancelled.
+type runtimeDriver struct {
+	command  []string // empty: this executable
+	env      []string // added to our own environment, after what the driver sets
+	codec    codec
+	runtime  runtimeVersion
+	limits   *transactionLimits // nil: those of the runtime
+	indirect bool               // specs are sent in the indirect form, with a table of collections
+	task     string
+	config   json.RawMessage
+	logLevel string                 // empty: info
+	onLog    func(log connectorLog) // called in order by one goroutine per process; may be nil
+	onStart  func(pid int)          // called for the process that captures; may be nil
+	// encode frames the requests; nil is appendRequest, or appendIndirectRequest where specs are indirect.
+	encode func(dst []byte, request *pc.Request, c codec) ([]byte, error)
+	// wrap comes between the output of the process that captures and us; may be nil.
+	wrap func(io.Reader) io.Reader
+}
+
+// runtimeBinding is one binding as a task has it in its model.
+type runtimeBinding struct {
+	resource   json.RawMessage
+	collection string // name below the task's prefix
+	key        []string
+	schema     json.RawMessage // write schema; empty: {}
+	backfill   uint32
+}
+
+// connectorLog is one line that the connector wrote to stderr.
+type connectorLog struct {
+	level   string // empty: the line was no JSON log record
+	message string
+	status  bool   // a connectorStatus event
+	fields  string // the other fields, as " name=value", sorted
+	line    string // as it was written
+}
+
+// transactionLimits say when a transaction closes.
+type transactionLimits struct {
+	bytes     int           // captured; no more checkpoints are folded in
+	least     time.Duration // it stays open this long, even with nothing to read
+	most      time.Duration // and is not open longer, if it has a checkpoint; 0: no limit
+	synthetic int           // bytes of documents behind the last checkpoint, which are then committed without one; 0: no limit
+}
+
+func (v runtimeVersion) transactionLimits() transactionLimits {
+	if v == runtimeV1 {
+		return transactionLimits{bytes: 32 << 20}
+	}
+	return transactionLimits{bytes: 64 << 20, most: time.Second, synthetic: 512 << 20}
+}
 
 // stateKey is the runtime's name for a binding's state.
 func stateKey(path []string, backfill uint32) string {

@@ -10,6 +10,7 @@ package main
 // were handed to the sink before, and only committed checkpoints are acknowledged, once each.
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,21 +20,6 @@ import (
 	pc "github.com/estuary/flow/go/protocols/capture"
 	pf "github.com/estuary/flow/go/protocols/flow"
 )
-
-// transactionLimits say when a transaction closes.
-type transactionLimits struct {
-	bytes     int           // captured; no more checkpoints are folded in
-	least     time.Duration // it stays open this long, even with nothing to read
-	most      time.Duration // and is not open longer, if it has a checkpoint; 0: no limit
-	synthetic int           // bytes of documents behind the last checkpoint, which are then committed without one; 0: no limit
-}
-
-func (v runtimeVersion) transactionLimits() transactionLimits {
-	if v == runtimeV1 {
-		return transactionLimits{bytes: 32 << 20}
-	}
-	return transactionLimits{bytes: 64 << 20, most: time.Second, synthetic: 512 << 20}
-}
 
 // sessionSink takes what a session captures. All calls come from the goroutine in run.
 type sessionSink interface {
@@ -291,4 +277,47 @@ func (t *runtimeTransactions) checkEnd() error {
 		return errors.New("unexpected capture connector EOF while within a checkpoint")
 	}
 	return errors.New("unexpected capture connector EOF within a capture checkpoint sequence")
+}
+
+// decodeState decodes a state or patch; numbers keep their spelling.
+func decodeState(raw []byte) (any, error) {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var v any
+	if err := decoder.Decode(&v); err != nil {
+		return nil, err
+	}
+	if _, ok := v.(map[string]any); !ok {
+		return nil, fmt.Errorf("want a JSON object, have %.60s", raw)
+	}
+	return v, nil
+}
+
+// reduceState applies what a checkpoint says to a state, which it may change, and returns the result.
+func reduceState(state any, update *pf.ConnectorState) (any, error) {
+	patch, err := decodeState(update.UpdatedJson)
+	if err != nil || !update.MergePatch {
+		return patch, err
+	}
+	return mergePatch(state, patch), nil
+}
+
+// mergePatch applies an RFC 7396 merge patch to target, which it may change, and returns the result.
+func mergePatch(target, patch any) any {
+	fields, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	object, ok := target.(map[string]any)
+	if !ok {
+		object = make(map[string]any, len(fields))
+	}
+	for name, value := range fields {
+		if value == nil {
+			delete(object, name)
+			continue
+		}
+		object[name] = mergePatch(object[name], value)
+	}
+	return object
 }

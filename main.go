@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	_ "net/http/pprof" // served at PPROF_ADDRESS
 	"os"
@@ -123,36 +122,4 @@ func exitStatus(err error, settled bool) int {
 		logrus.Error(strings.TrimSpace(err.Error()))
 	}
 	return 1
-}
-
-func setUpLogging(format, level string) error {
-	logrus.SetOutput(os.Stderr)
-	switch format {
-	case "json":
-		logrus.SetFormatter(&logrus.JSONFormatter{})
-	case "text":
-		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
-	case "", "color":
-		logrus.SetFormatter(&logrus.TextFormatter{ForceColors: format == "color", FullTimestamp: true})
-	default:
-		return fmt.Errorf("LOG_FORMAT %q is not one of json, text, color", format)
-	}
-	parsed, err := parseLogLevel("LOG_LEVEL", level)
-	if err != nil {
-		return err
-	}
-	logrus.SetLevel(parsed)
-	return nil
-}
-
-// parseLogLevel parses what the variable or flag name says; nothing is info.
-func parseLogLevel(name, level string) (logrus.Level, error) {
-	if level == "" {
-		return logrus.InfoLevel, nil
-	}
-	parsed, err := logrus.ParseLevel(level)
-	if err != nil {
-		return 0, fmt.Errorf("%s %q is not one of trace, debug, info, warn, error", name, level)
-	}
-	return parsed, nil
 }

@@ -298,49 +298,6 @@ func printTables(w io.Writer, bindings []*pc.Response_Discovered_Binding) error 
 	return table.Flush()
 }
 
-// tableOfResource reads what preview needs of a resource config.
-func tableOfResource(raw json.RawMessage) (tableName, backfillMode, error) {
-	var r struct {
-		Namespace string       `json:"namespace"`
-		Stream    string       `json:"stream"`
-		Mode      backfillMode `json:"mode"`
-	}
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return tableName{}, "", fmt.Errorf("resource config %s: %w", raw, err)
-	}
-	return tableName{r.Namespace, r.Stream}, r.Mode, nil
-}
-
-// columnsOfKey returns the columns that key pointers name; those of documents' own fields stay pointers.
-func columnsOfKey(key []string) []string {
-	unescape := strings.NewReplacer("~1", "/", "~0", "~")
-	columns := make([]string, 0, len(key))
-	for _, pointer := range key {
-		if !strings.HasPrefix(pointer, "/_meta/") {
-			pointer = unescape.Replace(strings.TrimPrefix(pointer, "/"))
-		}
-		columns = append(columns, pointer)
-	}
-	return columns
-}
-
-// previewOptions are the flags of preview.
-type previewOptions struct {
-	tables           string
-	mode             string
-	backfill         uint
-	stateFile        string
-	outputFile       string
-	json             bool
-	outputState      bool
-	exitWhenCaughtUp bool
-	untilIdle        time.Duration
-	restart          bool
-	killEvery        time.Duration
-	runtime          string
-	indirect         bool
-}
-
 func previewCommand(ctx context.Context, args []string) error {
 	f := newCommandFlags("preview", previewHelp)
 	f.addConfig()

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	pf "github.com/estuary/flow/go/protocols/flow"
 	"github.com/gogo/protobuf/jsonpb"
@@ -313,13 +314,45 @@ func appendReadable(dst []byte, table tableName, key []string, doc []byte) []byt
 	return append(dst, '\n')
 }
 
-// cut shortens s to about n bytes, at a character boundary.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
+// previewOptions are the flags of preview.
+type previewOptions struct {
+	tables           string
+	mode             string
+	backfill         uint
+	stateFile        string
+	outputFile       string
+	json             bool
+	outputState      bool
+	exitWhenCaughtUp bool
+	untilIdle        time.Duration
+	restart          bool
+	killEvery        time.Duration
+	runtime          string
+	indirect         bool
+}
+
+// columnsOfKey returns the columns that key pointers name; those of documents' own fields stay pointers.
+func columnsOfKey(key []string) []string {
+	unescape := strings.NewReplacer("~1", "/", "~0", "~")
+	columns := make([]string, 0, len(key))
+	for _, pointer := range key {
+		if !strings.HasPrefix(pointer, "/_meta/") {
+			pointer = unescape.Replace(strings.TrimPrefix(pointer, "/"))
+		}
+		columns = append(columns, pointer)
 	}
-	for n > 0 && s[n]&0xC0 == 0x80 {
-		n--
+	return columns
+}
+
+// tableOfResource reads what preview needs of a resource config.
+func tableOfResource(raw json.RawMessage) (tableName, backfillMode, error) {
+	var r struct {
+		Namespace string       `json:"namespace"`
+		Stream    string       `json:"stream"`
+		Mode      backfillMode `json:"mode"`
 	}
-	return s[:n] + "…"
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return tableName{}, "", fmt.Errorf("resource config %s: %w", raw, err)
+	}
+	return tableName{r.Namespace, r.Stream}, r.Mode, nil
 }
