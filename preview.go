@@ -12,11 +12,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -26,26 +24,6 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-const helpText = `source-postgres captures a PostgreSQL database for Estuary Flow.
-
-The Flow runtime starts it without arguments and speaks the capture protocol on its stdin and stdout. For people:
-
-  source-postgres preview --config FILE    capture as the runtime would, and print the documents
-  source-postgres discover --config FILE   list the tables that can be captured
-  source-postgres verify --config FILE --documents FILE
-                                           replay captured documents and compare them with the tables
-  source-postgres spec                     print the connector's specification
-  source-postgres help                     this text
-
-Each takes --help. FILE is the endpoint config as YAML or JSON, for example:
-
-  address: localhost:5432
-  user: flow_capture
-  database: postgres
-  historyMode: false
-  credentials: {auth_type: UserPassword, password: secret1234}
-`
-
 const previewHelp = `usage: source-postgres preview --config FILE [flags]
 
 Starts the connector as the Flow runtime would, binds the discovered tables, and prints one line per document.
@@ -54,56 +32,6 @@ a kill -9 between printing and saving the state; with --output the file is cut b
 holds every document exactly once.
 
 `
-
-// runHuman runs a command of a person and returns the exit status: 0, 1 for a failure, 2 for wrong usage, or what an
-// exitError says.
-func runHuman(args []string) int {
-	command, rest := "help", []string(nil)
-	if len(args) > 0 {
-		command, rest = args[0], args[1:]
-	}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	// The second Ctrl-C is not ours to catch.
-	context.AfterFunc(ctx, cancel)
-
-	var err error
-	switch command {
-	case "help", "-h", "-help", "--help":
-		fmt.Print(helpText)
-	case "spec":
-		err = specCommand(ctx, rest)
-	case "discover":
-		err = discoverCommand(ctx, rest)
-	case "preview":
-		err = previewCommand(ctx, rest)
-	case "verify":
-		err = verifyCommand(ctx, rest)
-	default:
-		err = usageError("there is no command " + command + "; `source-postgres help` lists them")
-	}
-	var usage usageError
-	var exit *exitError
-	status := 1
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-		return 0
-	case errors.As(err, &exit):
-		status = exit.status
-	case ctx.Err() != nil:
-		return 0 // stopped as asked; why the connector ended is in its logs
-	case errors.As(err, &usage):
-		fmt.Fprintln(os.Stderr, "source-postgres: "+err.Error())
-		return 2
-	}
-	text := "source-postgres " + command + ": " + err.Error()
-	if os.Getenv("LOG_FORMAT") == "json" {
-		newConsole(os.Stderr, "json").log(connectorLog{level: "error", message: text})
-	} else {
-		fmt.Fprintln(os.Stderr, text)
-	}
-	return status
-}
 
 // usageError is a mistake on the command line.
 type usageError string
