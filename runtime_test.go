@@ -169,6 +169,14 @@ func (r *testRuntime) drawPeer(random *rand.Rand) {
 	}
 }
 
+// unsettled reports whether the last session put out something behind its last checkpoint.
+func (r *testRuntime) unsettled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	documents, schemas := len(r.uncommitted), len(r.schemas)
+	return documents > 0 && r.uncommitted[documents-1].checkpoint == 0 || schemas > 0 && r.schemas[schemas-1].checkpoint > r.checkpoints
+}
+
 // bind validates the bindings of the sessions to come; positions in the task may change.
 func (r *testRuntime) bind(bindings []runtimeBinding) {
 	r.t.Helper()
