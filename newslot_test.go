@@ -117,3 +117,48 @@ func TestNewSlotAmidChange(t *testing.T) {
 		})
 	}
 }
+
+// TestNewSlotUndecodable: a table that is not captured was rewritten while the slot was being made, so that no session gets past a
+// change of it. What the error says to do is done, and so is what is said of a slot that is gone.
+func TestNewSlotUndecodable(t *testing.T) {
+	for _, way := range []string{"counters", "dropped"} {
+		t.Run(way, func(t *testing.T) {
+			db := newTestDB(t)
+			db.requireVersion(130000)
+			table := db.edgeTable("t", "int PRIMARY KEY", 10)
+			x := &amidCreation{testDB: db, other: db.createTable("other", "(id int)")}
+			rewritten := quoteTable(db.createTable("rewritten", "(id int)"))
+			modes := map[tableName]backfillMode{table: modeAutomatic}
+			var r *testRuntime
+			x.run(func() { r = edgeStart(db, runtimeOptions{config: db.config()}, modes) },
+				func() { db.exec("VACUUM FULL " + rewritten) },
+				func() { db.exec(fmt.Sprintf("INSERT INTO %s VALUES (100, 'amid')", quoteTable(table))) })
+			r.waitStreaming() // with a cursor to come back to: before that the next session makes the slot by itself
+			db.exec("INSERT INTO " + rewritten + " VALUES (1)")
+			err := r.wait()
+			if err == nil {
+				t.Fatal("the session ended without a fault")
+			}
+			if message := err.Error(); !strings.Contains(message, adviceDecoding) ||
+				!slices.ContainsFunc(unmappedMessages, func(text string) bool { return strings.Contains(message, text) }) {
+				t.Fatalf("the session ended with %s", message)
+			}
+			db.exec(fmt.Sprintf("INSERT INTO %s VALUES (101, 'in the gap')", quoteTable(table)))
+			if way == "dropped" {
+				db.dropSlot()
+				r.refused(append([]string{"does not exist, though the capture has read up to"}, bothWaysOut...)...)
+				db.recovers(r, table, nil)
+				return
+			}
+			bindings := r.edgeBindings(modes)
+			for i := range bindings {
+				bindings[i].backfill++
+			}
+			r.bind(bindings)
+			r.start()
+			r.waitEnd(db, table)
+			r.checkPresent(db, table)
+			r.finish()
+		})
+	}
+}
