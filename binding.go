@@ -657,3 +657,55 @@ func (b *binding) checkOf(l *leafCursor, db *database, publication string) *chun
 		quoteLiteral(b.name().schema), quoteLiteral(b.name().name), sightExpression(fmt.Sprintf("%d::oid", oid)), place)
 	return check
 }
+
+// readable reports whether the next chunk may be read now, behind the one that changes are patched into where there is one.
+func (b *binding) readable(now time.Time) bool {
+	s := &b.scan
+	switch {
+	case s.state != scanReady || b.partitions.held || s.resting(now):
+		return false
+	case s.chunk != nil && (s.chunk.final || s.chunk.spoiled != ""):
+		return false
+	}
+	return !b.byCTID() || !leavesDone(b.leavesToRead())
+}
+
+// leavesToRead are the cursors of a scan by ctid behind the chunk that changes are patched into.
+func (b *binding) leavesToRead() []leafCursor {
+	if b.scan.chunk == nil {
+		return b.meta.Leaves
+	}
+	return b.leavesAfter(b.scan.chunk)
+}
+
+// describeWaiting names whom the binding waits for.
+func (b *binding) describeWaiting() string {
+	switch s := &b.scan; s.state {
+	case scanWaiting:
+		return fmt.Sprintf("%s waits for %d open transactions that may have written to it, the first: %s",
+			b.name(), len(s.writers), &s.writers[0])
+	case scanUnseen:
+		return fmt.Sprintf("%s waits for %d committed transactions to become visible (synchronous replication: is the "+
+			"standby away?)", b.name(), len(s.unsettled))
+	default:
+		return ""
+	}
+}
+
+// toRead lists the relations whose rows are to be read, and the table that leads to them.
+func (b *binding) toRead() []uint32 {
+	var oids []uint32
+	if b.phase == phaseActive {
+		for _, l := range b.meta.Leaves {
+			oids = append(oids, l.OID)
+		}
+		return oids
+	}
+	oids = append(oids, b.table.oid)
+	for _, l := range b.table.leaves {
+		if l.oid != b.table.oid {
+			oids = append(oids, l.oid)
+		}
+	}
+	return oids
+}

@@ -20,22 +20,9 @@ import (
 const (
 	// maxFailures is how often in a row the chunks of a binding may fail before its backfill is said to be suspended.
 	maxFailures = 5
-	// firstPause is how long a binding rests after its first failure; each one more doubles that, up to longestPause.
-	firstPause   = 500 * time.Millisecond
-	longestPause = 5 * time.Minute
-	// longestLockPause is the same for a lock of another session's: a chunk that waits for one holds up the stream for a second.
-	longestLockPause = 30 * time.Second
 	// rightsInterval is how often it is looked whether our role may read partitions by themselves that are read by way of their root.
 	rightsInterval = 10 * time.Second
 )
-
-// pauseAfter is how long a binding rests after that many failures in a row.
-func pauseAfter(failures int, longest time.Duration) time.Duration {
-	if failures > 12 {
-		return longest
-	}
-	return min(firstPause<<max(failures-1, 0), longest)
-}
 
 // rowError is a row that has no document.
 type rowError struct {

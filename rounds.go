@@ -20,8 +20,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// roundChunks is how many bindings may have a chunk in one round.
-const roundChunks = 4
+const (
+	// roundChunks is how many bindings may have a chunk in one round.
+	roundChunks = 4
+
+	// missedLook is how often the server is looked at while watermarks do not come.
+	missedLook = time.Minute
+)
 
 // round is the chunks that one fence closes.
 type round struct {

@@ -15,7 +15,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
@@ -85,6 +84,14 @@ type scan struct {
 	generation int // a chunk of an older one counts no more
 	setback
 }
+
+const (
+	// firstPause is how long a binding rests after its first failure; each one more doubles that, up to longestPause.
+	firstPause   = 500 * time.Millisecond
+	longestPause = 5 * time.Minute
+	// longestLockPause is the same for a lock of another session's: a chunk that waits for one holds up the stream for a second.
+	longestLockPause = 30 * time.Second
+)
 
 // setback is what has kept chunks from being read since the last one that was.
 type setback struct {
@@ -221,6 +228,14 @@ func (s *scan) retry(limit int) {
 // ask has the next chunk be of that many rows.
 func (s *scan) ask(limit int) { s.limit = max(1, limit) }
 
+// pauseAfter is how long a binding rests after that many failures in a row.
+func pauseAfter(failures int, longest time.Duration) time.Duration {
+	if failures > 12 {
+		return longest
+	}
+	return min(firstPause<<max(failures-1, 0), longest)
+}
+
 // fail takes note of a chunk that could not be read.
 func (s *scan) fail() {
 	s.failures++
@@ -265,38 +280,4 @@ func (s *scan) adapt(ck *chunk, rows, most int, fixed bool) {
 		limit *= 2
 	}
 	s.limit = min(limit, most)
-}
-
-// readable reports whether the next chunk may be read now, behind the one that changes are patched into where there is one.
-func (b *binding) readable(now time.Time) bool {
-	s := &b.scan
-	switch {
-	case s.state != scanReady || b.partitions.held || s.resting(now):
-		return false
-	case s.chunk != nil && (s.chunk.final || s.chunk.spoiled != ""):
-		return false
-	}
-	return !b.byCTID() || !leavesDone(b.leavesToRead())
-}
-
-// leavesToRead are the cursors of a scan by ctid behind the chunk that changes are patched into.
-func (b *binding) leavesToRead() []leafCursor {
-	if b.scan.chunk == nil {
-		return b.meta.Leaves
-	}
-	return b.leavesAfter(b.scan.chunk)
-}
-
-// describeWaiting names whom the binding waits for.
-func (b *binding) describeWaiting() string {
-	switch s := &b.scan; s.state {
-	case scanWaiting:
-		return fmt.Sprintf("%s waits for %d open transactions that may have written to it, the first: %s",
-			b.name(), len(s.writers), &s.writers[0])
-	case scanUnseen:
-		return fmt.Sprintf("%s waits for %d committed transactions to become visible (synchronous replication: is the "+
-			"standby away?)", b.name(), len(s.unsettled))
-	default:
-		return ""
-	}
 }

@@ -16,6 +16,10 @@ import (
 // for the tests alone, as those like it are.
 var silenceLimit = 35 * time.Second
 
+// askLight is the pause between questions (askDue) at which a light fence is given up for a true one: it is not known of every
+// server that it streams what it says to have flushed.
+const askLight = 2 * time.Second
+
 // silence is what is to be said of a session from which nothing comes.
 type silence struct {
 	said string // "": nothing, now

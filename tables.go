@@ -18,24 +18,6 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// toRead lists the relations whose rows are to be read, and the table that leads to them.
-func (b *binding) toRead() []uint32 {
-	var oids []uint32
-	if b.phase == phaseActive {
-		for _, l := range b.meta.Leaves {
-			oids = append(oids, l.OID)
-		}
-		return oids
-	}
-	oids = append(oids, b.table.oid)
-	for _, l := range b.table.leaves {
-		if l.oid != b.table.oid {
-			oids = append(oids, l.oid)
-		}
-	}
-	return oids
-}
-
 // describe makes the plan of a relation the stream has just described, and takes note of what became of its table.
 func (c *capture) describe(e *relationEntry) error {
 	b := e.binding

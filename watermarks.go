@@ -337,65 +337,6 @@ func clampToFlushed(at lsn, block, segment uint64) lsn {
 	return at
 }
 
-const (
-	// missedLook is how often the server is looked at while watermarks do not come.
-	missedLook = time.Minute
-	// askLight is the pause between such questions at which a light fence is given up for a true one: it is not known of every
-	// server that it streams what it says to have flushed.
-	askLight = 2 * time.Second
-)
-
-// watermarkMissed says that a watermark did not come, and why, and looks at the captured tables at once: their changes may
-// have gone the same way. REQUIRES: between transactions; no chunk has been settled since the fence.
-func (c *capture) watermarkMissed(f *fence) error {
-	if !c.rounds.missed() {
-		return nil
-	}
-	values := []string{string(f.watermark)}
-	if last := c.rounds.fencer.written.Load(); last != nil {
-		values = append(values, *last)
-	}
-	var fault string
-	err := c.db.with(c.ctx, func(conn *pgx.Conn) (err error) {
-		fault, err = watermarksFault(c.ctx, conn, c.settings, c.db.version, values...)
-		return err
-	})
-	switch {
-	case c.ctx.Err() != nil:
-		return context.Cause(c.ctx)
-	case err != nil:
-		fault = fmt.Sprintf("why could not be found out (%s)", serverReason(err))
-	case fault == "":
-		fault = "nothing is amiss with the watermarks table and its publication now, so something was for a while"
-	}
-	c.status("A watermark has not come through the stream, and never will: %s. Backfills go on by the WAL's positions meanwhile, and the "+
-		"captured tables are looked at for what they may have lost.", fault)
-	return c.lookAtFitness()
-}
-
-// watermarkCame takes it back that watermarks do not come.
-func (c *capture) watermarkCame() error {
-	if !c.rounds.came() {
-		return nil
-	}
-	c.usual()
-	return c.lookAtFitness()
-}
-
-// askWhenSilent asks the server how far it is where its WAL ends behind what the stream has shown, first after askFirst of no
-// progress, then less and less often. REQUIRES: between transactions.
-func (c *capture) askWhenSilent(now time.Time) {
-	end := max(lsn(c.progress.serverEnd.Load()), c.rounds.fenceAt())
-	if !c.session.askDue(c.ledger.received(), end, now) {
-		return
-	}
-	if c.session.askPause >= askLight && c.rounds.distrust() {
-		c.startRound(nil)
-		return
-	}
-	c.session.askNow(now)
-}
-
 // close ends the connection of the watermark writer; the next watermark opens another. REQUIRES: no establish under way.
 func (f *fencer) close() {
 	if f.conn != nil {
