@@ -162,7 +162,7 @@ func (c *capture) position(ctx context.Context) (lsn, error) {
 // readAfresh reads the catalog again behind the position that a new slot begins at: the making of it may have waited for hours
 // for open transactions, and what changed meanwhile is neither in the stream nor in what was read before.
 func (c *capture) readAfresh() error {
-	c.renewal.begins(c.bindings)
+	c.renewal.begins(c.knownAttachments())
 	if err := c.rediscover(); err != nil {
 		return err
 	}

@@ -64,6 +64,15 @@ func partitionsOf(t *table) map[uint32]knownPartition {
 	return known
 }
 
+// attachmentsOf are the attachments of some of the partitions that a table has now.
+func attachmentsOf(some []partition, now map[uint32]knownPartition) []uint64 {
+	attachments := make([]uint64, len(some))
+	for i, p := range some {
+		attachments[i] = now[p.oid].path
+	}
+	return attachments
+}
+
 // partitionsFormat begins the stored form: the number of its version. Partitions follow, each as OID, path, relfilenode and TOAST
 // table in base 36. A relfilenode that is the OID is empty, a dash stands for one that holds no rows itself. Of the TOAST table
 // there is its distance from the OID, or a dash where there is none; nothing stands for the one that CREATE TABLE makes, and the
@@ -413,6 +422,41 @@ func (c *capture) judgePartitions(b *binding, sameColumns bool) error {
 	ch.attached = append(ch.attached, ch.hidden...)
 	c.scanAttached(b, &ch)
 	return nil
+}
+
+// awaitRenewal reports whether attached partitions of a binding's table, which has those of now, cannot be captured by this session. Then
+// nothing of it is read before the next one.
+func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]knownPartition) (wait bool, err error) {
+	if c.db.version >= 150000 {
+		return false, nil
+	}
+	attachments := attachmentsOf(attached, now)
+	lacks, asked := c.renewal.lacks(attachments)
+	if !lacks {
+		return false, nil
+	}
+	b.partitions.hold()
+	b.scan.invalidate()
+	if asked {
+		return true, nil
+	}
+	at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
+	if err != nil {
+		return true, err
+	}
+	c.renewal.ask(attachments, at.position)
+	return true, nil
+}
+
+// knownAttachments are the attachments of all partitions that the captured tables are known to have.
+func (c *capture) knownAttachments() []uint64 {
+	var known []uint64
+	for _, b := range c.bindings {
+		if b.table != nil && b.table.kind == 'p' {
+			known = append(known, attachmentsOf(b.table.partitions, partitionsOf(b.table))...)
+		}
+	}
+	return known
 }
 
 // scanAttached has the rows of the partitions that were attached captured, and drops the cursors of those that are gone.

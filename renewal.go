@@ -37,17 +37,13 @@ func (r *renewal) ask(attachments []uint64, position lsn) {
 	r.at = max(r.at, position)
 }
 
-// begins takes note that the session to come begins behind the attachments of all partitions that the tables of bindings are known to have.
-func (r *renewal) begins(bindings []*binding) {
+// begins takes note that the session to come begins behind the attachments.
+func (r *renewal) begins(attachments []uint64) {
 	if r.behind == nil {
 		r.behind = make(map[uint64]bool)
 	}
-	for _, b := range bindings {
-		if b.table != nil && b.table.kind == 'p' {
-			for _, k := range partitionsOf(b.table) {
-				r.behind[k.path] = true
-			}
-		}
+	for _, path := range attachments {
+		r.behind[path] = true
 	}
 }
 
@@ -62,31 +58,4 @@ func (r *renewal) began(start lsn) bool {
 	maps.Copy(r.behind, r.asking)
 	r.at, r.asking = 0, nil
 	return true
-}
-
-// awaitRenewal reports whether attached partitions of a binding's table, which has those of now, cannot be captured by this session. Then
-// nothing of it is read before the next one.
-func (c *capture) awaitRenewal(b *binding, attached []partition, now map[uint32]knownPartition) (wait bool, err error) {
-	if c.db.version >= 150000 {
-		return false, nil
-	}
-	attachments := make([]uint64, len(attached))
-	for i, p := range attached {
-		attachments[i] = now[p.oid].path
-	}
-	lacks, asked := c.renewal.lacks(attachments)
-	if !lacks {
-		return false, nil
-	}
-	b.partitions.hold()
-	b.scan.invalidate()
-	if asked {
-		return true, nil
-	}
-	at, err := newFencer(c.db).position(c.ctx) // the capture's own may be in use by a round
-	if err != nil {
-		return true, err
-	}
-	c.renewal.ask(attachments, at.position)
-	return true, nil
 }

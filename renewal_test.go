@@ -13,10 +13,9 @@ func TestRenewal(t *testing.T) {
 			t.Errorf("%v: not published %t, asked for %t; want %t, %t", attachments, haveLacks, haveAsked, lacks, asked)
 		}
 	}
-	known := []*binding{{}, {table: &table{oid: 1, kind: 'p', partitions: []partition{{oid: 2, parent: 1, kind: 'r'}}}}}
-	r.begins(known)
+	r.begins([]uint64{1, 2})
 	check(false, true)
-	check(false, true, partitionsOf(known[1].table)[2].path)
+	check(false, true, 1, 2)
 	check(true, false, 10)
 	r.ask([]uint64{10, 11}, 200)
 	r.ask([]uint64{12}, 100)
