@@ -689,7 +689,7 @@ func (c *chunk) compact() {
 	c.rebuildIndex()
 }
 
-// keyExpressions are the SQL sides of a comparison of keys: columns, or casts of parameters.
+// keyTerm is one column of a key in SQL, as a side of a comparison: the column, or the cast of a parameter.
 type keyTerm struct {
 	sql            string
 	null           bool   // the term is a NULL value, known when the SQL is built

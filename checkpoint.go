@@ -211,7 +211,7 @@ func (b *bindingState) place() string {
 	return string(b.Mode) + " " + strconv.Itoa(b.Backfilled) + " " + base64.StdEncoding.EncodeToString(b.Scanned)
 }
 
-// ignored is the entry of a binding that is no longer part of the task.
+// ignoredState is the entry of a binding that is no longer part of the task.
 func ignoredState() *bindingState {
 	return &bindingState{Mode: storedIgnore, Metadata: json.RawMessage("null")}
 }

@@ -303,7 +303,7 @@ func (w *ddlWalk) transact(ctx context.Context, conn *pgx.Conn, f func() error) 
 	return err
 }
 
-// ddlIndexes are a table's unique indexes by their column, and the name of its primary key, "" when there is none.
+// indexes are a table's unique indexes by their column, and the name of its primary key, "" when there is none.
 func (w *ddlWalk) indexes(ctx context.Context, conn *pgx.Conn, table tableName) (byColumn map[string]string, primary string, err error) {
 	rows, err := conn.Query(ctx, `SELECT c.relname::text, a.attname::text, coalesce((SELECT conname::text FROM pg_constraint
 			WHERE conindid = indexrelid AND conrelid = indrelid AND contype = 'p'), '')

@@ -90,7 +90,7 @@ func (w *walsender) begin(answer ...pgproto3.BackendMessage) string {
 	return fmt.Sprintf("%T", m)
 }
 
-// status reads the next standby status update.
+// standbyStatus reads the next standby status update.
 type standbyStatus struct {
 	written, flushed, applied lsn
 	reply                     bool
@@ -112,7 +112,7 @@ func (w *walsender) status(within time.Duration) (s standbyStatus, err error) {
 	return standbyStatus{at(1), at(9), at(17), d.Data[33] == 1}, nil
 }
 
-// session starts a session against the script.
+// startScripted starts a session against the script.
 func startScripted(t testing.TB, acks *acknowledgements, timeout time.Duration) (*replication, *walsender) {
 	t.Helper()
 	conn, w := dialWalsender(t)
@@ -212,7 +212,7 @@ func TestStartReplicationErrors(t *testing.T) {
 	})
 }
 
-// collect reads n messages as text.
+// collectMessages reads n messages as text.
 func collectMessages(ctx context.Context, s *replication, n int) (all []string, err error) {
 	for range n {
 		m, err := s.next(ctx)

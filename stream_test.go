@@ -202,7 +202,7 @@ func (c *testCapture) send(messages ...string) error {
 	return nil
 }
 
-// describe sends the table's Relation message.
+// describeTable sends the table's Relation message.
 func (c *testCapture) describeTable() *testCapture {
 	c.t.Helper()
 	if err := c.send(relationText(testOID, c.b.name(), c.b.table.identity, c.b.plan.columns...)); err != nil {

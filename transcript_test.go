@@ -413,7 +413,7 @@ func (tr *transcript) step(text string) {
 	tr.settled()
 }
 
-// stepBack is step for what puts a parked table right. The looks at parked tables are limited in time (looksAtParked): on a busy
+// stepBack is step for what puts a parked table right. The looks at parked tables are limited in time (refresh.go): on a busy
 // machine it comes back some seconds later, with the same to say.
 func (tr *transcript) stepBack(table, text string) {
 	tr.Helper()

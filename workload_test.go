@@ -211,7 +211,7 @@ type workWriter struct {
 	transactions, statements, refused int
 }
 
-// refusals are the errors an application has to live with.
+// refused tells the errors an application has to live with.
 func refused(err error) bool {
 	switch sqlState(err) {
 	case "23505", "40P01", "40001", "25P02": // unique_violation, deadlock, serialization failure, in a failed transaction
