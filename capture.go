@@ -397,7 +397,7 @@ func (c *capture) startRound(bindings []*binding) {
 // committed is called after each commit of the stream.
 func (c *capture) committed(end lsn) {
 	c.rounds.sawCommit(end)
-	if c.tx.changes > 0 && !c.ledger.due {
+	if c.tx.changes > 0 {
 		c.ledger.owe()
 	}
 }

@@ -57,7 +57,7 @@ func (l *ledger) restart(position lsn, bindings []*binding) {
 // REQUIRES: none of that has been written.
 func (l *ledger) rollBack() {
 	l.out.drop()
-	l.cursor = l.stored
+	l.cursor, l.undelivered = l.stored, 0
 }
 
 // begin is called when the stream begins, at the cursor. It returns the places that cannot be read.
@@ -84,8 +84,12 @@ func (l *ledger) advance(position lsn) { l.cursor = max(l.cursor, position) }
 // wrote counts bytes of documents that were emitted.
 func (l *ledger) wrote(bytes int) { l.undelivered += bytes }
 
-// owe has a checkpoint written before long.
-func (l *ledger) owe() { l.due, l.dueSince = true, time.Now() }
+// owe has a checkpoint written before long, counted from what has been owed for longest.
+func (l *ledger) owe() {
+	if !l.due {
+		l.due, l.dueSince = true, time.Now()
+	}
+}
 
 // overdue reports whether what is owed can wait no longer for a pause of the stream.
 func (l *ledger) overdue() bool {
