@@ -759,3 +759,9 @@ func joinTerms(terms []keyTerm) string {
 	}
 	return strings.Join(parts, ", ")
 }
+
+// comparison is how values of a type are compared in SQL.
+type comparison struct {
+	cast           string // the type's name
+	equal, greater string // operators, qualified when not of pg_catalog
+}

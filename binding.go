@@ -12,6 +12,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -709,3 +710,45 @@ func (b *binding) toRead() []uint32 {
 	}
 	return oids
 }
+
+// rememberPartitions counts the partitions that the table has as captured, or about to be.
+func (b *binding) rememberPartitions() {
+	if b.table.kind == 'p' && b.partitions.begin(partitionsOf(b.table)) {
+		b.mark()
+	}
+}
+
+// leafPlace is an expression of a leaf's relfilenode, and of the transaction that attached it if it is a partition, with the
+// value under which l is a position in it.
+func (b *binding) leafPlace(l *leafCursor) (sql, want string) {
+	filenode := fmt.Sprintf("coalesce(pg_relation_filenode(%d::oid), 0)::text", l.OID)
+	if b.table.kind != 'p' {
+		return filenode, strconv.FormatUint(uint64(l.Filenode), 10)
+	}
+	sql = fmt.Sprintf("%s || ' ' || coalesce((SELECT i.xmin::text FROM pg_inherits i WHERE i.inhrelid = %d), '0')", filenode, l.OID)
+	i := slices.IndexFunc(b.table.partitions, func(p partition) bool { return p.oid == l.OID })
+	if i < 0 {
+		return sql, "no partition"
+	}
+	return sql, fmt.Sprintf("%d %d", l.Filenode, b.table.partitions[i].attached)
+}
+
+// boundOf is the key up to which the rows of a leaf are to be read; nil for all, also where the stored bound means nothing
+// under the key's columns of today.
+func (b *binding) boundOf(l *leafCursor) []value {
+	if l.UpTo == "" || b.key == nil || b.meta.Key != b.keySignature() || !slices.Equal(b.state.KeyColumns, b.scanColumns()) {
+		return nil
+	}
+	packed, err := base64.StdEncoding.DecodeString(l.UpTo)
+	if err != nil {
+		return nil
+	}
+	bound, err := b.key.unpack(packed)
+	if err != nil || len(bound) != len(b.terms) {
+		return nil
+	}
+	return bound
+}
+
+// isIndirect reports whether partitions are read by way of their root.
+func (b *binding) isIndirect() bool { return !b.indirect.IsZero() }

@@ -988,3 +988,17 @@ func (c *catalog) loadShapes(tables []*table, publication string) error {
 			return nil
 		})
 }
+
+// SET UNLOGGED and SET LOGGED rewrite a table, and what changes between them is in no WAL. Like every ALTER TABLE that rewrites
+// the rows they give the table another TOAST table, which VACUUM FULL, CLUSTER and TRUNCATE do not (cluster.c, swap_relation_files:
+// by content or by links). Of a table that has none nothing tells them apart.
+
+// noToast is the OID of the TOAST table of a table that has none: 0 stands for one that is not known. OIDs of users' tables are
+// 16384 and more.
+const noToast = 1
+
+// mayHide reports whether a relation may have been unlogged between two looks, given its TOAST table then and now, and whether
+// its rows have moved. REQUIRES: its columns are the same.
+func mayHide(before, now uint32, moved bool) bool {
+	return before != 0 && before != now || before == noToast && now == noToast && moved
+}

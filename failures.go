@@ -169,9 +169,6 @@ func (c *capture) readByRoot(b *binding, err error) error {
 	return nil
 }
 
-// isIndirect reports whether partitions are read by way of their root.
-func (b *binding) isIndirect() bool { return !b.indirect.IsZero() }
-
 // sqlReadableLeaves tells whether our role may read each of the relations $1 by itself, and sees all rows of it.
 const sqlReadableLeaves = `
 SELECT coalesce(bool_and(has_schema_privilege(relnamespace, 'USAGE') AND has_table_privilege(oid, 'SELECT') AND NOT row_security_active(oid)), false)

@@ -24,17 +24,6 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// fitness is what is sent of a table now.
-type fitness struct {
-	// mark begins with how the publication has the table, and goes on with the versions of the catalog rows that this rests on;
-	// "" when it has it not.
-	mark string
-	// unsent is why its changes do not all come, with what to do about it; "" when they do.
-	unsent string
-	// seen tells apart all that a look shows.
-	seen string
-}
-
 // sqlFitness tells how the publication $1 has each of the tables: for all tables, by entries of the table or of what it is a
 // partition of, or (15 and newer, %[1]s and %[2]s) by those of their schemas, each with its version. A table's membership in a schema
 // is as old as its pg_depend entry for that, which SET SCHEMA alone writes anew; an entry that is altered (SET TABLE) gets another
@@ -283,26 +272,12 @@ func (c *capture) judgeFitness(before, now map[tableName]fitness) {
 	}
 }
 
-// SET UNLOGGED and SET LOGGED rewrite a table, and what changes between them is in no WAL. Like every ALTER TABLE that rewrites
-// the rows they give the table another TOAST table, which VACUUM FULL, CLUSTER and TRUNCATE do not (cluster.c, swap_relation_files:
-// by content or by links). Of a table that has none nothing tells them apart.
-
 // namedByPublication reports whether a mark is that of a table which the publication names itself. Such a table cannot be made unlogged while
 // it stays one (ATPrepChangePersistence, tablecmds.c), and an entry that was dropped and made again is another one. Of a partition the mark
 // has the entries of its ancestors, too, and tells nothing. REQUIRES: the table is no partition.
 func namedByPublication(mark string) bool {
 	fields := strings.Fields(mark) // the publication's, its version, the entries
 	return len(fields) > 2 && slices.ContainsFunc(fields[2:], func(entry string) bool { return entry[0] != 's' })
-}
-
-// noToast is the OID of the TOAST table of a table that has none: 0 stands for one that is not known. OIDs of users' tables are
-// 16384 and more.
-const noToast = 1
-
-// mayHide reports whether a relation may have been unlogged between two looks, given its TOAST table then and now, and whether
-// its rows have moved. REQUIRES: its columns are the same.
-func mayHide(before, now uint32, moved bool) bool {
-	return before != 0 && before != now || before == noToast && now == noToast && moved
 }
 
 // wasUnlogged has a table captured anew that may have been unlogged.

@@ -178,3 +178,14 @@ func (r *refreshes) unexplained(reached lsn) []*binding {
 	})
 	return unexplained
 }
+
+// fitness is what is sent of a table now.
+type fitness struct {
+	// mark begins with how the publication has the table, and goes on with the versions of the catalog rows that this rests on;
+	// "" when it has it not.
+	mark string
+	// unsent is why its changes do not all come, with what to do about it; "" when they do.
+	unsent string
+	// seen tells apart all that a look shows.
+	seen string
+}

@@ -394,12 +394,6 @@ SELECT t.oid::bigint, format_type(t.oid, -1), coalesce(eq.name, ''), coalesce(gt
      AND n.nspname <> 'pg_catalog') gt ON true
  WHERE t.oid = ANY ($1::oid[])`
 
-// comparison is how values of a type are compared in SQL.
-type comparison struct {
-	cast           string // the type's name
-	equal, greater string // operators, qualified when not of pg_catalog
-}
-
 // loadCasts reads how types are compared in SQL.
 func (c *capture) loadCasts(oids []uint32) error {
 	return loadCasts(c.ctx, c.db, c.types, c.casts, oids)
