@@ -19,6 +19,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sirupsen/logrus"
 )
@@ -171,6 +172,12 @@ func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) err
 		err = cerr
 	}
 	return err
+}
+
+// readOn is read on a connection of the database's; err keeps its error.
+func (c *chunk) readOn(ctx context.Context, db *database, q *scanQuery) error {
+	c.err = db.with(ctx, func(conn *pgx.Conn) error { return c.read(ctx, conn.PgConn(), q) })
+	return c.err
 }
 
 // consume reads the results of the pipeline.
@@ -645,6 +652,9 @@ func (c *chunk) packEnd(key *scanKey) bool {
 	}
 	return c.err == nil
 }
+
+// discard has the chunk count no more: it stands on an end that is not settled.
+func (c *chunk) discard() { c.generation = -1 }
 
 // spoil marks the chunk as one to be read again and frees its rows.
 func (c *chunk) spoil(reason string) {

@@ -95,8 +95,6 @@ type binding struct {
 	deferrable bool
 
 	partitions partitionSet // those whose rows are accounted for (leaves.go)
-	indirect   time.Time    // when our role was last seen not to be able to read a partition itself: it is read by way of the table
-	lockPoor   bool         // the server has no room for locks on all of its partitions at once: they are read one by one
 	// lenient is set for a session that took the binding over from one that did not look at its replica identity: relations
 	// without the key are put up with, until a change comes whose old key is not told.
 	lenient bool
@@ -310,6 +308,12 @@ func (b *binding) prepare(t *table, types *typeCatalog, s *settings, casts map[u
 	b.unique = b.immediate && !t.keyTies
 	b.filters = b.resource.mode != modeNormal && b.resource.mode != modeOnlyChanges && b.resource.filter == ""
 	return nil
+}
+
+// passUnordered has no change be dropped any more: nobody knows the order of the keys.
+func (b *binding) passUnordered() {
+	b.filters = false
+	b.scan.judgeBy(b.scan.chunk)
 }
 
 func (b *binding) planOptions(types *typeCatalog, s *settings) planOptions {

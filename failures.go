@@ -158,12 +158,12 @@ func (c *capture) readByRoot(b *binding, err error) error {
 			c.sightChanged(b, b.table.sight)
 			return nil
 		}
-		b.indirect = time.Now()
+		b.readIndirectly()
 		c.status("Row-level security is active on a partition of %s: it is read by way of the table, which is slow with many "+
 			"partitions; run ALTER ROLE %s BYPASSRLS to have it read by itself", b.name(), c.role())
 		return nil
 	}
-	b.indirect = time.Now()
+	b.readIndirectly()
 	c.status("The role may not read a partition of %s (%v): it is read by way of the table, which is slow with many "+
 		"partitions; run GRANT SELECT on the partition, and GRANT USAGE on its schema, to %s", b.name(), err, c.role())
 	return nil
@@ -180,7 +180,7 @@ func (c *capture) readByThemselves() {
 		if !b.isIndirect() || time.Since(b.indirect) < hurried(rightsInterval) {
 			continue
 		}
-		b.indirect = time.Now()
+		b.readIndirectly()
 		var oids []uint32
 		for _, l := range b.meta.Leaves {
 			if !l.Done {
@@ -195,7 +195,7 @@ func (c *capture) readByThemselves() {
 		case err != nil:
 			logrus.WithError(err).WithField("table", b.name().String()).Warn("cannot look at the rights on its partitions")
 		case may:
-			b.indirect = time.Time{}
+			b.readDirectly()
 			logrus.WithField("table", b.name().String()).Info("its partitions can be read by themselves now")
 		}
 	}
@@ -359,7 +359,7 @@ func (c *capture) readByLeaf(b *binding, err error) bool {
 	if b.table.kind != 'p' || b.byCTID() {
 		return false
 	}
-	b.lockPoor = true
+	b.readByLeaf()
 	c.status("The server has no room for the locks that reading %s by its key takes (%s): its backfill starts again, partition by "+
 		"partition. %s", b.name(), serverReason(err), byLeafCosts)
 	c.rewind(b)

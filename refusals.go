@@ -156,8 +156,7 @@ func (c *capture) sideUnordered(b *binding, key []value, err error) (side, error
 	}
 	c.status("The order of the keys of %s cannot be told: %s. From here on its changes do not wait for the backfill: rows that change "+
 		"meanwhile may come twice, as in the mode Normal", b.name(), withCause(err))
-	b.filters = false
-	b.scan.judgeBy(b.scan.chunk)
+	b.passUnordered()
 	c.ledger.yieldsOtherwise(b)
 	return c.sideOf(b, key)
 }

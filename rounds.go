@@ -142,27 +142,20 @@ func (r *rounds) start(ctx context.Context, bindings []*binding, reading int, li
 	if light && !r.wary {
 		establish = r.fencer.caughtUp
 	}
-	go func() {
-		defer close(started.done)
-		var scans sync.WaitGroup
-		for i, ck := range started.chunks {
-			scans.Go(func() { ck.err = readChunk(ctx, db, ck, queries[i]) })
-		}
-		scans.Wait()
-		failpoint("chunk.hand-over")
-		started.fence, started.err = establish(ctx)
-		failpoint("fence.hand-over")
-	}()
+	go started.read(ctx, db, queries, establish)
 }
 
-// readChunk reads one chunk on a connection of its own.
-func readChunk(ctx context.Context, db *database, ck *chunk, q *scanQuery) error {
-	conn, err := db.acquire(ctx)
-	if err != nil {
-		return err
+// read reads the chunks, each on a connection of its own, and then makes the fence.
+func (d *round) read(ctx context.Context, db *database, queries []*scanQuery, establish func(context.Context) (*fence, error)) {
+	defer close(d.done)
+	var scans sync.WaitGroup
+	for i, ck := range d.chunks {
+		scans.Go(func() { _ = ck.readOn(ctx, db, queries[i]) }) // the chunk keeps it
 	}
-	defer conn.Release()
-	return ck.read(ctx, conn.Conn().PgConn(), q)
+	scans.Wait()
+	failpoint("chunk.hand-over")
+	d.fence, d.err = establish(ctx)
+	failpoint("fence.hand-over")
 }
 
 // promote makes the round that was read the one being streamed to. Its chunks count only if their snapshots see every transaction
@@ -272,7 +265,7 @@ func (r *rounds) discard(b *binding) {
 	}
 	for _, ck := range r.ahead.chunks {
 		if ck.binding == b {
-			ck.generation = -1
+			ck.discard()
 		}
 	}
 }

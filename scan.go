@@ -108,6 +108,9 @@ type lessons struct {
 	withVerdict bool // rows that its filter leaves out are scanned, too, with its verdict on each
 	explained   bool // the plan of a chunk's query was asked for in this process
 	refusals    int  // how often in this process it was captured anew for changes that could not be emitted
+
+	indirect time.Time // when our role was last seen not to be able to read a partition itself: it is read by way of the table
+	lockPoor bool      // the server has no room for locks on all of its partitions at once: they are read one by one
 }
 
 // readAlone has the table's chunks be read with none of other tables beside them.
@@ -127,6 +130,17 @@ func (l *lessons) scanWithVerdict() { l.withVerdict = true }
 
 // refuse counts a change that could not be emitted.
 func (l *lessons) refuse() { l.refusals++ }
+
+// readIndirectly has partitions be read by way of their root, until readDirectly.
+func (l *lessons) readIndirectly() { l.indirect = time.Now() }
+
+func (l *lessons) readDirectly() { l.indirect = time.Time{} }
+
+// isIndirect reports whether partitions are read by way of their root.
+func (l *lessons) isIndirect() bool { return !l.indirect.IsZero() }
+
+// readByLeaf has partitions be read one by one.
+func (l *lessons) readByLeaf() { l.lockPoor = true }
 
 // explain reports whether the plan of a chunk's query is to be asked for, which it is once.
 func (l *lessons) explain() bool {

@@ -266,7 +266,7 @@ func (v *verifier) readTable(index int) error {
 			binding: b, plan: b.plan, table: b.table, limit: v.settings.chunkRows, budget: budget.chunks / 4, seed: seed,
 			classes: b.plan.cutClasses(), alone: true,
 		}
-		err := readChunk(v.ctx, v.db, ck, b.scanQuery(ck, v.settings, v.db))
+		err := ck.readOn(v.ctx, v.db, b.scanQuery(ck, v.settings, v.db))
 		switch {
 		case err == nil:
 		case sqlState(err) == codeLockTaken && waited < time.Minute: // DDL: it ends, or shows
@@ -293,7 +293,7 @@ func (v *verifier) readTable(index int) error {
 		if ck.end == nil {
 			return errors.New("a chunk of it came to no end")
 		}
-		b.scan.scanned = ck.end
+		b.scan.readFrom(ck.end, nil)
 	}
 }
 
