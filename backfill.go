@@ -110,7 +110,8 @@ type scanQuery struct {
 	ties bool
 	// whole is set when the query itself returns all rows of its last key (13 and newer).
 	whole bool
-	// explain has the server's plan of the query logged. EXPLAIN reads no row and fails where the query would.
+	// explain has the server's plan of the query logged at level debug, and is not asked for at others. EXPLAIN reads no row and fails
+	// where the query would.
 	explain bool
 	stream  string // the table, for that log
 	// searchPath is the search path of the query; "" is that of the session.
@@ -141,6 +142,7 @@ func (q *scanQuery) extra() (n int) {
 func (c *chunk) read(ctx context.Context, conn *pgconn.PgConn, q *scanQuery) error {
 	started := time.Now()
 	defer func() { c.took = time.Since(started) }()
+	q.explain = q.explain && logrus.IsLevelEnabled(logrus.DebugLevel)
 	if c.classes != nil {
 		rule := budget.cutRule()
 		if !c.alone {
@@ -235,7 +237,7 @@ func logPlan(p *pgconn.Pipeline, q *scanQuery) error {
 		lines[i] = string(row[0])
 	}
 	logrus.WithFields(logrus.Fields{"stream": q.stream, "query": q.sql, "plan": strings.Join(lines, "\n")}).
-		Info("explain backfill query")
+		Debug("explain backfill query")
 	return nil
 }
 

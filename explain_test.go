@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The server's plan of a table's first chunk is logged, once a table and process, also where the chunk has bounds.
+// The server's plan of a table's first chunk is logged at level debug, once a table and process, also where the chunk has bounds.
 func TestExplain(t *testing.T) {
 	db := newTestDB(t)
 	keyed := db.edgeTable("keyed", "int PRIMARY KEY", 10)
@@ -15,7 +15,8 @@ func TestExplain(t *testing.T) {
 	db.exec("INSERT INTO " + quoteTable(keyless) + " VALUES ('a')")
 	patches := 0
 	r := startRuntime(t, runtimeOptions{
-		config: edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 2}),
+		logLevel: "debug",
+		config:   edit(t, db.config(), map[string]any{"advanced.backfill_chunk_size": 2}),
 		onCheckpoint: func(r *testRuntime, patch json.RawMessage) {
 			if strings.Contains(string(patch), `"backfilled":4`) {
 				if patches++; patches == 1 {
