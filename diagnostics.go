@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,9 +32,16 @@ const (
 	statusStream   = "Streaming CDC Events"
 )
 
+// statusReconnecting begins the status of a session that was lost, which is a warning.
+const statusReconnecting = "Reconnecting in "
+
 // logStatus writes a connectorStatus record, which the platform shows as the task's status.
 func logStatus(message string, fields logrus.Fields) {
-	logrus.WithField("eventType", "connectorStatus").WithFields(fields).Info(message)
+	level := logrus.InfoLevel
+	if strings.HasPrefix(message, statusReconnecting) {
+		level = logrus.WarnLevel
+	}
+	logrus.WithField("eventType", "connectorStatus").WithFields(fields).Log(level, message)
 }
 
 // diagnostics is what a capture has said. Owned by the capture goroutine, but for what says otherwise.

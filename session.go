@@ -400,7 +400,7 @@ func (s *sessions) pause(ctx context.Context, err error) error {
 		return nil
 	}
 	s.progress.reconnects.Add(1)
-	s.status("Reconnecting in %s: %s", pause, explain(err))
+	s.status(statusReconnecting+"%s: %s", pause, explain(err))
 	select {
 	case <-time.After(pause):
 	case <-ctx.Done():
