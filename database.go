@@ -573,6 +573,9 @@ func connectRemedy(s *settings, failure *connectFailure) string {
 	}
 	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 		_, advice := classify(failure)
+		if advice == adviceNoLogin && strings.Contains(err.Error(), "does not exist") { // the server's words, where they are English
+			advice = adviceNoRole
+		}
 		if advice == advicePassword && !sendable(saslprep(s.password)) {
 			advice += " " + advicePreparation
 		}
@@ -588,6 +591,9 @@ func connectRemedy(s *settings, failure *connectFailure) string {
 			"certificate and password allow it (SCRAM, and no Ed25519)."
 	case strings.Contains(text, "server refused TLS connection"):
 		return "The server offers no TLS: enable it there (ssl = on), or set `advanced.sslmode` to disable."
+	case isHostnameError(err):
+		return "The certificate is for another name than the one in `address`: set `address` to a name that it has, or " +
+			"`advanced.sslmode` to verify-ca, which does not look at names."
 	case strings.Contains(text, "tls error"), strings.Contains(text, "x509: "):
 		return "The TLS handshake failed: check `advanced.sslmode`, and that `advanced.ssl_root_cert` holds the certificate " +
 			"authority of this server."
@@ -601,6 +607,16 @@ func connectRemedy(s *settings, failure *connectFailure) string {
 		return "The server closed the connection during login: check that `address` is a PostgreSQL server."
 	}
 	return ""
+}
+
+// isHostnameError reports whether the server's certificate is trusted, and for another name than ours.
+func isHostnameError(err error) bool {
+	for _, attempt := range attempts(err, nil) {
+		if _, ok := errors.AsType[x509.HostnameError](attempt); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // attend has the connections made from config watched.

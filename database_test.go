@@ -312,6 +312,10 @@ func TestConnectErrors(t *testing.T) {
 				`and may log in. For one that exists, run: ALTER ROLE "u" LOGIN;`,
 		},
 		{
+			"no role", fails("28000", `role "u" does not exist`, "InitializeSessionUserId"), "disable",
+			`role "u" does not exist (SQLSTATE 28000); DETAIL: Just so; HINT: Try on. ` + adviceNoRole,
+		},
+		{
 			"database", fails("3D000", `database "d" does not exist`, "InitPostgres"), "disable", `database "d" does not exist (SQLSTATE ` +
 				"3D000); DETAIL: Just so; HINT: Try on. Check `database`: it is the name of a database on this server, in exact case.",
 		},
@@ -354,6 +358,17 @@ func TestConnectErrors(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("another name in the certificate", func(t *testing.T) {
+		s := &settings{host: "h", port: 1, user: "u", database: "d"}
+		err := connectError(context.Background(), s, errors.Join(fmt.Errorf("tls error: %w", &tls.CertificateVerificationError{
+			Err: x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"db.example.com"}}, Host: "h"},
+		})))
+		if want := "certificate is valid for db.example.com, not h. The certificate is for another name than the one in `address`"; !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "verify-ca") {
+			t.Errorf("%v\nlacks %s", err, want)
+		}
+	})
 
 	t.Run("two reasons", func(t *testing.T) {
 		s := &settings{host: "h", port: 1, user: "u", database: "d"}

@@ -89,6 +89,7 @@ const (
 	advicePreparation = "The password has characters that its preparation for SCRAM does not allow, and with which the driver cannot " +
 		"log in: give the role another password."
 	adviceNoLogin  = "Check `user`: it must be a role that exists and may log in. For one that exists, run: ALTER ROLE {user} LOGIN;"
+	adviceNoRole   = "Check `user`: the server has no role of that name, which is spelled in exact case."
 	adviceConnect  = "Run as an administrator: GRANT CONNECT ON DATABASE {database} TO {user};"
 	adviceAllow    = "The database takes no connections. Run as an administrator: ALTER DATABASE {database} ALLOW_CONNECTIONS true;"
 	adviceDatabase = "Check `database`: it is the name of a database on this server, in exact case."
