@@ -228,7 +228,7 @@ func TestParseConfigFaults(t *testing.T) {
 		"address missing":  {configChanges{"address": nil}, "address is missing" + addressRemedy},
 		"address empty":    {configChanges{"address": ""}, "address is missing" + addressRemedy},
 		"address blank":    {configChanges{"address": " "}, `address "" cannot be split into host and port` + addressRemedy},
-		"address number":   {configChanges{"address": 5}, "address must be a string, but is a number"},
+		"address number":   {configChanges{"address": 5}, "address must be a string, but is a number: put it in quotes"},
 		"address URL":      {configChanges{"address": "postgres://u:s3cr3t@h/db"}, "address is not a host name but something longer, such as a URL or a list" + addressRemedy},
 		"address list":     {configChanges{"address": "a,b"}, "address is not a host name but something longer, such as a URL or a list" + addressRemedy},
 		"address colons":   {configChanges{"address": "a:b:5"}, `address "a:b:5" cannot be split into host and port` + addressRemedy},
@@ -245,7 +245,7 @@ func TestParseConfigFaults(t *testing.T) {
 		"user":             {configChanges{"user": nil}, "user is missing: set it to the database role that captures, such as flow_capture"},
 		"no credentials":   {configChanges{"credentials": nil}, "credentials are missing: set credentials.auth_type to UserPassword and credentials.password to the role's password"},
 		"no password":      {configChanges{"credentials.password": ""}, "credentials.password is missing: set it to the role's password"},
-		"password number":  {configChanges{"credentials.password": 12345}, "credentials.password must be a string, but is a number"},
+		"password number":  {configChanges{"credentials.password": 12345}, "credentials.password must be a string, but is a number: put it in quotes"},
 		"credentials text": {configChanges{"credentials": "s3cr3t"}, "credentials must be an object, but is a string"},
 		"AWS without tokens": {
 			configChanges{"credentials": configChanges{"auth_type": "AWSIAM", "aws_region": "r", "aws_role_arn": "a"}},
@@ -488,7 +488,7 @@ func TestParseResource(t *testing.T) {
 		{`{"namespace":"public","stream":"Orders","mode":"Without Primary Key","priority":1e1}`, resource{table: orders, mode: modeKeyless, priority: 10}, ""},
 		{`{`, resource{}, "resource config: the text is not valid JSON at byte 1 of 1"},
 		{`{}`, resource{}, "resource config: 2 faults\nnamespace is missing: set it to the table's schema\nstream is missing: set it to the table's name"},
-		{`{"namespace":1,"stream":"t"}`, resource{}, "resource config: namespace must be a string, but is a number"},
+		{`{"namespace":1,"stream":"t"}`, resource{}, "resource config: namespace must be a string, but is a number: put it in quotes"},
 		{
 			`{"namespace":"public","stream":"Orders","mode":"precise"}`,
 			resource{},

@@ -79,7 +79,11 @@ func (o *object) take(name string) json.RawMessage {
 // wrongType adds the fault of a property that is not what it must be. It does not show the value.
 func (o *object) wrongType(name, want string, raw json.RawMessage) {
 	o.faulty[name] = true
-	o.found.add("%s%s must be %s, but is %s", o.path, name, want, jsonKind(raw))
+	remedy := ""
+	if kind := jsonKind(raw); want == "a string" && (kind == "a number" || kind == "a boolean") {
+		remedy = ": put it in quotes"
+	}
+	o.found.add("%s%s must be %s, but is %s%s", o.path, name, want, jsonKind(raw), remedy)
 }
 
 func (o *object) text(name string) (text string) {
