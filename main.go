@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	_ "net/http/pprof" // served at PPROF_ADDRESS
 	"os"
@@ -138,7 +139,7 @@ func runConnector() int {
 	}()
 
 	k := &connector{
-		requests: newRequestReader(os.Stdin, c),
+		requests: newRequestReader(awaitRequest(os.Stdin), c),
 		out:      newOutput(os.Stdout, c),
 		stop:     cancel,
 		docsURL:  documentationURL,
@@ -155,6 +156,28 @@ func runConnector() int {
 	case <-ctx.Done():
 		return stopped(ctx, k, ended)
 	}
+}
+
+// awaitedFor is how long nothing may come on stdin until that is said: a runtime sends its first request at once.
+const awaitedFor = 10 * time.Second
+
+// awaitedInput says what it waits for when nothing comes.
+type awaitedInput struct {
+	io.Reader
+	timer *time.Timer
+}
+
+func awaitRequest(r io.Reader) io.Reader {
+	return &awaitedInput{r, time.AfterFunc(awaitedFor, func() {
+		logrus.Warn("waiting for a request of the Flow runtime on stdin, of which none has come yet. To use the connector by hand start it " +
+			"with a command: `help` lists them")
+	})}
+}
+
+func (a *awaitedInput) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	a.timer.Stop()
+	return n, err
 }
 
 // stopped waits for a connector that has been told to stop, as long as it makes sense.
