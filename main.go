@@ -15,6 +15,7 @@ import (
 	_ "net/http/pprof" // served at PPROF_ADDRESS
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -33,9 +34,10 @@ The Flow runtime starts it without arguments and speaks the capture protocol on 
   source-postgres verify --config FILE --documents FILE
                                            replay captured documents and compare them with the tables
   source-postgres spec                     print the connector's specification
+  source-postgres version                  print which build this is
   source-postgres help                     this text
 
-Each takes --help. FILE is the endpoint config as YAML or JSON, for example:
+Each takes --help. FILE is the endpoint config as YAML or JSON, - for stdin. For example:
 
   address: localhost:5432
   user: flow_capture
@@ -74,6 +76,8 @@ func runHuman(args []string) int {
 	switch command {
 	case "help", "-h", "-help", "--help":
 		fmt.Print(helpText)
+	case "version", "-version", "--version":
+		fmt.Println(versionLine())
 	case "spec":
 		err = specCommand(ctx, rest)
 	case "discover":
@@ -87,6 +91,7 @@ func runHuman(args []string) int {
 	}
 	var usage usageError
 	var exit *exitError
+	var connector *connectorExit
 	status := 1
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -98,6 +103,10 @@ func runHuman(args []string) int {
 	case errors.As(err, &usage):
 		fmt.Fprintln(os.Stderr, "source-postgres: "+err.Error())
 		return 2
+	case errors.As(err, &connector) && connector.message != "" && strings.HasPrefix(connector.status, "exit status"):
+		return 1 // that was its last log, which has been shown
+	case connector != nil:
+		err = fmt.Errorf("the connector ended (%s)", connector.status)
 	}
 	text := "source-postgres " + command + ": " + err.Error()
 	if os.Getenv("LOG_FORMAT") == "json" {
@@ -106,6 +115,24 @@ func runHuman(args []string) int {
 		fmt.Fprintln(os.Stderr, text)
 	}
 	return status
+}
+
+// versionLine says which build this is.
+func versionLine() string {
+	text := fmt.Sprintf("source-postgres, capture protocol %d", protocolVersion)
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return text
+	}
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			text += ", revision " + s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			text += " and changes"
+		}
+	}
+	return text + ", " + info.GoVersion
 }
 
 // errTerminated is the word of a signal.

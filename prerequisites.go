@@ -30,6 +30,33 @@ func checkPrerequisites(ctx context.Context, db *database, tables []requirement,
 	return c.warnings, faultsError(c.faults)
 }
 
+// readinessFaults makes those of the checks that create nothing: the server's settings, our role's rights, replication, the slot
+// and whether the tables can be read.
+func readinessFaults(ctx context.Context, db *database, tables []tableName) (warnings []string, err error) {
+	c := &checker{db: db, s: db.settings, captured: make(map[tableName]bool), untold: make(map[tableName]string)}
+	for _, t := range tables {
+		c.tables = append(c.tables, requirement{table: t})
+	}
+	if db.settings.flags.skipPrerequisites {
+		return nil, nil
+	}
+	err = db.with(ctx, func(conn *pgx.Conn) error {
+		c.conn = conn
+		for _, check := range []func(context.Context) error{
+			c.checkServer, c.checkReplication, c.checkSlot, c.readPublication, c.findTables, c.checkTables,
+		} {
+			if err := check(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c.warnings, faultsError(c.faults)
+}
+
 // openPrerequisites is checkPrerequisites for a capture that starts: the faults of single tables, which keep only their own
 // bindings from going on, are apart from those of the whole capture.
 func openPrerequisites(ctx context.Context, db *database, tables []requirement, of checkedCapture,

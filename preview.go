@@ -121,12 +121,19 @@ func (f *commandFlags) apply(d *runtimeDriver) (err error) {
 }
 
 func (f *commandFlags) addConfig() {
-	f.StringVar(&f.config, "config", "", "the endpoint config, a YAML or JSON `file`")
+	f.StringVar(&f.config, "config", "", "the endpoint config, a YAML or JSON `file`, - for stdin")
 }
 
-// readConfig reads a YAML or JSON file as JSON.
+// readConfig reads a YAML or JSON file, or stdin for -, as JSON.
 func readConfig(path string) (json.RawMessage, error) {
-	raw, err := os.ReadFile(path)
+	var raw []byte
+	var err error
+	if path == "-" {
+		path = "stdin"
+		raw, err = io.ReadAll(os.Stdin)
+	} else {
+		raw, err = os.ReadFile(path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +143,8 @@ func readConfig(path string) (json.RawMessage, error) {
 	}
 	var document map[string]any
 	if err := yaml.Unmarshal(raw, &document); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w. A text with characters that YAML knows otherwise, such as a password with : # @ %% { } or a comma, "+
+			"must be in single quotes", path, err)
 	}
 	if document == nil {
 		return nil, fmt.Errorf("%s: empty, want the endpoint config", path)
@@ -199,7 +207,30 @@ func discoverCommand(ctx context.Context, args []string) error {
 		}
 		return printIndented(os.Stdout, []byte(text))
 	}
-	return printTables(os.Stdout, discovered.Bindings)
+	if err := printTables(os.Stdout, discovered.Bindings); err != nil || len(d.command) > 0 {
+		return err
+	}
+	return tellUnready(ctx, d, discovered.Bindings)
+}
+
+// tellUnready says on stderr what a capture of the tables would be refused for.
+func tellUnready(ctx context.Context, d *runtimeDriver, bindings []*pc.Response_Discovered_Binding) error {
+	var tables []tableName
+	for _, b := range bindings {
+		name, _, err := tableOfResource(b.ResourceConfigJson)
+		if err != nil {
+			return err
+		}
+		tables = append(tables, name)
+	}
+	warnings, err := unready(ctx, d.config, tables)
+	for _, warning := range warnings {
+		d.onLog(connectorLog{level: "warning", message: warning})
+	}
+	if err != nil {
+		d.onLog(connectorLog{level: "warning", message: "a capture could not start yet: " + err.Error()})
+	}
+	return nil
 }
 
 // printTables prints one line per discovered table.
@@ -287,6 +318,10 @@ func preview(ctx context.Context, d *runtimeDriver, o *previewOptions, sink *pre
 	}
 	bindings, err := previewBindings(discovered.Bindings, o)
 	if err != nil {
+		patterns, _ := tablePatterns("preview", o.tables)
+		if why := whyNotOffered(ctx, d.config, patterns); why != "" {
+			err = fmt.Errorf("%w. Left out of discovery:\n  %s", err, why)
+		}
 		return err
 	}
 	capture, err := d.validate(ctx, bindings, nil)

@@ -555,6 +555,11 @@ func TestHumanCommands(t *testing.T) {
 		{args: []string{}, stdout: helpText},
 		{args: []string{"--help"}, stdout: helpText},
 		{args: []string{"help"}, stdout: helpText},
+		{args: []string{"--version"}, stdout: versionLine() + "\n"},
+		{
+			args: []string{"preview", "--config", config, "--state", "/nowhere/at/all/state"}, status: 1,
+			last: "source-postgres preview: --state /nowhere/at/all/state: there is no folder /nowhere/at/all: make it first (in a container: mount it)",
+		},
 		{
 			args: []string{"discover", "--config", config},
 			stdout: "TABLE          KEY     MODE\n" +
@@ -587,7 +592,7 @@ func TestHumanCommands(t *testing.T) {
 		},
 		{
 			args: []string{"discover", "--config", config}, fault: "discover", status: 1,
-			last: "source-postgres discover: cannot connect: no such host",
+			last: "fatal   cannot connect: no such host error=x",
 		},
 		{
 			args: []string{"preview", "--config", config, "--tables", "x.*"}, status: 1,
@@ -886,6 +891,7 @@ func TestAppendReadable(t *testing.T) {
 }
 
 func TestReadConfig(t *testing.T) {
+	const quoteIt = "A text with characters that YAML knows otherwise, such as a password with : # @ % { } or a comma, must be in single quotes"
 	path := filepath.Join(t.TempDir(), "config")
 	for _, test := range []struct{ content, want, wantErr string }{
 		{content: "a: 1\nb: {c: [x, 2.5, true]}\n", want: `{"a":1,"b":{"c":["x",2.5,true]}}`},
@@ -893,7 +899,8 @@ func TestReadConfig(t *testing.T) {
 		{content: "\ufeff{\"a\": \"x\\/y\", \"b\": \"\\ud83d\\ude00\"}\n", want: `{"a": "x\/y", "b": "\ud83d\ude00"}`},
 		{content: "{a: 1, b: [2]}", want: `{"a":1,"b":[2]}`},
 		{content: "", wantErr: "PATH: empty, want the endpoint config"},
-		{content: "- a", wantErr: "PATH: yaml: unmarshal errors:\n  line 1: cannot unmarshal !!seq into map[string]interface {}"},
+		{content: "- a", wantErr: "PATH: yaml: unmarshal errors:\n  line 1: cannot unmarshal !!seq into map[string]interface {}. " + quoteIt},
+		{content: "a: @b", wantErr: "PATH: yaml: found character that cannot start any token. " + quoteIt},
 	} {
 		os.WriteFile(path, []byte(test.content), 0o600)
 		got, err := readConfig(path)
@@ -904,6 +911,36 @@ func TestReadConfig(t *testing.T) {
 		if string(got) != test.want || text != test.wantErr {
 			t.Errorf("%q: %s, %s", test.content, got, text)
 		}
+	}
+}
+
+// Discover and preview say why a table is not offered, and what a capture would be refused for, and create nothing.
+func TestPreviewLooks(t *testing.T) {
+	db := newTestDB(t)
+	table := db.createTable("published", "(id int PRIMARY KEY)")
+	db.exec("CREATE UNLOGGED TABLE " + quoteTable(db.table("unlogged")) + " (id int)")
+	patterns, err := tablePatterns("preview", db.table("unlogged").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := whyNotOffered(db.ctx, db.config(), patterns), db.table("unlogged").String()+": unlogged table"; got != want {
+		t.Errorf("have %q, want %q", got, want)
+	}
+	if got := whyNotOffered(db.ctx, json.RawMessage(`{}`), patterns); got != "" {
+		t.Errorf("of a config that is none: %q", got)
+	}
+	gone := db.table("gone")
+	_, err = unready(db.ctx, db.config(), []tableName{table, gone})
+	if want := "table " + gone.String() + " does not exist"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v\nlacks %s", err, want)
+	}
+	db.exec("DROP TABLE " + quoteTable(db.watermarks))
+	_, _ = unready(db.ctx, db.config(), []tableName{table})
+	if db.queryValue("SELECT (to_regclass($1) IS NULL)::text", db.watermarks.String()) != "true" {
+		t.Error("a look has made the watermarks table")
+	}
+	if warnings, err := unready(db.ctx, db.config(), []tableName{table}); err != nil {
+		t.Errorf("%v, %q", err, warnings)
 	}
 }
 

@@ -58,6 +58,12 @@ type previewSink struct {
 func newPreviewSink(o *previewOptions, console *console) (*previewSink, error) {
 	k := &previewSink{options: o, console: console, state: json.RawMessage("{}")}
 	var saved previewState
+	if err := checkWritable("--state", o.stateFile); err != nil {
+		return nil, err
+	}
+	if err := checkWritable("--output", o.outputFile); err != nil {
+		return nil, err
+	}
 	if o.stateFile != "" {
 		raw, err := os.ReadFile(o.stateFile)
 		switch {
@@ -250,6 +256,26 @@ func (k *previewSink) close() {
 		_ = k.rollback()
 		k.output.Close()
 	}
+}
+
+// checkWritable says ahead of a capture that a file's folder is not there, or cannot be written to.
+func checkWritable(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	folder := filepath.Dir(path)
+	temp, err := os.CreateTemp(folder, filepath.Base(path)+".*.tmp")
+	if err == nil {
+		return errors.Join(temp.Close(), os.Remove(temp.Name()))
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%s %s: there is no folder %s: make it first (in a container: mount it)", flag, path, folder)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%s %s: the folder %s cannot be written to by user %d: change its owner or rights (in a container: "+
+			"docker run --user \"$(id -u):$(id -g)\")", flag, path, folder, os.Getuid())
+	}
+	return fmt.Errorf("%s %s: %w", flag, path, err)
 }
 
 // writeFileDurably replaces a file so that after a crash it has its old content or the new.

@@ -83,6 +83,9 @@ func verifyCommand(ctx context.Context, args []string) error {
 	if o.documents == "" {
 		return usageError("verify: --documents is missing: the file of the documents, or - for stdin")
 	}
+	if o.documents == "-" && f.config == "-" {
+		return usageError("verify: only one of --config and --documents can be stdin")
+	}
 	patterns, err := tablePatterns("verify", o.tables)
 	if err != nil {
 		return err
