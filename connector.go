@@ -570,7 +570,7 @@ func (c *capture) start(ctx context.Context, specs []*pf.CaptureSpec_Binding, st
 		return err
 	}
 	c.refreshes.sent(before)
-	c.judgeFitness(before, now)
+	c.heedFitness(before, now)
 
 	if err := c.out.respond(&pc.Response{Opened: &pc.Response_Opened{ExplicitAcknowledgements: true}}); err != nil {
 		return err

@@ -232,12 +232,11 @@ func accords(remembered, now string) bool {
 	return remembered == "" || remembered == now || !strings.Contains(remembered, " ") && strings.HasPrefix(now, remembered+" ")
 }
 
-// judgeFitness has tables captured anew of which changes may not have been sent, and parks those of which they are not sent
-// now: before is how the server had them when we looked, now how it has them since we have added what was missing.
-func (c *capture) judgeFitness(before, now map[tableName]fitness) {
-	lenient := c.settings.flags.skipPrerequisites || c.settings.flags.skipTablePrerequisites
-	var unsent, hidden verdicts
-	for _, b := range c.bindings {
+// judgeFitness tells of which captured tables changes are not sent now, and of which some may not have been, and has the bindings remember
+// what is sent: before is how the server had the tables when we looked, now how it has them since we have added what was missing.
+func judgeFitness(bindings []*binding, before, now map[tableName]fitness, s *settings) (unsent, hidden verdicts) {
+	lenient := s.flags.skipPrerequisites || s.flags.skipTablePrerequisites
+	for _, b := range bindings {
 		was, is := before[b.name()], now[b.name()]
 		captured := b.phase == phaseActive || b.phase == phaseBackfill
 		hides := captured && (!accords(b.meta.Sent, was.mark) || was.mark != is.mark)
@@ -248,7 +247,7 @@ func (c *capture) judgeFitness(before, now map[tableName]fitness) {
 			unsent.add(is.unsent, b)
 			continue
 		case hides:
-			hidden.add(c.howHidden(b.meta.Sent, was.mark), b)
+			hidden.add(howHidden(b.meta.Sent, was.mark, s.publication), b)
 		}
 		if b.meta.Sent != is.mark {
 			b.meta.Sent = is.mark
@@ -257,19 +256,7 @@ func (c *capture) judgeFitness(before, now map[tableName]fitness) {
 			}
 		}
 	}
-	for _, v := range unsent.list {
-		c.parkBindings(v.bindings, v.text)
-	}
-	for _, v := range hidden.list {
-		c.status("%s %s: changes may have been missed, so all rows are backfilled. %s", subject(v.bindings, "was", "were"), v.text,
-			c.remains(v.bindings...))
-		for _, b := range v.bindings {
-			c.rewind(b)
-		}
-	}
-	if len(unsent.list)+len(hidden.list) > 0 {
-		c.ledger.owe()
-	}
+	return unsent, hidden
 }
 
 // namedByPublication reports whether a mark is that of a table which the publication names itself. Such a table cannot be made unlogged while
@@ -319,15 +306,14 @@ func (c *capture) sawForeign(e *relationEntry) {
 	c.refreshes.doubtSending()
 }
 
-// howHidden tells what may have hidden changes, given the mark that was remembered and the one that was found. It follows upon the
-// names of the tables.
-func (c *capture) howHidden(remembered, found string) string {
+// howHidden tells what of a publication may have hidden changes, given the mark that was remembered and the one that was found. It follows
+// upon the names of the tables.
+func howHidden(remembered, found, publication string) string {
 	before, now := strings.Fields(remembered), strings.Fields(found)
 	if len(before) > 1 && len(now) > 1 && before[0] == now[0] && slices.Equal(before[2:], now[2:]) {
-		return fmt.Sprintf("perhaps left out for some time by publication %q, which was altered (SET, OWNER TO or RENAME TO)",
-			c.settings.publication)
+		return fmt.Sprintf("perhaps left out for some time by publication %q, which was altered (SET, OWNER TO or RENAME TO)", publication)
 	}
-	return fmt.Sprintf("taken out of publication %q, or set anew in it, or the publication was altered or created anew", c.settings.publication)
+	return fmt.Sprintf("taken out of publication %q, or set anew in it, or the publication was altered or created anew", publication)
 }
 
 // verdicts are bindings by what is to be said of them: what is done to a publication may concern ten thousand.

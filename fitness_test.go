@@ -158,6 +158,45 @@ func TestAccords(t *testing.T) {
 	}
 }
 
+// TestFitnessJudged: what follows from a look, by what was remembered, the phase, and how the server had the table before and behind what
+// we added.
+func TestFitnessJudged(t *testing.T) {
+	sent, otherwise := fitness{mark: "1r:2 700 2.701"}, fitness{mark: "1r:3 702 3.703"}
+	out := fitness{unsent: "it is not in it"}
+	for _, test := range []struct {
+		name        string
+		phase       phase
+		remembered  string
+		before, now fitness
+		lenient     bool
+		verdict     string // "", "unsent" or "hidden"
+		remembers   string
+	}{
+		{"the same", phaseActive, sent.mark, sent, sent, false, "", sent.mark},
+		{"not known yet", phaseActive, "", sent, sent, false, "", sent.mark},
+		{"otherwise", phaseActive, sent.mark, otherwise, otherwise, false, "hidden", otherwise.mark},
+		{"otherwise amid a backfill", phaseBackfill, sent.mark, otherwise, otherwise, false, "hidden", otherwise.mark},
+		{"otherwise, and still to be read", phasePending, sent.mark, otherwise, otherwise, false, "", otherwise.mark},
+		{"parked", phaseMissing, sent.mark, otherwise, otherwise, false, "", sent.mark},
+		{"out", phaseActive, sent.mark, out, out, false, "unsent", sent.mark},
+		{"out, and still to be read", phasePending, sent.mark, out, out, false, "unsent", sent.mark},
+		{"out, and we added it", phaseActive, sent.mark, out, otherwise, false, "hidden", otherwise.mark},
+		{"out, which is put up with while it lasts", phaseActive, "", out, out, true, "", ""},
+		{"taken out, which is put up with", phaseActive, sent.mark, out, out, true, "unsent", sent.mark},
+	} {
+		b := &binding{phase: test.phase, ledger: &ledger{}}
+		b.meta.Sent = test.remembered
+		s := &settings{publication: "p"}
+		s.flags.skipPrerequisites = test.lenient
+		look := func(f fitness) map[tableName]fitness { return map[tableName]fitness{b.name(): f} }
+		unsent, hidden := judgeFitness([]*binding{b}, look(test.before), look(test.now), s)
+		verdict := strings.Repeat("unsent", len(unsent.list)) + strings.Repeat("hidden", len(hidden.list))
+		if verdict != test.verdict || b.meta.Sent != test.remembers {
+			t.Errorf("%s: %q, and %q is remembered; want %q and %q", test.name, verdict, b.meta.Sent, test.verdict, test.remembers)
+		}
+	}
+}
+
 // TestFitnessCost: a look is one query, and cheap.
 func TestFitnessCost(t *testing.T) {
 	db := newTestDB(t)

@@ -558,11 +558,29 @@ func (c *capture) refreshAll(bindings []*binding, before map[tableName]fitness) 
 		}
 	}
 	c.refreshes.sent(before) // what came behind it is seen by the next look
-	c.judgeFitness(before, now)
+	c.heedFitness(before, now)
 	if err := c.judgeKeys(bindings); err != nil {
 		return err
 	}
 	return nil
+}
+
+// heedFitness parks tables of which changes are not sent now, and has those captured anew of which some may not have been sent.
+func (c *capture) heedFitness(before, now map[tableName]fitness) {
+	unsent, hidden := judgeFitness(c.bindings, before, now, c.settings)
+	for _, v := range unsent.list {
+		c.parkBindings(v.bindings, v.text)
+	}
+	for _, v := range hidden.list {
+		c.status("%s %s: changes may have been missed, so all rows are backfilled. %s", subject(v.bindings, "was", "were"), v.text,
+			c.remains(v.bindings...))
+		for _, b := range v.bindings {
+			c.rewind(b)
+		}
+	}
+	if len(unsent.list)+len(hidden.list) > 0 {
+		c.ledger.owe()
+	}
 }
 
 // unfitToReturn checks the tables of parked bindings that are there: what keeps them from being captured. checked is set when
