@@ -157,14 +157,14 @@ func (h *house) drawOwners(w io.Writer) {
 }
 
 func (h *house) drawWalks(w io.Writer, all bool) {
-	fmt.Fprintf(w, "\n# Walks: everything that an entry may call, read where it is called first; of it, what has an owner in its hands\n")
+	fmt.Fprintf(w, "\n# Walks: everything that an entry may call, read where it is called first; of it, what has an owner in its hands; of the capture's own methods\n")
 	for _, k := range walks {
 		for _, entry := range k.entries {
-			whole, owned := h.walkFrom(entry, false), h.walkFrom(entry, true)
+			whole, owned, loop := h.walkFrom(entry, whatever), h.walkFrom(entry, hasOwner), h.walkFrom(entry, ofTheLoop)
 			if whole == nil {
 				continue
 			}
-			fmt.Fprintf(w, "%s, %s\n    %s\n    %s\n", k.what, entry, whole, owned)
+			fmt.Fprintf(w, "%s, %s\n    %s\n    %s\n    %s\n", k.what, entry, whole, owned, loop)
 			if all {
 				fmt.Fprintf(w, "    %s\n", join(owned.stays))
 			}

@@ -33,9 +33,8 @@ var walks = []struct {
 }
 
 // walkFrom reads depth first, as the source has it: what a function calls is read where it is called first, and not again.
-// A function that is named without being called counts as called. With stateful only what has an owner in its hands is read:
-// its methods, and functions that are given one; the helpers below them count as known.
-func (h *house) walkFrom(entry string, stateful bool) *walk {
+// A function that is named without being called counts as called. Only what reads accepts is read, the others count as known.
+func (h *house) walkFrom(entry string, reads func(types.Object) bool) *walk {
 	bodies := make(map[types.Object]*ast.FuncDecl)
 	var first types.Object
 	h.functions(func(_ *file, fn *ast.FuncDecl) {
@@ -61,7 +60,7 @@ func (h *house) walkFrom(entry string, stateful bool) *walk {
 				return true
 			}
 			called := h.info.Uses[name]
-			if called == nil || bodies[called] == nil || stateful && !hasOwner(called) {
+			if called == nil || bodies[called] == nil || !reads(called) {
 				return true
 			}
 			if runsUp(f, h.fileAt(called.Pos())) {
@@ -78,7 +77,16 @@ func (h *house) walkFrom(entry string, stateful bool) *walk {
 	return w
 }
 
-// hasOwner tells a method of an owner from a function that is given none.
+// whatever reads everything.
+func whatever(types.Object) bool { return true }
+
+// ofTheLoop accepts the capture's own methods: what the owners do stands in the promises of theirs.
+func ofTheLoop(o types.Object) bool {
+	r := o.(*types.Func).Signature().Recv()
+	return r != nil && ownerName(r.Type()) == owners[0]
+}
+
+// hasOwner accepts what has an owner in its hands: its methods, and functions that are given one.
 func hasOwner(o types.Object) bool {
 	signature := o.(*types.Func).Signature()
 	if r := signature.Recv(); r != nil && slices.Contains(owners, ownerName(r.Type())) {
