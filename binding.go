@@ -753,6 +753,3 @@ func (b *binding) boundOf(l *leafCursor) []value {
 	}
 	return bound
 }
-
-// isIndirect reports whether partitions are read by way of their root.
-func (b *binding) isIndirect() bool { return !b.indirect.IsZero() }
