@@ -603,6 +603,26 @@ func (c *chunk) put(identity []byte, t, fill tuple, cut bool) {
 	*r = chunkRow{at: at, tuple: mid, end: len(c.arena), cut: cut}
 }
 
+// patch applies a change, by which a row stands under the identity of its key or has left it. One of another shape spoils the chunk.
+// cut is that of the row.
+func (c *chunk) patch(p *plan, identity []byte, d *document, cut bool) {
+	if c.plan != p && !c.plan.sameShape(p.columns) {
+		c.spoil("the table changed its shape")
+		return
+	}
+	if d.op == 'd' {
+		failpoint("patch.remove")
+		c.remove(identity)
+		return
+	}
+	failpoint("patch.put")
+	if d.op == 'c' { // takes nothing from a row that stood there before
+		c.remove(identity)
+	}
+	c.put(identity, d.row, d.fill, cut)
+	c.compact()
+}
+
 // merge returns t with its unchanged values taken from fill, then from the buffered row.
 func (c *chunk) merge(t tuple, buffered *chunkRow, fill tuple) tuple {
 	if !t.lacks() {

@@ -56,10 +56,7 @@ type capture struct {
 	backlog  backlog
 	rounds   rounds
 
-	relations map[uint32]*relationEntry
-	lastEntry *relationEntry
-	tx        transaction
-	from      provenance // of the document being written
+	changes changes
 
 	stage stage
 
@@ -70,14 +67,7 @@ type capture struct {
 	refreshes  refreshes
 	renewal    renewal
 	described  descriptions
-	change     change
-	newKey     []value
-	oldKey     []value
-	identity   []byte
-	order      []byte
-	image      maphash.Hash
 	sidesSize  int // bytes of the answers kept in the sides of all bindings, at most
-	filled     tuple
 	rowScratch tuple
 	seed       maphash.Seed
 }
@@ -193,10 +183,9 @@ func (c *capture) rewindAll() {
 // forget drops what belonged to the replication session before: where it stood in the stream, its chunks, fences and relations.
 // It comes ahead of all that the next session does, which may write a checkpoint before it streams.
 func (c *capture) forget() {
-	c.relations = make(map[uint32]*relationEntry)
-	c.lastEntry, c.described, c.stage = nil, descriptions{}, stageCatchUp
+	c.changes.forget()
+	c.described, c.stage = descriptions{}, stageCatchUp
 	c.rounds.forget()
-	c.tx = transaction{}
 	c.ledger.leaveTransaction()
 	for _, b := range c.bindings {
 		b.forget()
@@ -220,7 +209,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 	c.say(statusCatchUp)
 	c.startRound(nil)
 	for {
-		if !c.tx.open {
+		if !c.changes.tx.open {
 			if err := c.advance(); err != nil {
 				return err
 			}
@@ -236,7 +225,7 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 			if err := c.handle(&m); err != nil {
 				return err
 			}
-			if c.handled++; c.handled%1024 == 0 && c.tx.open && time.Since(c.lastTick) >= tickInterval {
+			if c.handled++; c.handled%1024 == 0 && c.changes.tx.open && time.Since(c.lastTick) >= tickInterval {
 				if err := c.tick(); err != nil { // a large transaction may leave no pause for hours
 					return err
 				}
@@ -251,13 +240,13 @@ func (c *capture) stream(ctx context.Context, start lsn) error {
 
 // wait runs when no message is waiting: what can be delivered is, then it blocks until something happens.
 func (c *capture) wait() error {
-	if c.ledger.due && !c.tx.open && !c.polling {
+	if c.ledger.due && !c.changes.tx.open && !c.polling {
 		if err := c.checkpoint(); err != nil {
 			return err
 		}
 	}
 	var read <-chan struct{}
-	if c.rounds.atOpening() && !c.tx.open {
+	if c.rounds.atOpening() && !c.changes.tx.open {
 		read = c.rounds.ahead.done
 	}
 	select {
@@ -397,14 +386,14 @@ func (c *capture) startRound(bindings []*binding) {
 // committed is called after each commit of the stream.
 func (c *capture) committed(end lsn) {
 	c.rounds.sawCommit(end)
-	if c.tx.changes > 0 {
+	if c.changes.tx.changes > 0 {
 		c.ledger.owe()
 	}
 }
 
 // keepalive is called with the position of each keepalive. One inside a transaction says nothing we may use.
 func (c *capture) keepalive(end lsn) {
-	if c.tx.open {
+	if c.changes.tx.open {
 		return
 	}
 	c.ledger.heard(end)
@@ -413,14 +402,14 @@ func (c *capture) keepalive(end lsn) {
 
 // checkpoint writes the state as of the last streamed transaction. REQUIRES: between transactions.
 func (c *capture) checkpoint() error {
-	assert(!c.tx.open, "checkpoint inside a transaction")
+	assert(!c.changes.tx.open, "checkpoint inside a transaction")
 	return c.writeCheckpoint(c.ledger.checkpoint)
 }
 
 // checkpointWithin writes a checkpoint inside of the transaction being streamed. REQUIRES: inside a transaction, behind all
 // documents of one change.
 func (c *capture) checkpointWithin() error {
-	assert(c.tx.open, "a checkpoint within a transaction outside of one")
+	assert(c.changes.tx.open, "a checkpoint within a transaction outside of one")
 	return c.writeCheckpoint(c.ledger.checkpointWithin)
 }
 
@@ -474,7 +463,7 @@ func (c *capture) tick() error {
 	if err := c.pollWaiting(); err != nil {
 		return err
 	}
-	if c.tx.open {
+	if c.changes.tx.open {
 		return nil
 	}
 	c.askWhenSilent(c.lastTick)
@@ -581,8 +570,8 @@ func (c *capture) backfillSum() backfillSum {
 func (c *capture) report() {
 	now := time.Now()
 	c.progress.note(now, &streamReport{
-		tally: c.tally, position: c.ledger.received(), tx: c.tx, within: c.ledger.within.checkpoints, leaving: c.ledger.leaving(),
-		fence: c.rounds.open != nil && !c.tx.open, reading: c.rounds.atOpening() && !c.tx.open,
+		tally: c.tally, position: c.ledger.received(), tx: c.changes.tx, within: c.ledger.within.checkpoints, leaving: c.ledger.leaving(),
+		fence: c.rounds.open != nil && !c.changes.tx.open, reading: c.rounds.atOpening() && !c.changes.tx.open,
 	})
 	if c.progress.due(now) {
 		c.progress.noteBackfills(now, c.backlog.reading, c.bindings)

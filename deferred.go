@@ -8,8 +8,6 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -52,16 +50,16 @@ type doubtfulKey struct {
 
 // defers reports whether rows of a table may share a key for a moment. Of a transaction with more keys than can be remembered
 // it says once that they are not told apart any more.
-func (c *capture) defers(e *relationEntry) bool {
+func (j *changes) defers(e *relationEntry) bool {
 	if !e.binding.deferrable || e.relation.identity != 'f' {
 		return false
 	}
-	if len(c.tx.held) <= budget.held {
+	if len(j.tx.held) <= budget.held {
 		return true
 	}
-	if !c.tx.crowded {
-		c.tx.crowded = true
-		logrus.WithFields(logrus.Fields{"table": e.binding.name().String(), "xid": c.tx.begin.xid}).Warnf("a transaction puts rows under "+
+	if !j.tx.crowded {
+		j.tx.crowded = true
+		logrus.WithFields(logrus.Fields{"table": e.binding.name().String(), "xid": j.tx.begin.xid}).Warnf("a transaction puts rows under "+
 			"more than %d keys that are checked at its end: if beyond these rows exchange their keys, their documents may be wrong "+
 			"until they change or the table is backfilled", budget.held)
 	}
@@ -70,21 +68,21 @@ func (c *capture) defers(e *relationEntry) bool {
 
 // arrive takes note of a row that now stands under its key, and makes the document one of that key. It returns false where it
 // has none, since a younger row stands there.
-func (c *capture) arrive(e *relationEntry, d *document) bool {
-	if !c.defers(e) || d.op == 'u' && len(c.tx.held) == 0 {
+func (j *changes) arrive(e *relationEntry, d *document) bool {
+	if !j.defers(e) || d.op == 'u' && len(j.tx.held) == 0 {
 		return true
 	}
-	c.identity = appendIdentity(c.identity[:0], d.key)
-	k := c.tx.held[keyRef{e.relation.oid, string(c.identity)}]
+	j.identity = appendIdentity(j.identity[:0], d.key)
+	k := j.tx.held[keyRef{e.relation.oid, string(j.identity)}]
 	if d.op == 'c' {
 		if k == nil {
-			if c.tx.held == nil {
-				c.tx.held = make(map[keyRef]*keyRows)
+			if j.tx.held == nil {
+				j.tx.held = make(map[keyRef]*keyRows)
 			}
 			k = &keyRows{}
-			c.tx.held[keyRef{e.relation.oid, string(c.identity)}] = k
+			j.tx.held[keyRef{e.relation.oid, string(j.identity)}] = k
 		}
-		k.last = c.imageOf(d.row, d.fill)
+		k.last = j.imageOf(d.row, d.fill)
 		k.younger = append(k.younger, k.last)
 		k.told, k.stale = false, false
 		return true
@@ -92,9 +90,9 @@ func (c *capture) arrive(e *relationEntry, d *document) bool {
 	if k == nil {
 		return true
 	}
-	if i := slices.Index(k.younger, c.imageOf(d.before, nil)); i >= 0 {
+	if i := slices.Index(k.younger, j.imageOf(d.before, nil)); i >= 0 {
 		other := k.younger[i] != k.last
-		k.last = c.imageOf(d.row, d.before)
+		k.last = j.imageOf(d.row, d.before)
 		k.younger[i], k.stale = k.last, false
 		if other { // what was told last is another row
 			d.op, d.before = 'c', nil
@@ -107,7 +105,7 @@ func (c *capture) arrive(e *relationEntry, d *document) bool {
 		k.changed = cloneTuple(k.changed)
 		return false
 	}
-	delete(c.tx.held, keyRef{e.relation.oid, string(c.identity)})
+	delete(j.tx.held, keyRef{e.relation.oid, string(j.identity)})
 	if k.told { // the row was there all the time
 		k.told = false
 		d.op, d.before = 'c', nil
@@ -118,16 +116,16 @@ func (c *capture) arrive(e *relationEntry, d *document) bool {
 // leave takes note of a row that leaves a key. held tells that another row stands there, so that the key's documents go on
 // without a delete, or that a delete was the last of them; back is the older row where that stands there again; untold, that the
 // key's last document tells of another row that has left before.
-func (c *capture) leave(e *relationEntry, key []value, old tuple) (held bool, back tuple, untold bool) {
-	if len(c.tx.held) == 0 || !c.defers(e) {
+func (j *changes) leave(e *relationEntry, key []value, old tuple) (held bool, back tuple, untold bool) {
+	if len(j.tx.held) == 0 || !j.defers(e) {
 		return false, nil, false
 	}
-	c.identity = appendIdentity(c.identity[:0], key)
-	k := c.tx.held[keyRef{e.relation.oid, string(c.identity)}]
+	j.identity = appendIdentity(j.identity[:0], key)
+	k := j.tx.held[keyRef{e.relation.oid, string(j.identity)}]
 	if k == nil {
 		return false, nil, false
 	}
-	image := c.imageOf(old, nil)
+	image := j.imageOf(old, nil)
 	i := slices.Index(k.younger, image)
 	if i < 0 {
 		k.older, k.changed = olderGone, nil
@@ -136,81 +134,46 @@ func (c *capture) leave(e *relationEntry, key []value, old tuple) (held bool, ba
 	k.younger = slices.Delete(k.younger, i, i+1)
 	if len(k.younger) > 0 {
 		if k.stale = k.stale || image == k.last; k.stale {
-			c.doubt(e, key, k)
+			j.doubt(e, key, k)
 		}
 		return true, nil, false
 	}
 	untold, k.stale = k.stale, false
 	if k.older == olderChanged {
-		delete(c.tx.held, keyRef{e.relation.oid, string(c.identity)})
+		delete(j.tx.held, keyRef{e.relation.oid, string(j.identity)})
 		return false, k.changed, untold
 	}
 	k.told = true
 	if k.older == olderUnknown {
-		c.doubt(e, key, k)
+		j.doubt(e, key, k)
 	}
 	return false, nil, untold
 }
 
 // doubt has the table asked at the commit which row stands under a key.
-func (c *capture) doubt(e *relationEntry, key []value, k *keyRows) {
+func (j *changes) doubt(e *relationEntry, key []value, k *keyRows) {
 	if !k.doubtful {
 		k.doubtful = true
-		c.tx.doubtful = append(c.tx.doubtful, doubtfulKey{e, cloneTuple(key), k})
+		j.tx.doubtful = append(j.tx.doubtful, doubtfulKey{e, cloneTuple(key), k})
 	}
 }
 
 // leaveAll takes note of a TRUNCATE: no row of the table stands under any key.
-func (c *capture) leaveAll(e *relationEntry) {
-	maps.DeleteFunc(c.tx.held, func(k keyRef, _ *keyRows) bool { return k.relation == e.relation.oid })
-	c.tx.doubtful = slices.DeleteFunc(c.tx.doubtful, func(d doubtfulKey) bool { return d.entry.relation.oid == e.relation.oid })
-}
-
-// askDoubtful is called at a commit: where younger rows have come and gone, and nothing was heard of an older one, the table
-// is asked whether it stands there, and where the row that was told last has gone and another has not, what that is. It may have
-// changed since, or come later; then more documents of it follow.
-func (c *capture) askDoubtful() error {
-	for _, d := range c.tx.doubtful {
-		e, b := d.entry, d.entry.binding
-		older := d.rows.told && d.rows.older == olderUnknown
-		if !older && !d.rows.stale || b.phase != phaseActive && b.phase != phaseBackfill {
-			continue
-		}
-		row, err := c.currentRow(e, d.key)
-		if errors.Is(err, errParked) {
-			continue
-		}
-		if err != nil {
-			if err := c.changeRefused(e, nil, fmt.Errorf("row %s: %w", describeKey(d.key), err)); err != nil {
-				return err
-			}
-			continue
-		}
-		if row == nil || slices.ContainsFunc(e.plan.key, func(i int) bool { return row[i].kind == valueUnchanged }) {
-			continue
-		}
-		c.from.loc[1] = c.tx.lastLoc + 1
-		c.newKey = e.plan.keyValues(c.newKey, row, nil)
-		if err := c.put(e, &document{op: 'c', key: c.newKey, row: row}); err != nil {
-			if err := c.changeRefused(e, nil, fmt.Errorf("row %s: %w", describeKey(d.key), err)); err != nil {
-				return err
-			}
-		}
-		c.tx.lastLoc = c.from.loc[1]
-	}
-	return nil
+func (j *changes) leaveAll(e *relationEntry) {
+	maps.DeleteFunc(j.tx.held, func(k keyRef, _ *keyRows) bool { return k.relation == e.relation.oid })
+	j.tx.doubtful = slices.DeleteFunc(j.tx.doubtful, func(d doubtfulKey) bool { return d.entry.relation.oid == e.relation.oid })
 }
 
 // imageOf tells rows apart: a hash of the whole row, unchanged TOAST values taken from fill.
-func (c *capture) imageOf(t, fill tuple) uint64 {
-	c.image.SetSeed(c.seed)
+func (j *changes) imageOf(t, fill tuple) uint64 {
+	j.image.Reset()
 	for i := range t {
 		v := t.from(fill, i)
 		var head [5]byte
 		head[0] = byte(v.kind)
 		binary.BigEndian.PutUint32(head[1:], uint32(len(v.data)))
-		c.image.Write(head[:])
-		c.image.Write(v.data)
+		j.image.Write(head[:])
+		j.image.Write(v.data)
 	}
-	return c.image.Sum64()
+	return j.image.Sum64()
 }

@@ -44,7 +44,7 @@ func (w *wantedRow) sees(s *snapshot) bool {
 
 // wanted is a row that is to be read for the transaction being streamed.
 func (c *capture) wanted(b *binding, p *plan, key []value, lacking tuple) *wantedRow {
-	return &wantedRow{binding: b, plan: p, key: key, lacking: lacking, xid: c.tx.begin.xid}
+	return &wantedRow{binding: b, plan: p, key: key, lacking: lacking, xid: c.changes.tx.begin.xid}
 }
 
 // currentRow reads the row that stands under a key now, with all its columns that are still there.
@@ -276,4 +276,99 @@ func askAfter(ctx context.Context, conn *pgx.Conn, b *binding, keys []askedKey, 
 		}
 	}
 	return after, nil
+}
+
+// askedKey is a key whose side the server is to tell.
+type askedKey struct {
+	identity string
+	values   []value
+}
+
+// mostAsked bounds the keys of one question, and with the columns of a key the parameters of its query (65,535 at most).
+const mostAsked = 1000
+
+// askOrder finds out where the key of the document being judged lies. Answers are kept until the window changes; a question
+// includes the keys of the changes that have already arrived, so that a round trip serves many.
+func (c *capture) askOrder(b *binding, key []value) error {
+	j, ck := &c.changes, b.scan.patched()
+	if j.unordered != nil {
+		return c.keyUnordered(b, j.unordered)
+	}
+	if c.sidesSize > budget.chunks/2 {
+		for _, other := range c.bindings {
+			other.scan.sides = nil
+		}
+		c.sidesSize = 0
+	}
+	if b.scan.sides == nil {
+		b.scan.sides = make(map[string]side)
+	}
+	asked := c.arrivedKeys(b, ck, []askedKey{{identity: string(j.identity), values: key}})
+	var bounds [][]value
+	if b.scan.scanned != nil {
+		bounds = append(bounds, b.scan.scanned)
+	}
+	if ck != nil && !ck.final {
+		bounds = append(bounds, ck.end)
+	}
+	failpoint("ask.before")
+	after, err := c.lookup.after(c.ctx, b, asked, bounds)
+	if err != nil {
+		return c.keyUnordered(b, fmt.Errorf("compare key %s on the server: %w", describeKey(key), err))
+	}
+	failpoint("ask.after")
+	for i, a := range asked {
+		at, beyond := sideBeyond, after[i]
+		if b.scan.scanned != nil {
+			if !beyond[0] {
+				at = sideScanned
+			}
+			beyond = beyond[1:]
+		}
+		if at == sideBeyond && ck != nil && (ck.final || !beyond[0]) {
+			at = sideChunk
+		}
+		b.scan.sides[a.identity] = at
+		c.sidesSize += len(a.identity) + 48
+	}
+	return nil
+}
+
+// arrivedKeys appends the keys of the binding's changes that wait in the receive buffer and that would be asked for.
+func (c *capture) arrivedKeys(b *binding, ck *chunk, asked []askedKey) []askedKey {
+	var ch change
+	var identity []byte
+	seen := map[string]bool{asked[0].identity: true}
+	most := mostAsked / len(b.terms)
+	c.session.peek(func(data []byte) bool {
+		switch data[0] {
+		case 'R':
+			return false // shapes may change
+		case 'I', 'U', 'D':
+		default:
+			return true
+		}
+		if decodeChange(data, &ch) != nil {
+			return false
+		}
+		e := c.changes.relations[ch.relation]
+		if e == nil || e.binding != b || e.plan == nil || e.plan.key == nil {
+			return true
+		}
+		for _, t := range [...]tuple{ch.new, ch.old} {
+			if len(t) != len(e.plan.columns) {
+				continue
+			}
+			key := e.plan.keyValues(nil, t, nil)
+			identity = appendIdentity(identity[:0], key)
+			if _, known := b.scan.sides[string(identity)]; known || seen[string(identity)] || tuple(key).lacks() ||
+				ck != nil && ck.find(identity) >= 0 {
+				continue
+			}
+			seen[string(identity)] = true
+			asked = append(asked, askedKey{identity: string(identity), values: cloneTuple(key)})
+		}
+		return len(asked) < most
+	})
+	return asked
 }

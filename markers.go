@@ -238,9 +238,9 @@ const (
 // markTruncate writes both markers at the place of a TRUNCATE, with checkpoints inside of the transaction: documents of before are
 // dropped, and what follows is all that there is. That holds amid a backfill, too: what is read behind the TRUNCATE comes behind it, so that one
 // that a marker began needs no other end. A session that resumes within the transaction leaves out what was committed: a Begin that came
-// again would take what was committed behind the first. REQUIRES: c.from.loc[1] is a place of the first marker.
+// again would take what was committed behind the first. REQUIRES: c.changes.from.loc[1] is a place of the first marker.
 func (c *capture) markTruncate(b *binding) error {
-	c.tx.changes++ // the cursor is to follow
+	c.changes.count()
 	for _, kind := range [...]markerKind{markerBegin, markerComplete} {
 		if c.out.open {
 			if err := c.checkpointWithin(); err != nil {
@@ -264,8 +264,7 @@ func (c *capture) markTruncate(b *binding) error {
 			}
 			failpoint("truncate.after")
 		}
-		c.tx.lastLoc = c.from.loc[1]
-		c.from.loc[1]++
+		c.changes.pass()
 	}
 	return nil
 }

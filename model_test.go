@@ -435,7 +435,7 @@ func (m *model) collect() {
 	if last < 0 {
 		return
 	}
-	if last != len(all)-1 && !m.c.tx.open {
+	if last != len(all)-1 && !m.c.changes.tx.open {
 		m.t.Fatalf("%v: documents reached the output before their checkpoint was due", m.trace)
 	}
 	m.committedDocs = append(m.committedDocs, all[:last+1]...)

@@ -88,7 +88,7 @@ func (c *capture) changeRefused(e *relationEntry, ch *change, err error) error {
 			what += " of the row " + e.plan.describeKeyOf(t)
 		}
 	}
-	reason := fmt.Sprintf("%s in transaction %d cannot be told: %s", what, c.tx.begin.xid, withCause(err))
+	reason := fmt.Sprintf("%s in transaction %d cannot be told: %s", what, c.changes.tx.begin.xid, withCause(err))
 	c.ledger.owe()
 	switch {
 	case c.onlyStreams(b):
@@ -145,18 +145,17 @@ func (c *capture) chunkRefused(ck *chunk, good int, err error) error {
 	return c.readFailed(b, err)
 }
 
-// sideUnordered is sideOf for a binding of whose keys nobody can tell the order: from here on no change waits for the chunk that
-// reads its row.
-func (c *capture) sideUnordered(b *binding, key []value, err error) (side, error) {
+// keyUnordered has no change of a binding wait any more for the chunk that reads its row, as nobody can tell the order of its keys.
+func (c *capture) keyUnordered(b *binding, err error) error {
 	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
+		return context.Cause(c.ctx)
 	}
 	if !c.isTables(err) {
-		return 0, err
+		return err
 	}
 	c.status("The order of the keys of %s cannot be told: %s. From here on its changes do not wait for the backfill: rows that change "+
 		"meanwhile may come twice, as in the mode Normal", b.name(), withCause(err))
 	b.passUnordered()
 	c.ledger.yieldsOtherwise(b)
-	return c.sideOf(b, key)
+	return nil
 }

@@ -156,6 +156,14 @@ func (s *scan) over() scan { return scan{generation: s.generation + 1} }
 // writers, and reads on from the place that is stored. A table whose rows could not be read rests as before.
 func (s *scan) lost() scan { return scan{generation: s.generation + 1, setback: s.setback} }
 
+// patched is the chunk that changes are patched into; nil for none.
+func (s *scan) patched() *chunk {
+	if s.chunk == nil || s.chunk.spoiled != "" {
+		return nil
+	}
+	return s.chunk
+}
+
 // happen moves the scan to its next state.
 func (s *scan) happen(ev scanEvent) {
 	next, ok := s.state.next(ev)

@@ -193,8 +193,7 @@ func (c *capture) completeRows(b *binding, ck *chunk) error {
 			continue
 		}
 		t.fill(row)
-		c.identity = appendIdentity(c.identity[:0], key)
-		ck.put(c.identity, t, nil, fitTuple(t, ck.plan, budget.cutRule()))
+		ck.put(appendIdentity(nil, key), t, nil, fitTuple(t, ck.plan, budget.cutRule()))
 	}
 	return nil
 }

@@ -147,7 +147,7 @@ func makeTestCapture(t testing.TB, table *table, mode backfillMode, ends testEnd
 		byName: make(map[tableName]*binding), casts: map[uint32]comparison{
 			pgtype.Int4OID: {cast: "integer"}, pgtype.Int8OID: {cast: "bigint"}, pgtype.TextOID: {cast: "text"},
 		},
-		relations: make(map[uint32]*relationEntry), seed: maphash.MakeSeed(), stage: stageCapture,
+		changes: changes{relations: make(map[uint32]*relationEntry)}, seed: maphash.MakeSeed(), stage: stageCapture,
 		lastTick: time.Now().Add(time.Hour),
 	}
 	c.rounds = newRounds(c.db, false)
@@ -749,9 +749,9 @@ func TestStreamPassesOver(t *testing.T) {
 // A relation that is described again, unchanged, keeps its plan: nothing is sourced anew.
 func TestRelationAgain(t *testing.T) {
 	c := newTestCapture(t, testTable('d'), modeAutomatic).activeNow().describeTable()
-	plan := c.relations[testOID].plan
+	plan := c.changes.relations[testOID].plan
 	c.describeTable()
-	if c.relations[testOID].plan != plan || plan != c.b.plan {
+	if c.changes.relations[testOID].plan != plan || plan != c.b.plan {
 		t.Error("another plan for the same shape")
 	}
 }

@@ -204,7 +204,7 @@ const visibleWait = 250 * time.Millisecond
 // awaitVisible waits a moment until queries see the transaction being streamed. If they do not yet, the catalog is looked
 // at again soon.
 func (c *capture) awaitVisible() error {
-	if !c.tx.open || c.db.pool == nil {
+	if !c.changes.tx.open || c.db.pool == nil {
 		return nil
 	}
 	started := time.Now()
@@ -214,10 +214,10 @@ func (c *capture) awaitVisible() error {
 			return conn.QueryRow(c.ctx, `SELECT txid_current_snapshot()::text`).Scan(&text)
 		})
 		if err != nil {
-			return fmt.Errorf("look whether transaction %d is visible: %w", c.tx.begin.xid, err)
+			return fmt.Errorf("look whether transaction %d is visible: %w", c.changes.tx.begin.xid, err)
 		}
 		seen, err := parseSnapshot(text)
-		if err != nil || seen.sees(c.tx.begin.xid) {
+		if err != nil || seen.sees(c.changes.tx.begin.xid) {
 			return err
 		}
 		if time.Since(started) >= visibleWait {

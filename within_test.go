@@ -95,7 +95,7 @@ func (c *testCapture) within(n int, changes ...string) {
 	if n < len(changes) {
 		return
 	}
-	final := lsn(c.tx.begin.finalLSN)
+	final := lsn(c.changes.tx.begin.finalLSN)
 	c.at = final
 	if err := c.send(commitText(final, final+10)); err != nil {
 		c.t.Fatal(err)

@@ -24,6 +24,7 @@ var walks = []struct {
 }{
 	{"one WAL message", []string{"(*capture).handle", "handle"}},
 	{"one change of a row", []string{"(*capture).handleChange"}},
+	{"one change being judged", []string{"(*changes).next"}},
 	{"one round being read", []string{"(*rounds).start", "(*capture).startRound"}},
 	{"one chunk settling", []string{"(*capture).settleChunk"}},
 	{"one row being read", []string{"(*chunk).read"}},
