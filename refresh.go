@@ -1,7 +1,7 @@
 // refresh.go owns when and why a running capture reads the server's catalog again: all about the captured tables now and then, what is
 // sent of them each minute, and single tables where the stream has shown something that speaks against what is known.
-// Invariant: a reason is kept until its reading has begun; and readings that the stream gives the reasons for keep a distance,
-// however often it does so.
+// Invariant: a reason brings a reading forward, never puts it off, and is kept until that has begun; and readings that the stream gives
+// the reasons for keep a distance, however often it does so.
 
 package main
 
@@ -70,8 +70,12 @@ func (r *refreshes) readsAll() {
 	r.readsSending()
 }
 
-// notVisible has all read again: what was read may lack what the transaction being streamed has changed.
-func (r *refreshes) notVisible() { r.allAt = time.Now().Add(10 * time.Second) }
+// notVisible has all read again soon: what was read may lack what the transaction being streamed has changed.
+func (r *refreshes) notVisible() {
+	if at := time.Now().Add(laterAfter); at.Before(r.allAt) {
+		r.allAt = at
+	}
+}
 
 // sendingDue reports whether what is sent is to be read.
 func (r *refreshes) sendingDue() bool { return time.Now().After(r.sendingAt) }

@@ -33,6 +33,24 @@ func TestRefreshesSending(t *testing.T) {
 	}
 }
 
+// TestRefreshesNotVisible: transactions that cannot be seen yet have all read within ten seconds, however many follow.
+func TestRefreshesNotVisible(t *testing.T) {
+	var r refreshes
+	r.begin(time.Hour)
+	r.notVisible()
+	at := r.allAt
+	if wait := time.Until(at); wait > laterAfter || wait < laterAfter/2 {
+		t.Errorf("read in %v", wait)
+	}
+	if r.notVisible(); !r.allAt.Equal(at) {
+		t.Errorf("put off by %v", r.allAt.Sub(at))
+	}
+	r.allAt = time.Now().Add(-time.Second)
+	if r.notVisible(); !r.allDue() {
+		t.Error("what was due is put off")
+	}
+}
+
 // TestRefreshesChanged: read again are the tables of which something else is sent than before, and, once, those that return.
 func TestRefreshesChanged(t *testing.T) {
 	var r refreshes
