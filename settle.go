@@ -223,7 +223,7 @@ func (c *capture) watermarkMissed(f *fence) error {
 	}
 	c.status("A watermark has not come through the stream, and never will: %s. Backfills go on by the WAL's positions meanwhile, and the "+
 		"captured tables are looked at for what they may have lost.", fault)
-	return c.lookAtFitness()
+	return c.refreshSending()
 }
 
 // watermarkCame takes it back that watermarks do not come.
@@ -232,5 +232,5 @@ func (c *capture) watermarkCame() error {
 		return nil
 	}
 	c.usual()
-	return c.lookAtFitness()
+	return c.refreshSending()
 }

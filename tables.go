@@ -466,7 +466,7 @@ func (c *capture) refreshDue() error {
 		}
 	}
 	if c.refreshes.sendingDue() {
-		if err := c.lookAtFitness(); err != nil {
+		if err := c.refreshSending(); err != nil {
 			return err
 		}
 	}
@@ -476,7 +476,7 @@ func (c *capture) refreshDue() error {
 			c.wasUnlogged(b)
 		}
 	}
-	return c.look()
+	return c.refreshPartitioned()
 }
 
 // rediscover reads the catalog about every bound table: tables that came back or went, schemas that changed.
@@ -495,9 +495,9 @@ func (c *capture) rediscover() error {
 	return nil
 }
 
-// lookAtFitness reads the catalog again about the tables of which something is otherwise than at the last look, and about parked ones
+// refreshSending reads the catalog again about the tables of which something is otherwise than at the last look, and about parked ones
 // that the stream has described since. REQUIRES: between transactions.
-func (c *capture) lookAtFitness() error {
+func (c *capture) refreshSending() error {
 	c.refreshes.readsSending()
 	read, err := c.readFitness(c.ctx, c.bindings)
 	if err != nil {
@@ -511,8 +511,8 @@ func (c *capture) lookAtFitness() error {
 	return c.refreshAll(changed, read)
 }
 
-// look reads the catalog about the tables whose partitions seem to have changed.
-func (c *capture) look() error {
+// refreshPartitioned reads the catalog about the tables whose partitions seem to have changed.
+func (c *capture) refreshPartitioned() error {
 	bindings := c.refreshes.readsPartitioned()
 	for _, b := range bindings {
 		if b.phase != phaseActive && b.phase != phaseBackfill {
