@@ -79,7 +79,7 @@ type binding struct {
 	state  *bindingState
 	meta   bindingMetadata
 	ledger *ledger
-	dirty  bool // state or meta changed since the last checkpoint; the ledger's
+	entry  entry
 
 	table  *table // what the catalog says; nil when missing
 	plan   *plan  // for the table's columns as the catalog says
@@ -100,9 +100,6 @@ type binding struct {
 	lenient bool
 	// untold is set where some partition's replica identity lacks the key, or did when the capture was last started.
 	untold bool
-
-	told   told // of the transaction being streamed
-	unlike int  // within.transaction, of the last one in which it changed what the binding's changes yield
 
 	filters bool // changes past what has been scanned are dropped
 	scan    scan // of its rows

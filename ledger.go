@@ -36,6 +36,13 @@ type ledger struct {
 	patch   []byte
 }
 
+// entry is what the ledger keeps of a binding, and it alone writes.
+type entry struct {
+	dirty   bool      // the binding's state or metadata changed since the last checkpoint
+	emitted emissions // of the transaction being streamed
+	unlike  int       // within.transaction, of the last one in which it changed what the binding's changes yield
+}
+
 func newLedger(out *output, acks *acknowledgements) ledger {
 	return ledger{out: out, acks: acks, within: within{large: largeTransaction}}
 }
@@ -98,8 +105,8 @@ func (l *ledger) overdue() bool {
 
 // mark has the next checkpoint carry a binding.
 func (l *ledger) mark(b *binding) {
-	if !b.dirty {
-		b.dirty = true
+	if !b.entry.dirty {
+		b.entry.dirty = true
 		l.changed = append(l.changed, b)
 	}
 }
@@ -132,7 +139,7 @@ func (l *ledger) checkpoint() error {
 			changed = make(map[string]*bindingState)
 		}
 		changed[b.stateKey] = b.storedState(l.cursor)
-		b.dirty = false
+		b.entry.dirty = false
 	}
 	l.changed = l.changed[:0]
 	var err error

@@ -13,13 +13,13 @@ import (
 	"strconv"
 )
 
-// largeTransaction is how many bytes of documents a transaction may put out before there is a checkpoint in its midst: with the
+// largeTransaction is how many bytes of documents a transaction may emit before there is a checkpoint in its midst: with the
 // one it ends with, well below the 512 MiB that the runtime takes without one (spec/platform-2026.md §1), and as many as have it
 // close a transaction of its own.
 var largeTransaction = 64 << 20
 
-// told is what a binding has put out of the transaction being streamed, counting what is left out.
-type told struct {
+// emissions are what a binding has emitted of the transaction being streamed, counting what is left out.
+type emissions struct {
 	transaction int // within.transaction; with another value this is of one before
 	span        int // within.span, of the last document
 	documents   int64
@@ -39,7 +39,7 @@ type within struct {
 	checkpoints int        // inside of it
 	before      int64      // documents of it that were captured before
 	resumed     []*binding // those of which some are still to be left out
-	touched     []*binding // those that the present span has put out something of
+	touched     []*binding // those that the present span has emitted something of
 	partly      []*binding // those of which a part of a transaction was captured that has not begun yet
 }
 
@@ -55,16 +55,16 @@ type placeFault struct {
 // newPlace is where a binding stands now.
 func (l *ledger) newPlace(b *binding) *transactionPlace {
 	p := &transactionPlace{
-		Commit: l.within.commit.String(), XID: l.within.xid, Last: lsn(b.told.last).String(), Documents: b.told.documents,
+		Commit: l.within.commit.String(), XID: l.within.xid, Last: lsn(b.entry.emitted.last).String(), Documents: b.entry.emitted.documents,
 		Rule: b.ruleOf(),
 	}
-	if b.unlike != l.within.transaction {
-		p.Digest = b.told.digestText()
+	if b.entry.unlike != l.within.transaction {
+		p.Digest = b.entry.emitted.digestText()
 	}
 	return p
 }
 
-func (t *told) digestText() string { return strconv.FormatUint(t.digest, 36) }
+func (t *emissions) digestText() string { return strconv.FormatUint(t.digest, 36) }
 
 // ruleOf tells apart what decides which documents a change of the binding's yields, as far as a later session can know it before
 // it streams: of a table whose rows are captured that is all of its changes, while it is scanned by key the position.
@@ -83,16 +83,16 @@ func (b *binding) ruleOf() string {
 // yieldsOtherwise is called where it changes what a binding's changes yield: those of the transaction so far cannot be compared
 // with what they yield from now on.
 func (l *ledger) yieldsOtherwise(b *binding) {
-	if b.unlike = l.within.transaction; b.meta.Within != nil {
+	if b.entry.unlike = l.within.transaction; b.meta.Within != nil {
 		b.meta.Within.Digest = ""
 	}
 }
 
-// emitting takes note of what a binding is about to put out at a place (loc[1]), and reports whether that has been captured
+// emitting takes note of what a binding is about to emit at a place (loc[1]), and reports whether that has been captured
 // before, so that it is left out. What it is called for may also be another output than a document, under an op of its own.
 // REQUIRES: inside a transaction; place grows with each call for the binding.
 func (l *ledger) emitting(b *binding, op byte, place int64) (before bool, fault *placeFault) {
-	t := &b.told
+	t := &b.entry.emitted
 	if t.span != l.within.span {
 		l.meet(b)
 	}
@@ -108,19 +108,19 @@ func (l *ledger) emitting(b *binding, op byte, place int64) (before bool, fault 
 	return t.until != 0, fault
 }
 
-// meet notes that a binding has put out something since the last checkpoint.
+// meet notes that a binding has emitted something since the last checkpoint.
 func (l *ledger) meet(b *binding) {
-	if b.told.transaction != l.within.transaction {
-		b.told = told{transaction: l.within.transaction}
+	if b.entry.emitted.transaction != l.within.transaction {
+		b.entry.emitted = emissions{transaction: l.within.transaction}
 	}
-	b.told.span = l.within.span
+	b.entry.emitted.span = l.within.span
 	l.within.touched = append(l.within.touched, b)
 }
 
 // full reports whether there is to be a checkpoint inside of the transaction.
 func (l *ledger) full() bool { return l.undelivered >= l.within.large }
 
-// checkpointWithin writes a checkpoint inside of the transaction being streamed: it has all that was put out so far.
+// checkpointWithin writes a checkpoint inside of the transaction being streamed: it has all that was emitted so far.
 // REQUIRES: inside a transaction, behind all documents of one change.
 func (l *ledger) checkpointWithin() error {
 	w := &l.within
@@ -128,7 +128,7 @@ func (l *ledger) checkpointWithin() error {
 	before := make([]*transactionPlace, len(w.touched))
 	for i, b := range w.touched {
 		before[i] = b.meta.Within
-		if b.told.until == 0 { // else it stands where it did, which is stored
+		if b.entry.emitted.until == 0 { // else it stands where it did, which is stored
 			b.meta.Within = l.newPlace(b)
 			b.mark()
 		}
@@ -219,7 +219,7 @@ func (l *ledger) beginTransaction(commit lsn, xid uint32) (faults []*placeFault)
 			b.mark()
 			continue
 		}
-		b.told = told{transaction: w.transaction, until: int64(last)}
+		b.entry.emitted = emissions{transaction: w.transaction, until: int64(last)}
 		w.before += p.Documents
 		w.resumed = append(w.resumed, b)
 	}
@@ -232,7 +232,7 @@ func (b *binding) captures() bool { return b.phase == phaseActive || b.phase == 
 
 // leftOut is called behind all of a binding's documents that were captured before, and compares them with those that were left out.
 func (l *ledger) leftOut(b *binding) *placeFault {
-	t, p := &b.told, b.meta.Within
+	t, p := &b.entry.emitted, b.meta.Within
 	t.until = 0
 	if i := slices.Index(l.within.resumed, b); i >= 0 {
 		l.within.resumed = slices.Delete(l.within.resumed, i, i+1)
@@ -247,7 +247,7 @@ func (l *ledger) leftOut(b *binding) *placeFault {
 // returns nil where that follows from what has changed with the binding, whose rows are all read again where that is called for.
 func (l *ledger) compare(b *binding, now int64) *placeFault {
 	p := b.meta.Within
-	if p.Digest == "" || b.unlike == l.within.transaction || !b.captures() {
+	if p.Digest == "" || b.entry.unlike == l.within.transaction || !b.captures() {
 		return nil
 	}
 	return &placeFault{binding: b, place: p, now: now}
