@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -13,7 +14,8 @@ import (
 )
 
 // failpointVariable arms failpoints: NAME:N:ACTION, divided by commas. At the N-th hit of the name the process is killed
-// (kill) or loses its connections (cut); sleep=DURATION pauses at every hit from the N-th on.
+// (kill) or loses its connections (cut); sleep=DURATION pauses at every hit from the N-th on, jitter=DURATION at one in eight, for
+// up to as long, as on a machine that others keep busy. The name * stands for all.
 const failpointVariable = "SOURCE_POSTGRES_FAILPOINT"
 
 // armedFailpoint is one entry of the variable.
@@ -22,6 +24,7 @@ type armedFailpoint struct {
 	from   int64
 	action string
 	pause  time.Duration
+	jitter bool
 	hits   atomic.Int64
 }
 
@@ -37,8 +40,10 @@ func parseFailpoints(text string) (armed []*armedFailpoint) {
 		err := fmt.Errorf("want NAME:N:ACTION")
 		if len(parts) == 3 {
 			f.name, f.action = parts[0], parts[2]
-			if f.from, err = strconv.ParseInt(parts[1], 10, 64); err == nil && strings.HasPrefix(f.action, "sleep=") {
-				f.pause, err = time.ParseDuration(f.action[len("sleep="):])
+			what, pause, pauses := strings.Cut(f.action, "=")
+			f.jitter = what == "jitter"
+			if f.from, err = strconv.ParseInt(parts[1], 10, 64); err == nil && pauses && (f.jitter || what == "sleep") {
+				f.pause, err = time.ParseDuration(pause)
 			}
 		}
 		if err != nil || f.from < 1 || f.action != "kill" && f.action != "cut" && f.pause <= 0 {
@@ -52,11 +57,15 @@ func parseFailpoints(text string) (armed []*armedFailpoint) {
 // failpoint marks a step at which a test may have the process killed. Names are unique; the test finds them in the source.
 func failpoint(name string) {
 	for _, f := range armedFailpoints {
-		if f.name != name {
+		if f.name != name && f.name != "*" {
 			continue
 		}
 		n := f.hits.Add(1)
 		switch {
+		case f.jitter:
+			if n >= f.from && rand.IntN(8) == 0 {
+				time.Sleep(rand.N(f.pause))
+			}
 		case f.pause > 0 && n >= f.from:
 			time.Sleep(f.pause)
 		case n != f.from:

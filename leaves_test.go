@@ -1153,18 +1153,24 @@ func TestLeavesWalk(t *testing.T) {
 	if *longTests {
 		rounds = 40
 	}
+	modes := []backfillMode{modeAutomatic, modeNormal, modePrecise, modeKeyless}
 	for round := range rounds {
-		mode := []backfillMode{modeAutomatic, modeNormal}[round%2]
-		t.Run(fmt.Sprintf("%s%d", strings.ReplaceAll(string(mode), " ", ""), round), func(t *testing.T) {
+		mode := modes[round%len(modes)]
+		title := fmt.Sprint(strings.ReplaceAll(cmp.Or(string(mode), "Automatic"), " ", ""), round)
+		t.Run(title, func(t *testing.T) {
 			if !*longTests {
 				t.Parallel()
 			}
-			testLeavesWalk(t, mode)
+			testLeavesWalk(t, mode, false)
 		})
+		if *longTests {
+			t.Run(title+" slowed", func(t *testing.T) { testLeavesWalk(t, mode, true) })
+		}
 	}
 }
 
-func testLeavesWalk(t *testing.T, mode backfillMode) {
+// testLeavesWalk is one walk; slowed has the connector pause at random at all of its failpoints.
+func testLeavesWalk(t *testing.T, mode backfillMode, slowed bool) {
 	db := newTestDB(t)
 	db.requireVersion(130000)
 	x := newLeafTree(db, "PRIMARY KEY")
@@ -1179,8 +1185,12 @@ func testLeavesWalk(t *testing.T, mode backfillMode) {
 			db.exec("DROP TABLE IF EXISTS " + quoteTable(w.nameOf(i)))
 		}
 	})
-	r := edgeStart(db, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 5})},
-		map[tableName]backfillMode{x.root: mode})
+	r := newTestRuntime(db.TB, runtimeOptions{config: db.edgeConfig(map[string]any{"backfill_chunk_size": 5})})
+	r.bind(r.edgeBindings(map[tableName]backfillMode{x.root: mode}))
+	if slowed {
+		r.driver.command, r.armed = []string{failpointBinary(t)}, []string{"SOURCE_POSTGRES_FAILPOINT=*:1:jitter=40ms"}
+	}
+	r.start()
 	r.waitLog("created replication slot") // which is made again where partitions change meanwhile (newslot_test.go)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
