@@ -35,15 +35,6 @@ type transaction struct {
 	crowded  bool // there were more keys than can be held
 }
 
-// side is where a key lies relative to a backfill.
-type side uint8
-
-const (
-	sideScanned side = iota // settled: at or before scanned
-	sideChunk               // in the chunk whose opening fence has passed
-	sideBeyond              // a later chunk will read it
-)
-
 // ruling is what is to be done next about the change being judged.
 type ruling uint8
 

@@ -401,3 +401,11 @@ const (
 
 // messageHead is the size of a message's head: kind, length of the rest with these four bytes.
 const messageHead = 5
+
+func cloneTuple(t tuple) tuple {
+	copied := slices.Clone(t)
+	for i := range copied {
+		copied[i].data = slices.Clone(copied[i].data)
+	}
+	return copied
+}

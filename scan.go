@@ -66,6 +66,15 @@ func (s scanState) next(ev scanEvent) (_ scanState, ok bool) {
 	return s, false
 }
 
+// side is where a key lies relative to a backfill.
+type side uint8
+
+const (
+	sideScanned side = iota // settled: at or before scanned
+	sideChunk               // in the chunk whose opening fence has passed
+	sideBeyond              // a later chunk will read it
+)
+
 // scan is the reading of one binding's rows. The zero value is that of a binding of which none are read. Its place in a scan by
 // ctid is in the binding's metadata.
 type scan struct {

@@ -218,14 +218,6 @@ func (c *capture) sawWatermark(e *relationEntry, row tuple) {
 	c.rounds.sawWatermark(row[e.uuidColumn].data)
 }
 
-func cloneTuple(t tuple) tuple {
-	copied := slices.Clone(t)
-	for i := range copied {
-		copied[i].data = slices.Clone(copied[i].data)
-	}
-	return copied
-}
-
 // lostKey parks the binding of a row that is gone or has another key now, and whose document cannot be told, as the start of a
 // session would.
 func (c *capture) lostKey(b *binding, change string) error {
