@@ -44,6 +44,9 @@ type verifyOptions struct {
 	strict    bool
 	idle      bool
 	show      int
+
+	wanted []tablePattern         // of tables; nil: all
+	keysOf map[tableName][]string // of keys
 }
 
 // exitError is an error with the exit status that it means.
@@ -86,19 +89,17 @@ func verifyCommand(ctx context.Context, args []string) error {
 	if o.documents == "-" && f.config == "-" {
 		return usageError("verify: only one of --config and --documents can be stdin")
 	}
-	patterns, err := tablePatterns("verify", o.tables)
-	if err != nil {
+	if o.wanted, err = tablePatterns("verify", o.tables); err != nil {
 		return err
 	}
-	keys, err := parseKeys(o.keys)
-	if err != nil {
+	if o.keysOf, err = parseKeys(o.keys); err != nil {
 		return err
 	}
 	s, err := parseConfig(d.config)
 	if err != nil {
 		return untold(err)
 	}
-	return untold(advise(verify(ctx, s, &o, patterns, keys, os.Stdout), s))
+	return untold(advise(verify(ctx, s, &o, os.Stdout), s))
 }
 
 // parseKeys reads --keys.
@@ -131,9 +132,7 @@ type verifier struct {
 	out      io.Writer
 }
 
-func verify(
-	ctx context.Context, s *settings, o *verifyOptions, patterns []tablePattern, keys map[tableName][]string, out io.Writer,
-) error {
+func verify(ctx context.Context, s *settings, o *verifyOptions, out io.Writer) error {
 	in := os.Stdin
 	if o.documents != "-" {
 		var err error
@@ -153,13 +152,13 @@ func verify(
 	}
 	defer r.close()
 	v := &verifier{
-		replay: r, ctx: ctx, db: db, settings: s, keys: keys, bindings: make(map[tableName]*binding), types: db.newTypeCatalog(),
+		replay: r, ctx: ctx, db: db, settings: s, keys: o.keysOf, bindings: make(map[tableName]*binding), types: db.newTypeCatalog(),
 		casts: make(map[uint32]comparison), out: out,
 	}
 	r.describe = v.describe
-	if patterns != nil {
+	if o.wanted != nil {
 		wanted := func(name tableName) bool {
-			return slices.ContainsFunc(patterns, func(p tablePattern) bool { return p.matches(name) })
+			return slices.ContainsFunc(o.wanted, func(p tablePattern) bool { return p.matches(name) })
 		}
 		r.skip = func(name tableName) bool { return !wanted(name) }
 		if err := v.addTables(wanted); err != nil {

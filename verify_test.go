@@ -172,7 +172,7 @@ func TestVerify(t *testing.T) {
 		s.chunkRows = 300
 		o.documents, o.temp, o.show = path, t.TempDir(), 10
 		var out strings.Builder
-		err := verify(db.ctx, s, &o, nil, nil, &out)
+		err := verify(db.ctx, s, &o, &out)
 		return out.String(), err
 	}
 	expect := func(what string, text string, err error, status int, parts ...string) {

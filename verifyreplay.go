@@ -149,24 +149,32 @@ func (r *replay) add(t *verifyTable) {
 	t.strangers = make(map[string]bool)
 }
 
-// put appends a record: the document of a line, or for line 0 a row of a table.
-func (r *replay) put(parts []*replayPart, depth int, table int, line int64, key string, body []byte) error {
+// replayRecord is the document of a line, or for line 0 a row of a table.
+type replayRecord struct {
+	table int // its index
+	line  int64
+	key   string
+	body  []byte
+}
+
+// put appends a record.
+func (r *replay) put(parts []*replayPart, depth int, rec *replayRecord) error {
 	var hash maphash.Hash
 	hash.SetSeed(r.seed)
-	_, _ = hash.WriteString(strconv.Itoa(table))
-	_, _ = hash.WriteString(key)
+	_, _ = hash.WriteString(strconv.Itoa(rec.table))
+	_, _ = hash.WriteString(rec.key)
 	w := parts[hash.Sum64()>>(depth*5)%verifyParts].w
 	var head [4 * binary.MaxVarintLen64]byte
-	h := binary.AppendUvarint(head[:0], uint64(table))
-	h = binary.AppendUvarint(h, uint64(line))
-	h = binary.AppendUvarint(h, uint64(len(key)))
-	h = binary.AppendUvarint(h, uint64(len(body)))
+	h := binary.AppendUvarint(head[:0], uint64(rec.table))
+	h = binary.AppendUvarint(h, uint64(rec.line))
+	h = binary.AppendUvarint(h, uint64(len(rec.key)))
+	h = binary.AppendUvarint(h, uint64(len(rec.body)))
 	_, err := w.Write(h)
 	if err == nil {
-		_, err = w.WriteString(key)
+		_, err = w.WriteString(rec.key)
 	}
 	if err == nil {
-		_, err = w.Write(body)
+		_, err = w.Write(rec.body)
 	}
 	return err
 }
@@ -285,7 +293,7 @@ func (r *replay) line(line []byte) error {
 	if err != nil {
 		return fmt.Errorf("document of %s: %w", name, err)
 	}
-	return r.put(r.parts, 0, index, r.lines, key, line)
+	return r.put(r.parts, 0, &replayRecord{index, r.lines, key, line})
 }
 
 func (r *replay) tableOf(name tableName) (int, error) {
@@ -374,7 +382,7 @@ func (r *replay) row(index int, doc []byte) error {
 			t.columns[name] = true
 		}
 	}
-	return r.put(r.parts, 0, index, 0, key, doc)
+	return r.put(r.parts, 0, &replayRecord{index, 0, key, doc})
 }
 
 // compare compares what was put. REQUIRES: the documents were put before the rows.
@@ -408,9 +416,7 @@ func (r *replay) divide(p *replayPart, depth int) error {
 		return err
 	}
 	defer func() { closeParts(parts) }()
-	err = p.each(func(table int, line int64, key string, body []byte) error {
-		return r.put(parts, depth, table, line, key, body)
-	})
+	err = p.each(func(rec *replayRecord) error { return r.put(parts, depth, rec) })
 	if err != nil {
 		return err
 	}
@@ -418,12 +424,13 @@ func (r *replay) divide(p *replayPart, depth int) error {
 }
 
 // each reads the records; body is valid until the next.
-func (p *replayPart) each(f func(table int, line int64, key string, body []byte) error) error {
+func (p *replayPart) each(f func(rec *replayRecord) error) error {
 	if _, err := p.file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
 	in := bufio.NewReaderSize(p.file, 1<<20)
 	var buf []byte
+	var rec replayRecord
 	for {
 		var head [4]uint64
 		for i := range head {
@@ -440,7 +447,8 @@ func (p *replayPart) each(f func(table int, line int64, key string, body []byte)
 		if _, err := io.ReadFull(in, buf); err != nil {
 			return err
 		}
-		if err := f(int(head[0]), int64(head[1]), string(buf[:head[2]]), buf[head[2]:]); err != nil {
+		rec = replayRecord{int(head[0]), int64(head[1]), string(buf[:head[2]]), buf[head[2]:]}
+		if err := f(&rec); err != nil {
 			return err
 		}
 	}
@@ -465,7 +473,8 @@ func (r *replay) comparePart(p *replayPart, depth int) error {
 	rows := make(map[partKey]*replayed)
 	found := partFindings{replay: r}
 	size := 0
-	err := p.each(func(table int, line int64, key string, body []byte) error {
+	err := p.each(func(rec *replayRecord) error {
+		table, line, key, body := rec.table, rec.line, rec.key, rec.body
 		t, at := r.tables[table], partKey{table, key}
 		row := rows[at]
 		if line == 0 {
@@ -554,7 +563,13 @@ func (f *partFindings) apply(t *verifyTable, key string, row *replayed, line int
 			return err
 		}
 	}
-	f.holdAgainst(t, key, row, line, columns, m, before)
+	fault, compared := row.holdAgainst(m, columns, before)
+	if compared {
+		f.checked++
+	}
+	if fault != "" {
+		f.unstrict(t, key, line, fault)
+	}
 	row.line = line
 	if m.Op == "d" {
 		row.columns = nil
@@ -571,39 +586,35 @@ func (f *partFindings) apply(t *verifyTable, key string, row *replayed, line int
 	return err
 }
 
-// holdAgainst checks a document against the row that those before it left.
-func (f *partFindings) holdAgainst(
-	t *verifyTable, key string, row *replayed, line int64, columns map[string]json.RawMessage, m *documentMeta, before map[string]json.RawMessage,
-) {
+// holdAgainst checks a document against the row that those before it left, which before has the columns of. fault is what a strict
+// history would not have; compared tells that the document says what stood there.
+func (r *replayed) holdAgainst(m *documentMeta, columns, before map[string]json.RawMessage) (fault string, compared bool) {
 	there := "no document before it left a row"
-	if row.line > 0 {
-		there = fmt.Sprintf("line %d is the key's last before it", row.line)
+	if r.line > 0 {
+		there = fmt.Sprintf("line %d is the key's last before it", r.line)
 	}
 	switch {
-	case m.Op == "c" && row.columns != nil:
-		f.unstrict(t, key, line, "an insertion of a key that is there: "+there)
-		return
+	case m.Op == "c" && r.columns != nil:
+		return "an insertion of a key that is there: " + there, false
 	case m.Op == "c":
-		return
-	case row.columns == nil:
-		f.unstrict(t, key, line, "a change of a key that is not there: "+there)
-		return
+		return "", false
+	case r.columns == nil:
+		return "a change of a key that is not there: " + there, false
 	}
 	said := m.Before
 	if m.Op == "d" && said == nil {
 		said = columns
 	}
 	if said == nil {
-		return
+		return "", false
 	}
-	f.checked++
 	for _, name := range slices.Sorted(maps.Keys(said)) {
 		if had, ok := before[name]; ok && !sameValue(had, said[name]) {
-			f.unstrict(t, key, line, fmt.Sprintf("it says that %s was %s, and line %d left %s", name, cut(string(said[name]), 60), row.line,
-				cut(string(had), 60)))
-			return
+			return fmt.Sprintf("it says that %s was %s, and line %d left %s", name, cut(string(said[name]), 60), r.line,
+				cut(string(had), 60)), true
 		}
 	}
+	return "", true
 }
 
 // meet holds a row of the table against the replayed one.
