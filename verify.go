@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -430,10 +429,10 @@ func (l *slotLook) isLater(at string) bool {
 
 // mark marks the difference of a row's key, if there is one.
 func (l *slotLook) mark(p *plan, t, fill tuple) error {
-	columns := make(map[string]json.RawMessage, len(p.key))
+	columns := make(properties, 0, len(p.key))
 	for i, at := range p.key {
 		value := t.from(fill, at)
-		raw := json.RawMessage("null")
+		raw := []byte("null")
 		if value.kind != valueNull {
 			var err error
 			f := slices.IndexFunc(p.fields, func(f planField) bool { return f.index == at })
@@ -441,8 +440,9 @@ func (l *slotLook) mark(p *plan, t, fill tuple) error {
 				return err
 			}
 		}
-		columns[p.options.keyColumns[i]] = raw
+		columns = append(columns, property{p.options.keyColumns[i], raw})
 	}
+	slices.SortFunc(columns, func(a, b property) int { return strings.Compare(a.name, b.name) })
 	key, err := keyOfColumns(p.options.keyColumns, columns)
 	if err != nil {
 		return err
@@ -545,16 +545,20 @@ func (d *difference) show() string {
 	if !d.detailed || d.document == nil || d.row == nil {
 		return s.String()
 	}
-	var document, row map[string]json.RawMessage
-	if json.Unmarshal(d.document, &document) != nil || json.Unmarshal(d.row, &row) != nil {
+	document, err := splitObject(d.document)
+	if err != nil {
+		return s.String()
+	}
+	row, err := splitObject(d.row)
+	if err != nil {
 		return s.String()
 	}
 	for _, name := range differingColumns(document, row) {
 		have := "no value"
-		if value, ok := document[name]; ok {
+		if value := document.get(name); value != nil {
 			have = cut(string(value), 120)
 		}
-		fmt.Fprintf(&s, "  %s: document %s, table %s\n", name, have, cut(string(row[name]), 120))
+		fmt.Fprintf(&s, "  %s: document %s, table %s\n", name, have, cut(string(row.get(name)), 120))
 	}
 	return s.String()
 }

@@ -181,9 +181,9 @@ func (r *replay) put(parts []*replayPart, depth int, rec *replayRecord) error {
 
 // documentMeta is what verify reads of a document's _meta.
 type documentMeta struct {
-	Ack    bool                       `json:"ack"`
-	Op     string                     `json:"op"`
-	Before map[string]json.RawMessage `json:"before"`
+	Ack    bool            `json:"ack"`
+	Op     string          `json:"op"`
+	Before json.RawMessage `json:"before"`
 	Source struct {
 		Schema   string  `json:"schema"`
 		Table    string  `json:"table"`
@@ -200,20 +200,28 @@ func (m *documentMeta) position() (p logPlace, streamed bool) {
 	return logPlace{m.Source.Loc[2], m.Source.Loc[1]}, true
 }
 
-// parseDocument splits a document into its columns and its _meta.
-func parseDocument(doc []byte) (map[string]json.RawMessage, *documentMeta, error) {
-	var columns map[string]json.RawMessage
-	if err := json.Unmarshal(doc, &columns); err != nil {
+// parseDocument splits a document into its columns and its _meta. Both alias it.
+func parseDocument(doc []byte) (properties, *documentMeta, error) {
+	columns, raw, err := parseColumns(doc)
+	if err != nil {
 		return nil, nil, err
 	}
-	raw, ok := columns[metaColumn]
+	var m documentMeta
+	err = json.Unmarshal(raw, &m)
+	return columns, &m, err
+}
+
+// parseColumns is parseDocument with the _meta as it stands there.
+func parseColumns(doc []byte) (columns properties, meta []byte, err error) {
+	if columns, err = splitObject(doc); err != nil {
+		return nil, nil, err
+	}
+	i, ok := columns.find(metaColumn)
 	if !ok {
 		return nil, nil, errors.New("it has no _meta: want documents as this connector captures them")
 	}
-	delete(columns, metaColumn)
-	var m documentMeta
-	err := json.Unmarshal(raw, &m)
-	return columns, &m, err
+	meta = columns[i].value
+	return slices.Delete(columns, i, i+1), meta, nil
 }
 
 // readDocuments reads the file: a line is a document, or ["collection",document] as previews print it; states, markers and
@@ -347,12 +355,12 @@ func (r *replay) marker(begin bool, body []byte) error {
 }
 
 // keyOfColumns returns the key's values in their one spelling.
-func keyOfColumns(key []string, columns map[string]json.RawMessage) (string, error) {
+func keyOfColumns(key []string, columns properties) (string, error) {
 	var text []byte
 	for i, name := range key {
-		raw, ok := columns[name]
-		if !ok {
-			return "", fmt.Errorf("it lacks %q, which its table's key has: %s", name, cut(showColumns(columns), 200))
+		raw := columns.get(name)
+		if raw == nil {
+			return "", fmt.Errorf("it lacks %q, which its table's key has: %s", name, cut(string(columns.append(nil)), 200))
 		}
 		if i > 0 {
 			text = append(text, ',')
@@ -368,7 +376,7 @@ func keyOfColumns(key []string, columns map[string]json.RawMessage) (string, err
 // row adds a row of a table, as the document that it would be captured as.
 func (r *replay) row(index int, doc []byte) error {
 	t := r.tables[index]
-	columns, _, err := parseDocument(doc)
+	columns, _, err := parseColumns(doc)
 	if err != nil {
 		return err
 	}
@@ -378,8 +386,8 @@ func (r *replay) row(index int, doc []byte) error {
 	}
 	if t.rows++; t.columns == nil {
 		t.columns = make(map[string]bool, len(columns))
-		for name := range columns {
-			t.columns[name] = true
+		for _, c := range columns {
+			t.columns[c.name] = true
 		}
 	}
 	return r.put(r.parts, 0, &replayRecord{index, 0, key, doc})
@@ -557,9 +565,9 @@ func (f *partFindings) apply(t *verifyTable, key string, row *replayed, line int
 		}
 		row.at = p
 	}
-	var before map[string]json.RawMessage
-	if row.columns != nil {
-		if err := json.Unmarshal(row.columns, &before); err != nil {
+	var before properties
+	if row.columns != nil && m.Op != "c" {
+		if before, err = splitObject(row.columns); err != nil {
 			return err
 		}
 	}
@@ -576,22 +584,22 @@ func (f *partFindings) apply(t *verifyTable, key string, row *replayed, line int
 		return nil
 	}
 	if m.Op == "u" { // what an update leaves out is as it was
-		for name, value := range before {
-			if _, ok := columns[name]; !ok {
-				columns[name] = value
+		for _, c := range before {
+			if i, ok := columns.find(c.name); !ok {
+				columns = slices.Insert(columns, i, c)
 			}
 		}
 	}
-	row.columns, err = json.Marshal(columns)
-	return err
+	row.columns = columns.append(nil)
+	return nil
 }
 
 // holdAgainst checks a document against the row that those before it left, which before has the columns of. fault is what a strict
 // history would not have; compared tells that the document says what stood there.
-func (r *replayed) holdAgainst(m *documentMeta, columns, before map[string]json.RawMessage) (fault string, compared bool) {
+func (r *replayed) holdAgainst(m *documentMeta, columns, before properties) (fault string, compared bool) {
 	there := "no document before it left a row"
 	if r.line > 0 {
-		there = fmt.Sprintf("line %d is the key's last before it", r.line)
+		there = "line " + strconv.FormatInt(r.line, 10) + " is the key's last before it"
 	}
 	switch {
 	case m.Op == "c" && r.columns != nil:
@@ -601,16 +609,21 @@ func (r *replayed) holdAgainst(m *documentMeta, columns, before map[string]json.
 	case r.columns == nil:
 		return "a change of a key that is not there: " + there, false
 	}
-	said := m.Before
-	if m.Op == "d" && said == nil {
+	var said properties
+	switch {
+	case len(m.Before) > 0 && m.Before[0] == '{':
+		var err error
+		if said, err = splitObject(m.Before); err != nil {
+			return "_meta.before: " + err.Error(), false
+		}
+	case m.Op == "d":
 		said = columns
-	}
-	if said == nil {
+	default:
 		return "", false
 	}
-	for _, name := range slices.Sorted(maps.Keys(said)) {
-		if had, ok := before[name]; ok && !sameValue(had, said[name]) {
-			return fmt.Sprintf("it says that %s was %s, and line %d left %s", name, cut(string(said[name]), 60), r.line,
+	for _, c := range said {
+		if had := before.get(c.name); had != nil && !sameValue(had, c.value) {
+			return fmt.Sprintf("it says that %s was %s, and line %d left %s", c.name, cut(string(c.value), 60), r.line,
 				cut(string(had), 60)), true
 		}
 	}
@@ -619,21 +632,21 @@ func (r *replayed) holdAgainst(m *documentMeta, columns, before map[string]json.
 
 // meet holds a row of the table against the replayed one.
 func (f *partFindings) meet(t *verifyTable, key string, row *replayed, doc []byte) error {
-	columns, _, err := parseDocument(doc)
+	columns, _, err := parseColumns(doc)
 	if err != nil {
 		return err
 	}
 	d := &difference{table: t, key: key}
 	if row != nil && row.columns != nil && !t.left(row.line) {
-		var have map[string]json.RawMessage
-		if err := json.Unmarshal(row.columns, &have); err != nil {
+		have, err := splitObject(row.columns)
+		if err != nil {
 			return err
 		}
 		row.met = true
 		count := f.count(t)
-		for name := range have {
-			if !t.columns[name] {
-				f.strangers[t][name] = true
+		for _, c := range have {
+			if !t.columns[c.name] {
+				f.strangers[t][c.name] = true
 			}
 		}
 		if len(differingColumns(have, columns)) == 0 {
@@ -644,9 +657,7 @@ func (f *partFindings) meet(t *verifyTable, key string, row *replayed, doc []byt
 	} else if row != nil {
 		d.line = row.line
 	}
-	if d.row, err = json.Marshal(columns); err != nil {
-		return err
-	}
+	d.row = columns.append(nil)
 	f.differ(d)
 	return nil
 }
@@ -692,23 +703,22 @@ func (f *partFindings) commit() {
 
 // differingColumns returns the columns of the table's row that the document has otherwise. A column that the document lacks is
 // as one that is null: readers of a collection cannot tell the two apart.
-func differingColumns(document, row map[string]json.RawMessage) []string {
+func differingColumns(document, row properties) []string {
 	var names []string
-	for name, value := range row {
-		have, ok := document[name]
-		if !ok {
-			have = json.RawMessage("null")
+	for _, c := range row {
+		have := document.get(c.name)
+		if have == nil {
+			have = []byte("null")
 		}
-		if !sameValue(have, value) {
-			names = append(names, name)
+		if !sameValue(have, c.value) {
+			names = append(names, c.name)
 		}
 	}
-	slices.Sort(names)
 	return names
 }
 
 // sameValue reports whether two values are one, however they are spelled.
-func sameValue(a, b json.RawMessage) bool {
+func sameValue(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
 	}
@@ -720,6 +730,12 @@ func sameValue(a, b json.RawMessage) bool {
 // appendCanonical appends a value in its one spelling: no blanks, names in order, no escape that is not needed, numbers by their
 // digits and exponent. Nothing is rounded.
 func appendCanonical(dst []byte, raw []byte) ([]byte, error) {
+	switch c := raw[0]; {
+	case c == '"' && bytes.IndexByte(raw, '\\') < 0:
+		return appendJSONString(dst, raw[1:len(raw)-1]), nil
+	case c == '-' || c >= '0' && c <= '9':
+		return append(dst, canonicalNumber(string(raw))...), nil
+	}
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()
 	var v any
@@ -788,8 +804,113 @@ func canonicalNumber(text string) string {
 	return sign + short + "e" + strconv.Itoa(exponent)
 }
 
-// showColumns shows columns in order, as JSON.
-func showColumns(columns map[string]json.RawMessage) string {
-	text, _ := json.Marshal(columns)
-	return string(text)
+// property is one of an object; its value is as it stands there.
+type property struct {
+	name  string
+	value []byte
+}
+
+// properties are those of an object, in the order of their names, each once.
+type properties []property
+
+// find returns where a name is, or would be.
+func (m properties) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(m, name, func(c property, name string) int { return strings.Compare(c.name, name) })
+}
+
+// get returns the value of a name, nil for none.
+func (m properties) get(name string) []byte {
+	if i, ok := m.find(name); ok {
+		return m[i].value
+	}
+	return nil
+}
+
+// append appends the object.
+func (m properties) append(dst []byte) []byte {
+	dst = append(dst, '{')
+	for i, c := range m {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendJSONString(dst, []byte(c.name)), ':')
+		dst = append(dst, c.value...)
+	}
+	return append(dst, '}')
+}
+
+// splitObject splits an object into its properties, whose values alias it. Each value is passed over, not decoded: all of a row is
+// decoded only where it is not byte for byte what it is compared with.
+func splitObject(doc []byte) (properties, error) {
+	doc = bytes.TrimSpace(doc)
+	if !json.Valid(doc) || doc[0] != '{' {
+		var object map[string]json.RawMessage
+		err := json.Unmarshal(doc, &object)
+		return nil, cmp.Or(err, errors.New("want an object"))
+	}
+	m := make(properties, 0, 16)
+	for at := skipBlanks(doc, 1); doc[at] != '}'; {
+		if doc[at] == ',' {
+			at = skipBlanks(doc, at+1)
+		}
+		end := skipJSON(doc, at)
+		name := string(doc[at+1 : end-1])
+		if strings.IndexByte(name, '\\') >= 0 {
+			if err := json.Unmarshal(doc[at:end], &name); err != nil {
+				return nil, err
+			}
+		}
+		at = skipBlanks(doc, skipBlanks(doc, end)+1) // behind the colon
+		end = skipJSON(doc, at)
+		m = append(m, property{name, doc[at:end:end]})
+		at = skipBlanks(doc, end)
+	}
+	byName := func(a, b property) int { return strings.Compare(a.name, b.name) }
+	if !slices.IsSortedFunc(m, byName) {
+		slices.SortStableFunc(m, byName)
+	}
+	for i := 1; i < len(m); i++ {
+		if m[i].name == m[i-1].name {
+			return nil, fmt.Errorf("the name %q comes twice", m[i].name)
+		}
+	}
+	return m, nil
+}
+
+func skipBlanks(doc []byte, at int) int {
+	for doc[at] == ' ' || doc[at] == '\n' || doc[at] == '\t' || doc[at] == '\r' {
+		at++
+	}
+	return at
+}
+
+// skipJSON returns the end of the value that begins at a place. REQUIRES: the document is a valid object.
+func skipJSON(doc []byte, at int) int {
+	for depth := 0; ; at++ {
+		switch doc[at] {
+		case '"':
+			for at++; doc[at] != '"'; at++ {
+				if doc[at] == '\\' {
+					at++
+				}
+			}
+		case '{', '[':
+			depth++
+			continue
+		case '}', ']':
+			if depth--; depth < 0 { // of what the value, a word or a number, stands in
+				return at
+			}
+		case ',', ':', ' ', '\n', '\t', '\r':
+			if depth == 0 {
+				return at
+			}
+			continue
+		default:
+			continue
+		}
+		if depth == 0 {
+			return at + 1
+		}
+	}
 }
