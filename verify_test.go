@@ -61,10 +61,11 @@ func TestVerifyReplay(t *testing.T) {
 		"equal in another spelling": {
 			lines: []string{
 				verifyDoc("c", 0, `{"id":1.0,"v":"\u0061","n":null}`, ""),
+				`[ "acmeCo/\u0074" , ` + verifyDoc("c", 0, `{"id":3,"n":true}`, "") + `]`,
 				`["acmeCo/t",` + verifyDoc("c", 9, `{"id":2,"v":{"b":[1e1],"a":-0.50}}`, "") + `]`,
 				`{"_meta":{"ack":true,"uuid":"x"}}`, "", `["connectorState",{"updated":{"cursor":"0/A"},"mergePatch":true}]`,
 			},
-			rows: []string{`{"id":1,"v":"a","n":null}`, `{"id":2,"v":{"a":-5e-1,"b":[10]},"n":null}`},
+			rows: []string{`{"id":1,"v":"a","n":null}`, `{"id":2,"v":{"a":-5e-1,"b":[10]},"n":null}`, `{"id":3,"n":true}`},
 		},
 		"a value": {
 			lines: []string{verifyDoc("c", 0, `{"id":1,"v":"x"}`, "")}, rows: []string{`{"id":1,"v":"y"}`},

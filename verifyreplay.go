@@ -247,20 +247,9 @@ func (r *replay) readDocuments(in io.Reader) error {
 }
 
 func (r *replay) line(line []byte) error {
-	kind := ""
-	if line[0] == '[' {
-		var pair []json.RawMessage
-		err := json.Unmarshal(line, &pair)
-		if err == nil && len(pair) != 2 {
-			err = fmt.Errorf("%d elements", len(pair))
-		}
-		if err == nil {
-			err = json.Unmarshal(pair[0], &kind)
-		}
-		if err != nil {
-			return fmt.Errorf(`want a document or ["collection",document]: %w: %s`, err, cut(string(line), 60))
-		}
-		line = pair[1]
+	kind, line, err := splitLine(line)
+	if err != nil {
+		return fmt.Errorf(`want a document or ["collection",document]: %w: %s`, err, cut(string(line), 60))
 	}
 	switch kind {
 	case "connectorState":
@@ -302,6 +291,30 @@ func (r *replay) line(line []byte) error {
 		return fmt.Errorf("document of %s: %w", name, err)
 	}
 	return r.put(r.parts, 0, &replayRecord{index, r.lines, key, line})
+}
+
+// splitLine splits a line of a preview, ["collection",document], and returns another as it is.
+func splitLine(line []byte) (kind string, body []byte, err error) {
+	if line[0] != '[' {
+		return "", line, nil
+	}
+	if rest, ok := bytes.CutPrefix(line, []byte(`["`)); ok && line[len(line)-1] == ']' { // as preview prints it
+		name, rest, ok := bytes.Cut(rest[:len(rest)-1], []byte(`",`))
+		if ok && !bytes.ContainsAny(name, `"\\`) && len(rest) > 0 && rest[0] == '{' {
+			return string(name), rest, nil
+		}
+	}
+	var pair []json.RawMessage
+	if err = json.Unmarshal(line, &pair); err == nil && len(pair) != 2 {
+		err = fmt.Errorf("%d elements", len(pair))
+	}
+	if err == nil {
+		err = json.Unmarshal(pair[0], &kind)
+	}
+	if err != nil {
+		return "", line, err
+	}
+	return kind, pair[1], nil
 }
 
 func (r *replay) tableOf(name tableName) (int, error) {
