@@ -395,10 +395,11 @@ func (s *sessions) again(ctx context.Context, err error, worked bool, bindings [
 
 // pause waits ahead of the session that follows one that ended with err.
 func (s *sessions) pause(ctx context.Context, err error) error {
-	pause := min(time.Second<<s.attempt, 15*time.Second)
-	if s.attempt++; errors.Is(err, errRenewSession) {
-		return nil
+	if errors.Is(err, errRenewSession) {
+		return nil // it was asked for by ourselves, once for what asks for it, and is no attempt that failed
 	}
+	pause := min(time.Second<<s.attempt, 15*time.Second)
+	s.attempt++
 	s.progress.reconnects.Add(1)
 	s.status(statusReconnecting+"%s: %s", pause, explain(err))
 	select {
