@@ -2,7 +2,7 @@
 # tests/linked.sh opens a capture as a runtime does that sends specs in the indirect form: by hand, in JSON lines, with bash and
 # grep alone, so that it shares no code with the connector or with the runtime of the tests. Spec, Validate, Apply and Open
 # are sent with a table of collections, with bindings that have an index into it, one or none, and with fields that no connector
-# of today knows; what is answered is compared with what must be. go test runs it (linked_test.go), and so can you:
+# of today knows; what is answered is compared with what must be. go test runs it (flow_linked_test.go), and so can you:
 #
 #   CONNECTOR   the connector's binary
 #   ADDRESS, DATABASE, CAPTURE_USER, CAPTURE_PASSWORD    the server, and the role that captures

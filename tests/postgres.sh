@@ -486,7 +486,7 @@ stop_local() {
 	rm -rf "$at_dir"
 }
 
-# sweep stops the servers of tests (own-PID-N, ownserver_test.go) whose process is gone: it was interrupted, or timed out.
+# sweep stops the servers of tests (own-PID-N, kit_server_test.go) whose process is gone: it was interrupted, or timed out.
 sweep() {
 	local pid try
 	for state in "$states"/own-*/; do

@@ -45,8 +45,8 @@ func TestHouse(t *testing.T) {
 		}
 	}
 	for name := range h.sqlstates() {
-		if name != "servererrors.go" {
-			t.Errorf("%s spells SQLSTATEs, which have their names in servererrors.go", name)
+		if name != "database_errors.go" {
+			t.Errorf("%s spells SQLSTATEs, which have their names in database_errors.go", name)
 		}
 	}
 	for _, f := range h.packageComments() {
