@@ -1,4 +1,4 @@
-// sight.go owns what a chunk's own transaction must see, judged behind its lock and ahead of its query: the table that the
+// backfill_sight.go owns what a chunk's own transaction must see, judged behind its lock and ahead of its query: the table that the
 // binding captures, as the plan has it, and no fewer rows than the chunks before saw.
 // Invariant: a chunk counts only if its transaction found the shape that its query was made from, the partitions or the file
 // that its position stands for, and the rows that row-level security left to the chunks before it.

@@ -1,4 +1,4 @@
-// visibility.go owns when a transaction becomes visible to others: which ones a snapshot sees, which are still open behind a
+// backfill_visibility.go owns when a transaction becomes visible to others: which ones a snapshot sees, which are still open behind a
 // lock on a table, and what a commit may wait for. WAL reaches us before that (DESIGN I3).
 // Invariant: a transaction counts as seen only if a snapshot, or its end, has shown it.
 

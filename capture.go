@@ -1,6 +1,6 @@
 // capture.go owns the capture's loop: which chunk next, when to fence, when to checkpoint. It runs in one goroutine, which
 // owns every binding, the checkpoint and stdout; chunks are read by others and handed over once.
-// Invariants: a checkpoint is written only between transactions, or inside of one with a cursor before it (within.go), and never
+// Invariants: a checkpoint is written only between transactions, or inside of one with a cursor before it (capture_within.go), and never
 // between a passed fence and the emission of the chunks it settles (DESIGN I7). The stream does not pass a chunk's opening
 // fence until that chunk's end is known.
 

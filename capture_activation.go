@@ -1,4 +1,4 @@
-// activation.go owns when the rows of tables begin to be read: backfills that are pending, those that a session takes up again, and the
+// capture_activation.go owns when the rows of tables begin to be read: backfills that are pending, those that a session takes up again, and the
 // scans of partitions that came with rows.
 // Invariant: a binding's first chunk is read only after every transaction that may have written to its table unseen has
 // ended (DESIGN I3), whether the backfill is new or resumed.
@@ -214,7 +214,7 @@ func (c *capture) measureReady() error {
 // measureLeaves gives a binding that is scanned by ctid a cursor for each relation that holds rows; a cursor whose
 // relation has been rewritten starts again. What is added behind the pages measured here is streamed.
 func (c *capture) measureLeaves(b *binding) error {
-	// Those that writers we waited for have made too; before version 15 they are found later, as attached ones (leaves.go).
+	// Those that writers we waited for have made too; before version 15 they are found later, as attached ones (capture_partition_changes.go).
 	if b.phase == phaseBackfill && len(b.meta.Leaves) == 0 && b.state.Scanned == nil && c.db.version >= 150000 {
 		if err := c.freshPartitions([]*binding{b}); err != nil {
 			return err

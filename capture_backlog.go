@@ -1,4 +1,4 @@
-// backlog.go owns which tables have rows that are still to be read.
+// capture_backlog.go owns which tables have rows that are still to be read.
 //
 //	await ──▶ pending ──▶ begin ──▶ reading ──▶ leave
 //	attach ─▶ attached ───▶ ▲          │

@@ -1,4 +1,4 @@
-// binding.go owns one binding: its phase, its table and scan key, what it has captured, and the queries that read it.
+// capture_binding.go owns one binding: its phase, its table and scan key, what it has captured, and the queries that read it.
 //
 //	            activate              last chunk settled
 //	Pending ───────────────▶ Backfill ──────────────────▶ Active
@@ -94,7 +94,7 @@ type binding struct {
 	// share one.
 	deferrable bool
 
-	partitions partitionSet // those whose rows are accounted for (leaves.go)
+	partitions partitionSet // those whose rows are accounted for (capture_partition_changes.go)
 	// lenient is set for a session that took the binding over from one that did not look at its replica identity: relations
 	// without the key are put up with, until a change comes whose old key is not told.
 	lenient bool

@@ -1,6 +1,6 @@
 package main
 
-// binding_test.go: every phase against every event, the key of a collection against the columns of a table, the size of
+// capture_binding_test.go: every phase against every event, the key of a collection against the columns of a table, the size of
 // the next chunk, and stored positions that cannot be used.
 
 import (

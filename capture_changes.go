@@ -1,4 +1,4 @@
-// changes.go owns the judging of a change of the stream: which rows it puts under which keys, and what becomes of each by its key
+// capture_changes.go owns the judging of a change of the stream: which rows it puts under which keys, and what becomes of each by its key
 // and its binding's phase.
 // Invariant (DESIGN I2–I5): a change is emitted if its key is settled, patched if its key lies in the chunk whose opening
 // fence has passed, and dropped otherwise, with its transaction remembered until a chunk's snapshot sees it. An update

@@ -1,6 +1,6 @@
 package main
 
-// changes_test.go drives the judging of changes alone: no output, no server, nobody who carries a ruling out.
+// capture_changes_test.go drives the judging of changes alone: no output, no server, nobody who carries a ruling out.
 
 import (
 	"fmt"

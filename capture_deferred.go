@@ -1,4 +1,4 @@
-// deferred.go owns the keys that the server checks only at commit (deferrable constraints): for a moment two rows of a
+// capture_deferred.go owns the keys that the server checks only at commit (deferrable constraints): for a moment two rows of a
 // transaction stand under one. Their old tuples come whole (such a constraint is no replica identity, so it is FULL), and tell
 // which row a change is about.
 // Invariant: a transaction's last document of a key tells of the row that stands under it at its commit. Of the row that

@@ -1,4 +1,4 @@
-// described.go owns what the order of the stream's messages says of the tables that they describe, beside their shapes: which table is
+// capture_described.go owns what the order of the stream's messages says of the tables that they describe, beside their shapes: which table is
 // sent as which. It is judged by the messages alone.
 // Invariant: the server describes a table that is sent as another one right behind that, ahead of the first change of it and whenever
 // its catalog entries have changed (pgoutput.c, maybe_send_schema); only the types of users that its columns have come between.

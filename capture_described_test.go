@@ -1,6 +1,6 @@
 package main
 
-// described_test.go holds what the order of messages says of tables against runs of them: R and P describe a root and a table that are
+// capture_described_test.go holds what the order of messages says of tables against runs of them: R and P describe a root and a table that are
 // captured, f and g others; * may stand between descriptions, x is any other message, F a change of f.
 
 import "testing"

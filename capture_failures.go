@@ -1,4 +1,4 @@
-// failures.go owns what becomes of a binding whose rows could not be read: another try, the catalog looked at again, the binding
+// capture_failures.go owns what becomes of a binding whose rows could not be read: another try, the catalog looked at again, the binding
 // parked, or its backfill suspended, which keeps its place and tries on, ever less often.
 // Invariant: a failure of one table's chunk neither ends the capture nor holds up other tables; only what shows that the table
 // cannot be read as it is, and will not be by itself, parks its binding.

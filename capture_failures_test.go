@@ -1,6 +1,6 @@
 package main
 
-// failures_test.go shows what becomes of tables whose rows cannot be read, and of those beside them.
+// capture_failures_test.go shows what becomes of tables whose rows cannot be read, and of those beside them.
 //
 // Goal: one table's fault is that table's: its backfill keeps its place, is tried on, and is told of with reason and remedy, while
 // others go on; and a fault that passes leaves nothing behind. Method: backfills that the server refuses on a real one, for as

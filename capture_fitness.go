@@ -1,4 +1,4 @@
-// fitness.go owns what is sent of a table: whether all its changes come, and whether that may have been otherwise since it was
+// capture_fitness.go owns what is sent of a table: whether all its changes come, and whether that may have been otherwise since it was
 // last looked at. Publications and tables are altered and put right again between two looks, and what was changed meanwhile is
 // in no stream; what was done leaves its trace in the versions (xmin) of the catalog rows that the sending rests on. These
 // are the table's mark, which is remembered with its binding.

@@ -1,8 +1,8 @@
 package main
 
-// fitness_test.go holds what a look tells of a table against the catalog of a real server: which changes of publications and
+// capture_fitness_test.go holds what a look tells of a table against the catalog of a real server: which changes of publications and
 // tables leave another mark, which leave none, and which are told as a table whose changes are not sent. What a capture does
-// about it is in situations_test.go.
+// about it is in e2e_situations_test.go.
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-// ledger.go owns what of a capture is durable and what is to become so: the cursor, the bindings whose state is to be stored, what
+// capture_ledger.go owns what of a capture is durable and what is to become so: the cursor, the bindings whose state is to be stored, what
 // awaits a checkpoint, and the positions that the runtime has acknowledged.
 // Invariant (DESIGN I7): cursor is the end of the last transaction that was streamed to its end, or a position behind it at which
 // the server had nothing else to send; stored is that of the last checkpoint, and nothing is acknowledged beyond it.

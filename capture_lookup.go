@@ -1,7 +1,7 @@
-// lookup.go owns what is asked of the server about single rows while the stream stands still: the row of a key as it is now, and
+// capture_lookup.go owns what is asked of the server about single rows while the stream stands still: the row of a key as it is now, and
 // which keys lie behind which.
 // Invariant: a row counts only from a snapshot that sees the transaction being applied, and every streamed one that a chunk of its
-// table is still to see: a newer value is fine, an older one is not. Only values are read that no tuple at hand has (toast.go).
+// table is still to see: a newer value is fine, an older one is not. Only values are read that no tuple at hand has (value_toast.go).
 
 package main
 

@@ -1,4 +1,4 @@
-// markers.go owns backfill markers, by which readers of a collection tell the documents that are left behind: those published
+// capture_markers.go owns backfill markers, by which readers of a collection tell the documents that are left behind: those published
 // before a BackfillBegin are dropped, and once the BackfillComplete has come, rows that no document has told of since may be
 // deleted. They are sent with the feature flag emit_backfill_markers alone.
 //
@@ -229,7 +229,7 @@ func (c *capture) tellTruncate(b *binding) string {
 		"emit_backfill_markers, to \"mark\"."
 }
 
-// Ops under which markers count among what a binding has put out of a transaction (within.go).
+// Ops under which markers count among what a binding has put out of a transaction (capture_within.go).
 const (
 	opBegin    = 'B'
 	opComplete = 'C'

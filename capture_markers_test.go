@@ -1,6 +1,6 @@
 package main
 
-// markers_test.go holds the backfill markers against what readers of a collection make of them.
+// capture_markers_test.go holds the backfill markers against what readers of a collection make of them.
 //
 // Goal: with emit_backfill_markers the replayed collection equals the table, rows that vanished unseen included, each marker stands
 // alone in its checkpoint, and each captured-anew table has one Begin and one Complete whatever dies in between. Method: a table loses

@@ -1,4 +1,4 @@
-// metrics.go owns METRICS_ADDRESS: the facts of progress.go for Prometheus. Each scrape looks at the server, at most once
+// capture_metrics.go owns METRICS_ADDRESS: the facts of capture_progress.go for Prometheus. Each scrape looks at the server, at most once
 // a second; without an answer of the server, what only it knows is left out.
 
 package main

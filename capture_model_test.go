@@ -1,6 +1,6 @@
 package main
 
-// model_test.go proves the hand-over between backfill and stream on a model of a database, without a server: every short
+// capture_model_test.go proves the hand-over between backfill and stream on a model of a database, without a server: every short
 // sequence of inserts, updates, deletes and key moves over a few rows, interleaved in every way with the capture's reads
 // and fences, with commits that are streamed before they are visible, with a stream that is far ahead or far behind, and
 // with kills. Each run's committed output must be a strict history and leave the database's rows.

@@ -1,4 +1,4 @@
-// leaves.go owns what becomes of the partitions of a table published via its root: TRUNCATE, DETACH, DROP and ATTACH of a
+// capture_partition_changes.go owns what becomes of the partitions of a table published via its root: TRUNCATE, DETACH, DROP and ATTACH of a
 // partition say nothing in the stream. The partitions whose rows are accounted for are remembered, with how they came to
 // be partitions, so that what happened while the capture was stopped is noticed too.
 // Invariant: every partition of a captured table is remembered, and then each of its rows has been captured, or is streamed,

@@ -1,6 +1,6 @@
 package main
 
-// leaves_test.go shows what becomes of partitions that come, go and are rewritten (DESIGN §3.1 no 8), of which the stream
+// capture_partition_changes_test.go shows what becomes of partitions that come, go and are rewritten (DESIGN §3.1 no 8), of which the stream
 // says nothing.
 //
 // Goal: no row of a partitioned table is lost however it came to be there, and none that was streamed is repeated.
@@ -1191,7 +1191,7 @@ func testLeavesWalk(t *testing.T, mode backfillMode, slowed bool) {
 		r.driver.command, r.armed = []string{failpointBinary(t)}, []string{"SOURCE_POSTGRES_FAILPOINT=*:1:jitter=40ms"}
 	}
 	r.start()
-	r.waitLog("created replication slot") // which is made again where partitions change meanwhile (newslot_test.go)
+	r.waitLog("created replication slot") // which is made again where partitions change meanwhile (replication_newslot_test.go)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seed := w.random.Uint64()

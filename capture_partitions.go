@@ -1,5 +1,5 @@
-// partitions.go owns what is remembered of a table's partitions: which ones have their rows accounted for, how each came to be one,
-// where its rows lie, and what has changed of that between two looks. leaves.go says what becomes of it.
+// capture_partitions.go owns what is remembered of a table's partitions: which ones have their rows accounted for, how each came to be one,
+// where its rows lie, and what has changed of that between two looks. capture_partition_changes.go says what becomes of it.
 // Invariant: a partition is remembered only together with a cursor for its rows, or when they have been captured or are streamed.
 
 package main
@@ -30,7 +30,7 @@ type partitionSet struct {
 	stored string                    // what the last checkpoint with them said
 	// truncated is set when the stream has told of a TRUNCATE that the catalog may not show for another moment.
 	truncated bool
-	held      bool // nothing of the table is read before another replication session has begun (renewal.go)
+	held      bool // nothing of the table is read before another replication session has begun (capture_renewal.go)
 }
 
 // partitionsOf are the partitions that the catalog says a table has.

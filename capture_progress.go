@@ -1,4 +1,4 @@
-// progress.go owns the facts about a running capture that its operator is told: how far it is behind, what the slot
+// capture_progress.go owns the facts about a running capture that its operator is told: how far it is behind, what the slot
 // retains, how the backfills get on, what holds them up, and what of the server's set-up has changed under the capture. The
 // capture goroutine notes what it does; the watcher, a goroutine of its own, looks at that and at the server from outside, so
 // that it can speak when the capture is stuck, and lets a server go that is shutting down.

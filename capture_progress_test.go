@@ -1,6 +1,6 @@
 package main
 
-// progress_test.go shows that what the operator is told is so: the numbers of the metrics and of the progress report
+// capture_progress_test.go shows that what the operator is told is so: the numbers of the metrics and of the progress report
 // against what is measured from outside, and which stall is named.
 
 import (

@@ -1,4 +1,4 @@
-// refresh.go owns when and why a running capture reads the server's catalog again: all about the captured tables now and then, what is
+// capture_refresh.go owns when and why a running capture reads the server's catalog again: all about the captured tables now and then, what is
 // sent of them each minute, and single tables where the stream has shown something that speaks against what is known.
 // Invariant: a reason brings a reading forward, never puts it off, and is kept until that has begun; and readings that the stream gives
 // the reasons for keep a distance, however often it does so.

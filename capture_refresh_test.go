@@ -1,6 +1,6 @@
 package main
 
-// refresh_test.go holds when the catalog is read again against the reasons for it, without a server.
+// capture_refresh_test.go holds when the catalog is read again against the reasons for it, without a server.
 
 import (
 	"testing"

@@ -1,4 +1,4 @@
-// refusals.go owns what becomes of a binding one of whose changes, or settled rows, cannot be told: a value that has no document,
+// capture_refusals.go owns what becomes of a binding one of whose changes, or settled rows, cannot be told: a value that has no document,
 // a row that must be read again and cannot be, a key whose order nobody knows.
 // Invariant: what fails for one table ends neither the stream nor the changes of others, and nothing of that table is passed over
 // without a word: it is captured anew, or read without what failed.

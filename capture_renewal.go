@@ -1,4 +1,4 @@
-// renewal.go owns the renewal of a replication session for the sake of partitions that it does not publish. Before version 15 the server
+// capture_renewal.go owns the renewal of a replication session for the sake of partitions that it does not publish. Before version 15 the server
 // keeps what it found out about how a table's changes are published as long as the session lasts, ATTACH or not (pgoutput.c,
 // rel_sync_cache_relation_cb): when it has seen a change of the table from before, it never sends those that follow. So the session
 // is started anew from a position behind the attachment.

@@ -1,7 +1,7 @@
 package main
 
-// renewal_test.go holds which sessions publish which attachments, without a server. What becomes of the partitions is in
-// leaves_test.go, on a server before version 15.
+// capture_renewal_test.go holds which sessions publish which attachments, without a server. What becomes of the partitions is in
+// capture_partition_changes_test.go, on a server before version 15.
 
 import "testing"
 

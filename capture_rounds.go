@@ -1,4 +1,4 @@
-// rounds.go owns which chunks are being read, and when the fence that closes them counts.
+// capture_rounds.go owns which chunks are being read, and when the fence that closes them counts.
 //
 //	start ──▶ ahead: chunks are read, then a fence is made ──▶ promote ──▶ open: the stream comes to the fence ──▶ settle
 //

@@ -1,4 +1,4 @@
-// scan.go owns the reading of one binding's rows: how far it has come, what its next chunk waits for, and by which chunk the
+// capture_scan.go owns the reading of one binding's rows: how far it has come, what its next chunk waits for, and by which chunk the
 // changes of the table are judged.
 //
 //	       begins             waited               measured           missed

@@ -1,4 +1,4 @@
-// session.go owns the replication sessions of a capture: where one begins, what ends it, whether another follows, and which server,
+// capture_session.go owns the replication sessions of a capture: where one begins, what ends it, whether another follows, and which server,
 // on which timeline, it reads from.
 // Invariant: there is one session at a time, whose goroutines end with it and which nobody else closes. It begins at the cursor, on
 // the server and the timeline that the cursor is of; where flags or advanced.on_slot_loss have it begin elsewhere, no place stored

@@ -1,4 +1,4 @@
-// settle.go owns what becomes of a round whose fence has passed: what is said of the fence, the rows of its chunks as documents, each
+// capture_settle.go owns what becomes of a round whose fence has passed: what is said of the fence, the rows of its chunks as documents, each
 // chunk followed by its checkpoint, and the chunks that are to be read again instead.
 // Invariant (DESIGN I7): between a passed fence and the last row of a chunk that it settles nothing of the stream is emitted, and no
 // checkpoint is written; a chunk is written whole, or what of it was written comes once more.

@@ -1,5 +1,5 @@
-// diagnostics.go owns what the capture goroutine tells the operator: connectorStatus records, and the periodic facts that
-// others rely on. It is handed what there is to say; the watcher (progress.go) tells the rest. Nothing here changes what is
+// capture_status.go owns what the capture goroutine tells the operator: connectorStatus records, and the periodic facts that
+// others rely on. It is handed what there is to say; the watcher (capture_progress.go) tells the rest. Nothing here changes what is
 // captured.
 
 package main

@@ -1,5 +1,5 @@
-// stream.go owns what is done about each WAL message: transactions begin and end, tables are described and truncated, and what the
-// judging of a change (changes.go) comes to is carried out, and what it needs to know is found out.
+// capture_stream.go owns what is done about each WAL message: transactions begin and end, tables are described and truncated, and what the
+// judging of a change (capture_changes.go) comes to is carried out, and what it needs to know is found out.
 // Invariant: what one change comes to is carried out whole, in its order, before the next message is looked at.
 
 package main

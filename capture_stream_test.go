@@ -1,7 +1,7 @@
 package main
 
-// stream_test.go drives a capture without a server: pgoutput messages made here go through handle, rounds are promoted
-// and settled by hand, and what reaches stdout is read back. model_test.go interleaves such captures with a model of a
+// capture_stream_test.go drives a capture without a server: pgoutput messages made here go through handle, rounds are promoted
+// and settled by hand, and what reaches stdout is read back. capture_model_test.go interleaves such captures with a model of a
 // database; here stand the single judgements and the errors of streams that contradict themselves.
 
 import (

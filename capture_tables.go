@@ -1,4 +1,4 @@
-// tables.go owns how a running capture learns of its tables: their shapes from the stream and the catalog, their sourced schemas, and
+// capture_tables.go owns how a running capture learns of its tables: their shapes from the stream and the catalog, their sourced schemas, and
 // what happens when one vanishes or comes back.
 // Invariant: what the catalog says of a table now and what follows from that go together (refresh): a table that is another one is
 // captured anew, one that is gone is parked, and chunks of a table as it was count no more.

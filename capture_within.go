@@ -1,4 +1,4 @@
-// within.go owns the checkpoints inside of a transaction that has more documents than a runtime takes whole: where in it they
+// capture_within.go owns the checkpoints inside of a transaction that has more documents than a runtime takes whole: where in it they
 // stand, and what is left out when the transaction is streamed again.
 // Invariant: the cursor of such a checkpoint stays before the transaction, whose changes are judged again from the first one by a
 // session that resumes there. Of each binding it leaves out what lies at or before the place that is stored for it, and nothing

@@ -1,6 +1,6 @@
 package main
 
-// within_test.go: checkpoints inside of transactions, and what a session leaves out that resumes behind one. The model
+// capture_within_test.go: checkpoints inside of transactions, and what a session leaves out that resumes behind one. The model
 // (TestModelWithin) and the oracle prove that documents come exactly once; here stand the single judgements, and a large transaction on a
 // real server.
 

@@ -1,4 +1,4 @@
-// memory.go owns the memory budget: the container's limit, as far as it can be read, becomes the garbage collector's and is
+// config_memory.go owns the memory budget: the container's limit, as far as it can be read, becomes the garbage collector's and is
 // divided among everything whose size the data decides.
 // Invariant: the parts of a budget, each as large as it may get and all at once, stay below the limit they were made from
 // (from smallestLimit on).
@@ -41,7 +41,7 @@ type memoryBudget struct {
 	row      int // a row image: what makes a document that large, with room for hex digits and white space
 	message  int // of the stream, or a row of a query, beyond which it is read in pieces
 	chunks   int // the rows of all chunks, as they were scanned
-	held     int // keys remembered of one transaction (deferred.go), about 200 bytes each
+	held     int // keys remembered of one transaction (capture_deferred.go), about 200 bytes each
 }
 
 // budget is set by setMemoryLimit before anything reads it.

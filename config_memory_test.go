@@ -1,6 +1,6 @@
 package main
 
-// memory_test.go holds the promise that memory has a budget which no row, transaction, chunk or number of tables exceeds:
+// config_memory_test.go holds the promise that memory has a budget which no row, transaction, chunk or number of tables exceeds:
 // the limit is read from made-up control groups, and the connector runs in a real one, under a limit at which the kernel
 // kills it, on what is too large for that by far. Where no control group can be made, the limit is given by GOMEMLIMIT and
 // the process's own high-water mark is held to it.

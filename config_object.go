@@ -1,4 +1,4 @@
-// object.go owns the strict reading of a JSON object that a person wrote.
+// config_object.go owns the strict reading of a JSON object that a person wrote.
 //
 // Invariant: a property is read as the type asked for or it is a fault, one nobody asked for is a fault, and all faults
 // are found before any is reported. Faults show names and kinds; of values only a choice's.

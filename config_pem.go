@@ -1,4 +1,4 @@
-// pem.go owns how PEM text is taken that went through a form, a shell or YAML on its way to us.
+// config_pem.go owns how PEM text is taken that went through a form, a shell or YAML on its way to us.
 //
 // Invariant: what is well formed comes out meaning the same, and nothing that is no PEM block becomes one.
 

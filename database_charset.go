@@ -1,4 +1,4 @@
-// charset.go owns the conversion of a database's text to UTF-8 and back, for the encodings in which the server stores bytes that
+// database_charset.go owns the conversion of a database's text to UTF-8 and back, for the encodings in which the server stores bytes that
 // have no meaning and refuses to convert them: so one row with such a byte would end every session for ever. Its sessions then
 // have the server's own encoding for the client's, and what passes between the server and us is converted here.
 //

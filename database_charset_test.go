@@ -1,6 +1,6 @@
 package main
 
-// charset_test.go captures databases of other encodings than UTF-8.
+// database_charset_test.go captures databases of other encodings than UTF-8.
 //
 // Goal: what is text comes out as the server would convert it, what is not comes out as U+FFFD, and is lost nowhere and never
 // the end of a capture: in values, in keys and in names, from the backfill as from the stream.

@@ -1,4 +1,4 @@
-// servererrors.go owns what an error of the server's means for a capture: whether it passes, what has to be put right, and by
+// database_errors.go owns what an error of the server's means for a capture: whether it passes, what has to be put right, and by
 // whom; and the words in which it is told. Invariants: what cannot pass by itself is never tried again for ever, every class
 // has a line of advice, and nothing is decided by a text that the server translates (lc_messages): SQLSTATE, the function of
 // the server's source that raised it, and facts decide. SQLSTATEs are spelled here and nowhere else.

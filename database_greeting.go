@@ -1,4 +1,4 @@
-// greeting.go owns the question what answers at the address, asked when a first login failed without a word of a PostgreSQL
+// database_greeting.go owns the question what answers at the address, asked when a first login failed without a word of a PostgreSQL
 // server. Invariant: it is asked once, sends nothing but PostgreSQL's own request for TLS, a line end and a TLS handshake, and ends within
 // seconds.
 

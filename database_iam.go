@@ -1,4 +1,4 @@
-// iam.go owns the login with a token of a cloud provider's (credentials of type AWSIAM, GCPIAM and AzureIAM). The runtime mints
+// database_iam.go owns the login with a token of a cloud provider's (credentials of type AWSIAM, GCPIAM and AzureIAM). The runtime mints
 // what it is made from for each session and puts it into the config beside what the user wrote.
 //
 // Invariants: a token goes over TLS only; one of AWS is signed anew for each connection, since it lives for 15 minutes; and no

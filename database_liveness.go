@@ -1,4 +1,4 @@
-// liveness.go owns how a query connection notices that nothing will come any more. A query may run for hours, so silence
+// database_liveness.go owns how a query connection notices that nothing will come any more. A query may run for hours, so silence
 // alone says nothing: after answerLimit of it the server is asked, over a connection of its own, whether it is still at
 // work on that query. If it has finished, or has lost the session, or cannot be asked, the read fails as one of a broken
 // connection does. Without it, a link that drops packets would keep a read waiting for as long as the peer's kernel, or

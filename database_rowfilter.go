@@ -1,5 +1,5 @@
-// rowfilter.go owns what a query connection reads: the server's messages as they come, but for rows that are too large to be
-// held, which are cut as they come in (cut.go) before the driver sees them, and for texts of another encoding (charset.go).
+// database_rowfilter.go owns what a query connection reads: the server's messages as they come, but for rows that are too large to be
+// held, which are cut as they come in (value_cut.go) before the driver sees them, and for texts of another encoding (database_charset.go).
 // Invariant: every other byte passes unchanged and unbuffered.
 
 package main

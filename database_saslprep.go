@@ -1,4 +1,4 @@
-// saslprep.go owns the password as SCRAM uses it. Invariant: where the server's preparation of a password and the driver's
+// database_saslprep.go owns the password as SCRAM uses it. Invariant: where the server's preparation of a password and the driver's
 // differ, the driver is handed one that its own leaves as it is, and that is the server's; where there is none, that is told.
 
 package main

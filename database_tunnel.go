@@ -1,4 +1,4 @@
-// tunnel.go owns the way through an SSH server (networkTunnel.sshForwarding): one SSH connection, made when the first
+// database_tunnel.go owns the way through an SSH server (networkTunnel.sshForwarding): one SSH connection, made when the first
 // connection to the database server needs it, over which all of ours go, and watched for as long as it lasts.
 //
 // Invariants: nothing listens on a port; the database server's name is looked up by the SSH server, never here; a connection

@@ -3,7 +3,7 @@ package main
 // Goal: through an SSH server a capture is what it is without, whatever becomes of that server or the way to it; one SSH
 // connection carries everything, nothing listens, and each failure is told as the tunnel's, with what mends it. Method: the
 // distribution's sshd, with configurations of its own, killed, stopped and started again; and an SSH server of the library's,
-// for what sshd does not do on demand. Faults of the link are faultproxy_test.go's.
+// for what sshd does not do on demand. Faults of the link are kit_faultproxy_test.go's.
 
 import (
 	"context"

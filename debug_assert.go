@@ -1,4 +1,4 @@
-// assert.go owns the checks of our own invariants, and the pace that tests set. A broken invariant is a bug of ours and panics:
+// debug_assert.go owns the checks of our own invariants, and the pace that tests set. A broken invariant is a bug of ours and panics:
 // the process dies, the runtime restarts it from the last committed checkpoint, and nothing wrong has been emitted.
 
 package main

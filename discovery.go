@@ -85,7 +85,7 @@ type table struct {
 	leaves          []leaf      // the relations that hold rows: itself, its leaf partitions, or (inheritance) only itself
 	partitions      []partition // of a partitioned table: all that are below it, parents first
 	children        []child     // by inheritance, at any depth, in byte order of their names
-	// shape tells apart all that a chunk's query is made from, and sight which of its rows our role sees (sight.go); both only
+	// shape tells apart all that a chunk's query is made from, and sight which of its rows our role sees (backfill_sight.go); both only
 	// from loadTables.
 	shape, sight string
 }
@@ -128,7 +128,7 @@ type column struct {
 }
 
 // bare reports whether the server would reject updates and deletes of the table's rows in a publication, as far as its own identity and
-// that of its partitions of now and later tell (identity.go has all of it).
+// that of its partitions of now and later tell (discovery_identity.go has all of it).
 func (t *table) bare() bool {
 	if t.kind == 'p' {
 		return t.primaryKey == nil || slices.ContainsFunc(t.leaves, func(l leaf) bool { return l.identity == 'n' })

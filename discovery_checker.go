@@ -1,4 +1,4 @@
-// checker.go owns what the checks of the server share: what is asked of each table, what was found, and the faults, each with
+// discovery_checker.go owns what the checks of the server share: what is asked of each table, what was found, and the faults, each with
 // the tables that it concerns and its remedy.
 // Invariant: a run of the checks ends with all faults that it could find, in one error.
 

@@ -1,4 +1,4 @@
-// identity.go owns the judgement of replica identities: whether the old image that the server writes for an update or
+// discovery_identity.go owns the judgement of replica identities: whether the old image that the server writes for an update or
 // delete carries the collection key. Invariant: a binding passes without a fault only if, for every relation that holds its
 // rows, the server either writes the key or rejects the change.
 

@@ -1,4 +1,4 @@
-// prerequisites.go owns what the server must have: it is checked, created where permitted, and explained with the SQL
+// discovery_prerequisites.go owns what the server must have: it is checked, created where permitted, and explained with the SQL
 // that fixes it. Invariants: all faults are told at once, a check that cannot be made hides no other, the number of queries
 // does not grow with the number of tables, and nothing is written but the watermarks table with our row in it, the
 // publication, and its members.

@@ -1,4 +1,4 @@
-// publication.go owns what is published: the publication, the tables that must be in it, and whether what it publishes of
+// discovery_publication.go owns what is published: the publication, the tables that must be in it, and whether what it publishes of
 // them is what a capture needs. Invariants: only the publication itself and its members are ever changed; nothing that is done
 // here makes a statement of an application fail, so no table is added, nor a publication made FOR ALL TABLES, where the server
 // would then reject updates and deletes; and none is made to wait for longer than lockWait.

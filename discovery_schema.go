@@ -1,6 +1,6 @@
 package main
 
-// schema.go owns what a table becomes as a collection: its name, its key and the JSON schemas of its documents.
+// discovery_schema.go owns what a table becomes as a collection: its name, its key and the JSON schemas of its documents.
 //
 // Invariant: the schemas are those of spec/incumbent.md §4.5 and §4.6, keyword by keyword, since collections that exist
 // were made from them; only titles and descriptions are in our words.

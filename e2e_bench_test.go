@@ -1,6 +1,6 @@
 package main
 
-// serverbench_test.go measures the connector as a process against a server: how long it takes for a backfill or for the changes
+// e2e_bench_test.go measures the connector as a process against a server: how long it takes for a backfill or for the changes
 // of a slot, what CPU and memory it needs, and beside it what PostgreSQL's own tools take for the same. It is `make bench`:
 // everything is compared within one run, in which the sides take turns; times of two runs say nothing of each other.
 

@@ -1,6 +1,6 @@
 package main
 
-// ddl_test.go is the walker of schema changes: random DDL against random writes, with stops, kills and restarts of the
+// e2e_ddl_test.go is the walker of schema changes: random DDL against random writes, with stops, kills and restarts of the
 // connector while it streams, while it is stopped with a backlog, and in the middle of backfills.
 //
 // Method: every change of a table's shape writes the shape into a table of markers, in its own transaction and right behind
@@ -1023,7 +1023,7 @@ func (v *ddlVersions) describe(doc string) string {
 
 // lacksNulls reports whether a document has all fields of its shape but some that are NULL in its version, by whatever names the
 // version's columns had: an old tuple of a partitioned table may count as one of keys alone, if a partition's identity is not
-// FULL any more (stream.go, wholeOld).
+// FULL any more (capture_stream.go, wholeOld).
 func (v *ddlVersions) lacksNulls(t testing.TB, doc, have, want string) bool {
 	var row struct {
 		Written json.Number `json:"written"`

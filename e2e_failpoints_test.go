@@ -1,6 +1,6 @@
 package main
 
-// failpoints_test.go is the crash matrix.
+// e2e_failpoints_test.go is the crash matrix.
 //
 // Goal: DESIGN §1 whatever step the process dies at. Method: the connector is built with -tags failpoints, and every name
 // that stands in the source as failpoint("name") is armed in turn: kill -9 there, in a backfill and in streaming, with both

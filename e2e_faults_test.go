@@ -1,6 +1,6 @@
 package main
 
-// faults_test.go shows what a person and the runtime see when something is wrong.
+// e2e_faults_test.go shows what a person and the runtime see when something is wrong.
 //
 // Goal: every fault is one error, the last line of stderr, exit status 1, with nothing lost and no secret told; and a
 // stop is quick and leaves nothing behind on the server but the slot. Method: the connector as a child process, fed with

@@ -1,10 +1,10 @@
 package main
 
-// oracle_test.go is the oracle: random writers on a real server, a connector that is killed at random moments and at exact
+// e2e_oracle_test.go is the oracle: random writers on a real server, a connector that is killed at random moments and at exact
 // points of its output, and the judgement of what it got committed.
 //
 // Goal: DESIGN §1.1 to §1.4. Method: tables of many kinds, each with REPLICA IDENTITY FULL and DEFAULT, are backfilled with
-// tiny chunks and streamed while writers of workload_test.go work on them. In the end the committed documents of every key
+// tiny chunks and streamed while writers of kit_workload_test.go work on them. In the end the committed documents of every key
 // must be a strict history, and their replay must equal the table. A run is made from its seed; -seed repeats one (writers
 // interleave as they like, so a fault may take several tries), -long runs one seed after the other for -duration.
 
@@ -81,7 +81,7 @@ type oracle struct {
 
 	confirmed                             lsn // by the slot, at the last look
 	kills, severed, stops, cut, sentinels int
-	witnessSlot                           string            // that of witness_test.go, if there is one
+	witnessSlot                           string            // that of kit_witness_test.go, if there is one
 	saidOf                                map[string]string // what it said
 	unmapped                              int               // sessions that the server's decoding ended
 	unmappedNext                          int64             // the transaction ID that was next at the first of them

@@ -1,6 +1,6 @@
 package main
 
-// situations_test.go does to a database what people do to theirs while it is captured, or while the capture is stopped.
+// e2e_situations_test.go does to a database what people do to theirs while it is captured, or while the capture is stopped.
 //
 // Goal: nothing is lost without a word. Whatever is done, in the end the collections equal the tables that are captured,
 // those that are not are named with the reason, and the other tables go on. Method: a table of situations, five lines each:

@@ -1,13 +1,13 @@
 package main
 
-// soak_test.go is the long form of the faults: `make soak`.
+// e2e_soak_test.go is the long form of the faults: `make soak`.
 //
 // Goal: nothing is lost, repeated or silent however faults come together. Method: run after run, each made from its seed on
 // a server of its own, of each version at hand in turn: the oracle's tables and writers, changes of shape beside them,
 // tables that are bound as it goes on, and one fault after the other: kills and cuts and pauses at failpoints, kills at
 // random moments and outputs, deaths within messages, server crashes, slow and blocked sinks, faults of the network. Each
 // run ends with strict history and replay. Where that fails on a key, the failure lists what the server's own decoding says of it
-// (witness_test.go). Every sixth run is of situations (situations_test.go), whose captures are killed. What was done so far lies in
+// (kit_witness_test.go). Every sixth run is of situations (e2e_situations_test.go), whose captures are killed. What was done so far lies in
 // a file, so that a soak that was interrupted goes on where it was; the report counts it.
 
 import (
@@ -601,7 +601,7 @@ func (s *soakTotals) report() string {
 	for _, n := range s.Versions {
 		runs += n
 	}
-	fmt.Fprintf(&b, "# Soak report\n\nWritten by `make soak` (soak_test.go), which says what a run is.\n\n")
+	fmt.Fprintf(&b, "# Soak report\n\nWritten by `make soak` (e2e_soak_test.go), which says what a run is.\n\n")
 	fmt.Fprintf(&b, "| | |\n| --- | --- |\n| begun | %s |\n| commit | %s |\n| machine | %s/%s, %d processors |\n| ran for | %s |\n"+
 		"| runs | %d, seeds %d to %d |\n| failed runs | %d |\n", s.Started.Format("2006-01-02 15:04 UTC"), s.Commit, runtime.GOOS,
 		runtime.GOARCH, runtime.NumCPU(), s.Elapsed.Round(time.Second), runs, s.First, s.Next-1, len(s.Failures))

@@ -1,11 +1,11 @@
 package main
 
-// standby_test.go captures from a real streaming standby (PostgreSQL 16 and newer), through its promotion, and from a
+// e2e_standby_test.go captures from a real streaming standby (PostgreSQL 16 and newer), through its promotion, and from a
 // primary whose standby takes over (17 and newer).
 //
 // Goal: a standby is captured as exactly as a primary is, also one that lags; nothing is written to it; and neither its own
 // promotion nor that of a primary's standby loses or repeats a change, or passes as a gap when it is none. Method: servers
-// of the test's own, killed and promoted while the capture works; the oracle of oracle_test.go judges.
+// of the test's own, killed and promoted while the capture works; the oracle of e2e_oracle_test.go judges.
 
 import (
 	"context"

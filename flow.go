@@ -1,4 +1,4 @@
-// connector.go owns the five requests: Spec, Discover, Validate, Apply and Open. One process answers any number of the
+// flow.go owns the five requests: Spec, Discover, Validate, Apply and Open. One process answers any number of the
 // first four in turn; Open turns into a capture that ends the process.
 
 package main

@@ -1,4 +1,4 @@
-// acknowledgements.go owns stdin after Open: it turns the runtime's acknowledgements into the position that may be
+// flow_acknowledgements.go owns stdin after Open: it turns the runtime's acknowledgements into the position that may be
 // reported to the server.
 // Invariant: flushed <= every checkpoint not yet acknowledged; it moves only when the runtime has committed.
 

@@ -1,6 +1,6 @@
 package main
 
-// acknowledgements_test.go: the flushed position moves with what the runtime has committed, and with nothing else.
+// flow_acknowledgements_test.go: the flushed position moves with what the runtime has committed, and with nothing else.
 
 import (
 	"bytes"

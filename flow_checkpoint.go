@@ -1,4 +1,4 @@
-// checkpoint.go owns the persisted state of a capture: what a restart resumes. Its shape is the incumbent's
+// flow_checkpoint.go owns the persisted state of a capture: what a restart resumes. Its shape is the incumbent's
 // (spec/incumbent.md §7), so that either image reads what the other wrote; what is ours alone lives in each binding's
 // metadata. Every checkpoint is an RFC 7396 merge patch with the cursor and the bindings changed since the last one.
 // Invariant: a binding is written whole or not at all, and a cursor is the end of a database transaction.
@@ -54,7 +54,7 @@ type bindingMetadata struct {
 	// the scan has not reached (DESIGN I5).
 	First bool `json:"first"`
 	// Sent tells how the table's changes are sent, by the versions of the catalog rows that this rests on. Another one means that
-	// for some time they may not have been (fitness.go).
+	// for some time they may not have been (capture_fitness.go).
 	Sent string `json:"membership"`
 	// Key tells which columns are the key columns, and their types and collations, that a backfill under way walks by: its position means nothing under
 	// others.
@@ -65,7 +65,7 @@ type bindingMetadata struct {
 	Filenode uint32 `json:"filenode"`
 	Toast    uint32 `json:"toast"`
 	// Sight tells which rows our role saw when the backfill began: all of them, or those that row-level security left it; ""
-	// for unknown. A chunk that sees others does not go on from there (sight.go).
+	// for unknown. A chunk that sees others does not go on from there (backfill_sight.go).
 	Sight string `json:"sight"`
 	// ByLeaf is set while a partitioned table that has a key is read partition by partition, by ctid, as one without a key is.
 	ByLeaf bool `json:"byLeaf"`
@@ -74,19 +74,19 @@ type bindingMetadata struct {
 	// Untold is set while the table is captured though its replica identity lacks the collection key, as it was captured before us:
 	// until a change comes whose old key is not told.
 	Untold bool `json:"untold"`
-	// Begun is set from the BackfillBegin of the backfill under way until its BackfillComplete (markers.go).
+	// Begun is set from the BackfillBegin of the backfill under way until its BackfillComplete (capture_markers.go).
 	// BegunAt tells how far that backfill was when we stored it: another image that goes on with it carries this along as it is.
 	Begun   bool   `json:"begun"`
 	BegunAt string `json:"begunAt"`
-	// Within is how far a transaction behind the cursor has been captured (within.go); nil for none that is known.
+	// Within is how far a transaction behind the cursor has been captured (capture_within.go); nil for none that is known.
 	Within *transactionPlace `json:"within"`
 	// System and Timeline of the server that wrote the WAL behind the cursor.
 	System   string `json:"system"`
 	Timeline int    `json:"timeline"`
 	// Leaves are the positions of a ctid scan, one per relation that holds rows; of a table captured already, or scanned by
-	// key, those of the partitions that were attached to it with rows (leaves.go).
+	// key, those of the partitions that were attached to it with rows (capture_partition_changes.go).
 	Leaves []leafCursor `json:"leaves"`
-	// Partitions are those of a partitioned table whose rows are all accounted for, in the form of leaves.go; nil where what
+	// Partitions are those of a partitioned table whose rows are all accounted for, in the form of capture_partition_changes.go; nil where what
 	// is stored says the same. There may be ten thousand, so they alone are written when they changed.
 	Partitions *string `json:"partitions,omitempty"`
 }

@@ -1,6 +1,6 @@
 package main
 
-// checkpoint_test.go reads and writes stored state: strictly what either image writes, and nothing that would be lost on
+// flow_checkpoint_test.go reads and writes stored state: strictly what either image writes, and nothing that would be lost on
 // the way through. Patches are applied as the runtime applies them, by RFC 7396.
 
 import (

@@ -1,4 +1,4 @@
-// linked.go owns the indirect form of specs: a table of collections, into which each binding has an index instead of a
+// flow_linked.go owns the indirect form of specs: a table of collections, into which each binding has an index instead of a
 // collection of its own (spec/platform-2026.md §2). Newer runtimes send it; the protocol library knows it under no name yet, so
 // it is read by field number and by JSON name.
 // Invariant: behind it every binding of a request has the collection that its spec means, in either form, and nothing else of

@@ -1,6 +1,6 @@
 package main
 
-// linked_test.go: a request in the indirect form means what the same request means in the inline one.
+// flow_linked_test.go: a request in the indirect form means what the same request means in the inline one.
 //
 // Goal: whichever form a runtime sends, in either codec, active and inactive bindings and those of lastCapture get the
 // collection that was meant; an index that leads nowhere is an error that names the binding. Method: inline requests are

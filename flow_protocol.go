@@ -1,4 +1,4 @@
-// protocol.go owns the Flow frames: requests in from stdin, responses out to stdout, in both codecs.
+// flow_protocol.go owns the Flow frames: requests in from stdin, responses out to stdout, in both codecs.
 //
 // Invariant: what reaches the writer is whole frames in the order they were made, with a document's JSON copied at most
 // once; and after a failed write nothing more is written.

@@ -1,4 +1,4 @@
-// unknown.go finds the fields of a request that this version of the protocol library does not know: newer runtimes add some,
+// flow_unknown.go finds the fields of a request that this version of the protocol library does not know: newer runtimes add some,
 // which is no fault of theirs (spec/platform-2026.md §2).
 // Invariant: it only looks, and only where debug logs are asked for.
 
@@ -18,7 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// linkedFields are the fields that linked.go reads.
+// linkedFields are the fields that flow_linked.go reads.
 var linkedFields = map[reflect.Type]struct {
 	number protowire.Number
 	name   string

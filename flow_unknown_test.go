@@ -1,6 +1,6 @@
 package main
 
-// unknown_test.go: what newer runtimes add to requests is accepted and, in a debug log, named.
+// flow_unknown_test.go: what newer runtimes add to requests is accepted and, in a debug log, named.
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
 package main
 
-// testdb_test.go gives server tests a place of their own: names, tables, slot, publication and watermarks table that no
+// kit_database_test.go gives server tests a place of their own: names, tables, slot, publication and watermarks table that no
 // other test sees, so that tests may run at the same time, and cleanup of all that.
 
 import (

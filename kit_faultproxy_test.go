@@ -1,6 +1,6 @@
 package main
 
-// faultproxy_test.go puts a proxy that misbehaves between the connector and the server.
+// kit_faultproxy_test.go puts a proxy that misbehaves between the connector and the server.
 //
 // Goal: whatever a network does to either connection, or to the SSH connection that both go through, in a backfill or while
 // streaming, it is noticed within a minute, its cause is named, and nothing is lost or repeated. Method: a proxy of our own, since a packet filter is not to be had

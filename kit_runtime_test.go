@@ -1,6 +1,6 @@
 package main
 
-// runtime_test.go is the Flow runtime of the tests: a capture whose committed documents, state and logs can be waited
+// kit_runtime_test.go is the Flow runtime of the tests: a capture whose committed documents, state and logs can be waited
 // for and looked at, and whose connector can be stopped or killed at any point.
 
 import (

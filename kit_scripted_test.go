@@ -1,6 +1,6 @@
 package main
 
-// scripted_test.go is a connector without a database: it counts. Document n has the key n, the state is the count, and
+// kit_scripted_test.go is a connector without a database: it counts. Document n has the key n, the state is the count, and
 // the variable SCRIPT says where it dies or misbehaves.
 
 import (

@@ -1,6 +1,6 @@
 package main
 
-// ownserver_test.go gives tests that change settings, crash the server, hang its commits or stop its processes a server of
+// kit_server_test.go gives tests that change settings, crash the server, hang its commits or stop its processes a server of
 // their own, made by tests/postgres.sh without Docker and removed at the end of the test.
 
 import (

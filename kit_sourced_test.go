@@ -1,6 +1,6 @@
 package main
 
-// sourced_test.go judges sourced schemas: what a document has must be told by the last one before it.
+// kit_sourced_test.go judges sourced schemas: what a document has must be told by the last one before it.
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
 package main
 
-// sshserver_test.go starts the distribution's SSH server for tests of the tunnel: on a loopback port, with a configuration and
+// kit_sshserver_test.go starts the distribution's SSH server for tests of the tunnel: on a loopback port, with a configuration and
 // keys of its own, as whoever runs the tests.
 
 import (

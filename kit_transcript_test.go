@@ -1,12 +1,12 @@
 package main
 
-// transcript_test.go owns transcripts: SQL in, everything a capture says out, compared with a golden file each.
+// kit_transcript_test.go owns transcripts: SQL in, everything a capture says out, compared with a golden file each.
 //
 // Goal: every message of a session, in its order, is what spec/incumbent.md and spec/decisions.md promise. Method: a
 // scenario runs SQL in a schema of its own and captures it through the stand-in runtime, in sessions that end by themselves
 // (SHUTDOWN_AFTER_POLLING), at a chosen checkpoint, or on demand; the state is carried from one to the next. What differs
 // from run to run is replaced: LSNs by their rank (#4+1 is one more than #4, not a later place in the WAL), transaction
-// ids, OIDs and file nodes by their first appearance, commit times by T. The scenarios are in transcripts_test.go.
+// ids, OIDs and file nodes by their first appearance, commit times by T. The scenarios are in live_transcripts_test.go.
 //
 // Beside the comparison, of every session: documents satisfy their collection's write schema, every object of a sourced
 // schema is closed, a checkpoint never divides a transaction, and its cursor is never behind a document before it.
@@ -413,7 +413,7 @@ func (tr *transcript) step(text string) {
 	tr.settled()
 }
 
-// stepBack is step for what puts a parked table right. The looks at parked tables are limited in time (refresh.go): on a busy
+// stepBack is step for what puts a parked table right. The looks at parked tables are limited in time (capture_refresh.go): on a busy
 // machine it comes back some seconds later, with the same to say.
 func (tr *transcript) stepBack(table, text string) {
 	tr.Helper()

@@ -1,6 +1,6 @@
 package main
 
-// witness_test.go asks the server what its own decoding says of a key on which an oracle has failed.
+// kit_witness_test.go asks the server what its own decoding says of a key on which an oracle has failed.
 //
 // Goal: to tell from one failed run, which may never fail again, whether the server sent another change than the table had or
 // we made another document of it. Method: a slot that nothing reads, made before the capture begins. It keeps the WAL of the

@@ -1,6 +1,6 @@
 package main
 
-// workload_test.go is the oracle's writer: seeded random transactions over tables of many kinds.
+// kit_workload_test.go is the oracle's writer: seeded random transactions over tables of many kinds.
 //
 // A seed fixes what each writer tries, not how writers interleave. Every statement picks its rows by keys drawn from a
 // small space, so that writers meet on the same rows; what the server refuses (a key that is taken, a deadlock) aborts a

@@ -1,10 +1,10 @@
 package main
 
-// discoveryrules_test.go holds what discovery and captures say of tables against the rules of the runtime
+// live_discoveryrules_test.go holds what discovery and captures say of tables against the rules of the runtime
 // (spec/flow-protocol.md §3.7 to §3.10), which refuses a whole publication for one schema that breaks them.
 //
 // Method: a zoo of tables (every type of the golden file, nullable, not null, as an array and as a key; odd names) is
-// discovered under every combination of the options that change schemas. runtimerules_test.go has the rules of every
+// discovered under every combination of the options that change schemas. preview_transactionrules_test.go has the rules of every
 // schema; those of sourced ones, which must be closed, are here.
 
 import (

@@ -1,6 +1,6 @@
 package main
 
-// edges_test.go shows on a real server that the invariants of DESIGN §3 hold at the sharp edges of §3.1.
+// live_edges_test.go shows on a real server that the invariants of DESIGN §3 hold at the sharp edges of §3.1.
 //
 // Goal: nothing is lost, repeated or stale where the server's log, its snapshots and its catalog disagree for a while.
 // Method: each test brings the server into that state on purpose, waits for signals that it is there, and compares what

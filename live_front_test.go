@@ -1,6 +1,6 @@
 package main
 
-// front_test.go puts things between the capture and the server: a connection pooler, and an address that leads now to one
+// live_front_test.go puts things between the capture and the server: a connection pooler, and an address that leads now to one
 // server and now to another.
 //
 // Goal: validation refuses both with the reason, and a running capture never mixes what two servers say. Method: a real

@@ -1,6 +1,6 @@
 package main
 
-// hostile_test.go gives the connector servers that lie and names that bite.
+// live_hostile_test.go gives the connector servers that lie and names that bite.
 //
 // Goal: no panic, no hang, no blown memory and one clear error, whatever comes over the wire; and a name is a name, whatever
 // is in it. Method: a proxy that changes bytes of a real server's messages, seeded; and injections as the names of all that

@@ -1,6 +1,6 @@
 package main
 
-// keymatrix_test.go takes every kind of type that can be a scan key through a backfill.
+// live_keymatrix_test.go takes every kind of type that can be a scan key through a backfill.
 //
 // Goal: whatever type, collation or nullability a key has, a scan that is resumed behind any row reads exactly the rows
 // that the server sorts behind it, and a capture that is killed on its way leaves a strict history while rows on both

@@ -1,6 +1,6 @@
 package main
 
-// link_test.go looks at what the replication session does to the server, and at what it hears of it.
+// live_link_test.go looks at what the replication session does to the server, and at what it hears of it.
 //
 // Goal: the server never waits for us: no commit does, nor its shutdown; and what a session can no longer count on is said
 // within seconds. Method: servers of the test's own, whose settings are changed and which are shut down while a capture

@@ -1,6 +1,6 @@
 package main
 
-// restart_test.go: a session that finds nothing new costs next to nothing. With tokens that last an hour it begins hourly.
+// live_restart_test.go: a session that finds nothing new costs next to nothing. With tokens that last an hour it begins hourly.
 //
 // Goal: what a restart with nothing to do sends to the server, writes there and commits. Method: counted, not timed: a server
 // of the test's own logs every statement, and its transaction ids show what was written.

@@ -1,6 +1,6 @@
 package main
 
-// scale_test.go holds what a large database asks for: thousands of tables are discovered, and a capture of all of them, as many
+// live_scale_test.go holds what a large database asks for: thousands of tables are discovered, and a capture of all of them, as many
 // as the platform allows, starts in seconds and has memory for them. It runs the whole connector against a real server and times each request. The bounds are
 // generous: they catch a query per table or a loop over all pairs of them, not a slow machine. That no number of queries
 // grows with the tables is held by TestDiscoverManyTables, TestPrerequisitesOfManyTables and TestRestart.

@@ -1,6 +1,6 @@
 package main
 
-// schedules_test.go puts schema changes at chosen places of the stream, where catalog, stream and collection disagree.
+// live_schedules_test.go puts schema changes at chosen places of the stream, where catalog, stream and collection disagree.
 //
 // Goal: documents are those of the shape in force, and what they leave equals the table wherever the table's own change did
 // not rewrite it; nothing waits for the next look into the catalog. Method: a table is captured, the connector is stopped

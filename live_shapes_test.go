@@ -1,6 +1,6 @@
 package main
 
-// shapes_test.go is the matrix of table shapes: what a PostgreSQL table can be beside its columns' types.
+// live_shapes_test.go is the matrix of table shapes: what a PostgreSQL table can be beside its columns' types.
 //
 // Goal: every shape is captured right, or refused at validation with the SQL that makes it fit. Method: all shapes are bound
 // by one capture of a database of their own, which is discovered, validated, applied and opened as the runtime would. It

@@ -1,11 +1,11 @@
 package main
 
-// slotloss_test.go does to the slot and to the server whatever may happen to them while a capture is stopped or runs.
+// live_slotloss_test.go does to the slot and to the server whatever may happen to them while a capture is stopped or runs.
 //
 // Goal: none of it passes as if nothing had happened: a gap is an error that names the state and both ways out, what is no
 // slot of ours is an error that names it, and where the user asked for it the tables are backfilled anew. Method: a capture is
 // stopped at a committed state with changes behind it, the thing is done, and the capture started again. Failovers and
-// promotions are in standby_test.go, a slot in use in faults_test.go.
+// promotions are in e2e_standby_test.go, a slot in use in e2e_faults_test.go.
 
 import (
 	"encoding/json"

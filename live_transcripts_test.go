@@ -1,6 +1,6 @@
 package main
 
-// transcripts_test.go holds the scenarios of the transcripts; transcript_test.go tells what they are.
+// live_transcripts_test.go holds the scenarios of the transcripts; kit_transcript_test.go tells what they are.
 
 import (
 	"strings"

@@ -1,6 +1,6 @@
 package main
 
-// types_golden_test.go drives the edge values of every type through all that can carry them: a chunk, an insert, an update,
+// live_types_golden_test.go drives the edge values of every type through all that can carry them: a chunk, an insert, an update,
 // and the old tuples of an update and a delete. All must be the same JSON, and the JSON of testdata/types.golden, on every
 // version of the server, whatever the role's settings, and as elements of arrays and behind domains as well.
 

@@ -1,6 +1,6 @@
 package main
 
-// typeslive_test.go changes types under a capture: they are known by OID, from the catalog as it is when the stream first
+// live_types_test.go changes types under a capture: they are known by OID, from the catalog as it is when the stream first
 // names them, never by a name.
 
 import (

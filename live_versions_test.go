@@ -1,6 +1,6 @@
 package main
 
-// versions_test.go captures what only newer servers have: MERGE (15), generated columns in the stream, virtual ones,
+// live_versions_test.go captures what only newer servers have: MERGE (15), generated columns in the stream, virtual ones,
 // uuidv7() and NOT NULL constraints with names (18).
 
 import (

@@ -1,6 +1,6 @@
 package main
 
-// wide_test.go takes values to the 8 MiB at which they are cut, and documents to the 60 MiB at which their longest values are
+// live_wide_test.go takes values to the 8 MiB at which they are cut, and documents to the 60 MiB at which their longest values are
 // cut further (decision 16). Method: rows just below, at and beyond the limit, a character of two bytes across it, by chunk,
 // insert, update and old tuple; what is wanted is computed here.
 

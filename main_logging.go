@@ -1,4 +1,4 @@
-// logging.go owns how logs look and how much is logged, for the runtime and for a person alike.
+// main_logging.go owns how logs look and how much is logged, for the runtime and for a person alike.
 // Invariant: logs go to stderr alone, as stdout is the protocol's.
 
 package main

@@ -1,7 +1,7 @@
 package main
 
 // preview.go is the binary as a person's tool: help, spec, discover and preview (verify has verify.go). Preview runs the connector as the Flow
-// runtime would and prints what it captures; what it keeps of that is in previewsink.go.
+// runtime would and prints what it captures; what it keeps of that is in preview_sink.go.
 
 import (
 	"bytes"

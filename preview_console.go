@@ -1,6 +1,6 @@
 package main
 
-// console.go owns what preview shows on stderr: the connector's logs and, on a terminal, a progress line below them.
+// preview_console.go owns what preview shows on stderr: the connector's logs and, on a terminal, a progress line below them.
 
 import (
 	"encoding/json"

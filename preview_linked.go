@@ -1,7 +1,7 @@
 package main
 
-// driverlinked.go turns requests into the indirect form of newer runtimes (spec/platform-2026.md §2): by field number and JSON
-// name, and with nothing of linked.go, which reads them.
+// preview_linked.go turns requests into the indirect form of newer runtimes (spec/platform-2026.md §2): by field number and JSON
+// name, and with nothing of flow_linked.go, which reads them.
 //
 // Invariant: an indirect request means what the inline one does that it was made of.
 

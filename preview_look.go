@@ -1,6 +1,6 @@
 package main
 
-// previewlook.go owns what discover and preview look up at the server by themselves, beside the connector that they start: why a
+// preview_look.go owns what discover and preview look up at the server by themselves, beside the connector that they start: why a
 // table is not offered, and what a validation would refuse. Invariant: nothing is created or changed, and a look that fails says
 // nothing, as the connector has said it already.
 

@@ -1,6 +1,6 @@
 package main
 
-// driverprocess.go owns the connector's process as the stand-in runtime sees it: start, framing of both codecs from the
+// preview_process.go owns the connector's process as the stand-in runtime sees it: start, framing of both codecs from the
 // runtime's side, logs, kill and exit. It is as strict as the stricter of the two runtimes.
 //
 // Invariant: a process is reaped after its stdout and stderr have been read to their ends.

@@ -1,8 +1,8 @@
 package main
 
-// driver.go is a stand-in for the Flow runtime, in its two versions: it starts the connector as a child process and speaks
+// preview_runtime.go is a stand-in for the Flow runtime, in its two versions: it starts the connector as a child process and speaks
 // the capture protocol to it as spec/flow-protocol.md §3.1 and spec/platform-2026.md §1 lay down, for preview and for the
-// tests. What becomes of a session's messages is in drivertransaction.go.
+// tests. What becomes of a session's messages is in preview_transaction.go.
 
 import (
 	"bytes"

@@ -1,6 +1,6 @@
 package main
 
-// driverrules_test.go: the stand-in keeps the rules of both runtimes (spec/flow-protocol.md §2.5, §3.3, §3.5, §3.6,
+// preview_runtimerules_test.go: the stand-in keeps the rules of both runtimes (spec/flow-protocol.md §2.5, §3.3, §3.5, §3.6,
 // spec/platform-2026.md §1, §3), so that a connector that passes with it passes there.
 //
 // Goal: each rule by itself. Method: responses are given to the transactions of a session, whose commits last as long as the

@@ -1,6 +1,6 @@
 package main
 
-// previewsink.go owns what preview keeps: the documents it printed and the state file.
+// preview_sink.go owns what preview keeps: the documents it printed and the state file.
 //
 // Invariant: a document is printed or kept in the output file only once its checkpoint has arrived, and the state file
 // names the checkpoint and the length of the output file together: after a kill at any instant the two agree.

@@ -1,6 +1,6 @@
 package main
 
-// driverspec.go owns what the stand-in runtime is given, its version, its task and the bindings of that, and the task as it would
+// preview_spec.go owns what the stand-in runtime is given, its version, its task and the bindings of that, and the task as it would
 // have built that from a catalog: capture and collection specs with every template filled, and the names of binding states.
 //
 // Invariant: what captureSpec and collectionSpec make passes the Validate of the protocol package.

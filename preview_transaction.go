@@ -1,6 +1,6 @@
 package main
 
-// drivertransaction.go owns the stand-in runtime's transactions: how the messages of a session are folded into them, when one
+// preview_transaction.go owns the stand-in runtime's transactions: how the messages of a session are folded into them, when one
 // closes, and what is acknowledged.
 //
 //	V1: … C C C | C C …     a transaction is committed before anything behind it is read

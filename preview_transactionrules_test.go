@@ -1,6 +1,6 @@
 package main
 
-// runtimerules_test.go is what the Flow runtime and its control plane ask of a discovered schema (spec/flow-protocol.md §3.8
+// preview_transactionrules_test.go is what the Flow runtime and its control plane ask of a discovered schema (spec/flow-protocol.md §3.8
 // to §3.10): keywords and formats it knows, and a key it can build on.
 
 import (

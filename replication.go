@@ -1,7 +1,7 @@
 // replication.go owns the replication session: START_REPLICATION, the receive half that turns the socket's bytes into
 // WAL messages, and the standby half that answers the server. Messages reach the capture in batches that alias the
 // receive buffers; the bytes handed over and not yet released are bounded by sessionBuffers*budget.message and one message
-// that was larger and is cut as it comes in (cut.go). Answering the server never depends on the capture or on stdout, and no
+// that was larger and is cut as it comes in (value_cut.go). Answering the server never depends on the capture or on stdout, and no
 // position but the acknowledged one is ever reported as flushed, so answering is not acknowledging.
 //
 // A flush position is reported only where there is something to acknowledge, and taken back in the same breath, or, where no

@@ -1,4 +1,4 @@
-// gather.go owns how often a replication connection is read. A walsender sends each message by itself, and to be woken for each costs
+// replication_gather.go owns how often a replication connection is read. A walsender sends each message by itself, and to be woken for each costs
 // several times of what it takes to handle it: while the stream lags, messages are let gather in the socket and read together.
 // Invariant: a lag grows by a tenth of itself at most, and a stream that has caught up is read at once. How far it lags is told by
 // the server's clock alone: a message carries when it was sent, Begin when its transaction was committed.

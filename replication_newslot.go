@@ -1,4 +1,4 @@
-// newslot.go owns the making of a slot for a capture: one that decodes what is captured by the catalog as it is.
+// replication_newslot.go owns the making of a slot for a capture: one that decodes what is captured by the catalog as it is.
 //
 // The server's decoding follows no transaction that ends before all those have ended that ran when the making of the slot began
 // (decode.c, xact_decode returns below SNAPBUILD_FULL_SNAPSHOT). Where such a transaction has changed the catalog, and one that is

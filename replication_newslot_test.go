@@ -1,6 +1,6 @@
 package main
 
-// newslot_test.go shows that a slot decodes what is captured by the catalog as it is, also where that changes while the slot is
+// replication_newslot_test.go shows that a slot decodes what is captured by the catalog as it is, also where that changes while the slot is
 // being made.
 //
 // Method: the server goes through the phases of a first snapshot as a busy one does. A transaction is open when the slot is asked

@@ -1,4 +1,4 @@
-// pgoutput.go decodes the messages of the pgoutput plugin, protocol version 1: Begin, Commit, Relation, Type, Truncate,
+// replication_pgoutput.go decodes the messages of the pgoutput plugin, protocol version 1: Begin, Commit, Relation, Type, Truncate,
 // Insert, Update, Delete. Origin ('O') and Message ('M') carry nothing a capture uses and have no decoder; their
 // receiver tells them by the kind byte and passes them over.
 //

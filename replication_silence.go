@@ -1,4 +1,4 @@
-// silence.go owns what is made of a replication session from which nothing comes.
+// replication_silence.go owns what is made of a replication session from which nothing comes.
 // Invariant: each status update asks for an answer, so that a healthy link is never silent for long; one that is for silenceLimit,
 // though nothing waits to be handled, is dead, or its sender has stopped or is deep in a transaction, and the server knows which.
 

@@ -1,4 +1,4 @@
-// slot.go owns the replication slot at rest: what the server says of it, whether a cursor may be resumed on it, and its
+// replication_slot.go owns the replication slot at rest: what the server says of it, whether a cursor may be resumed on it, and its
 // creation. Invariant: a slot that is not provably ours (other plugin, other database, physical) is never dropped, and a
 // cursor that lies outside what the slot can still send is never resumed.
 

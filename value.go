@@ -1,11 +1,11 @@
 package main
 
-// datatypes.go owns what is known of a PostgreSQL type, a row of one table each: which JSON schema a column of it has, which
+// value.go owns what is known of a PostgreSQL type, a row of one table each: which JSON schema a column of it has, which
 // encoder writes its values, how their texts are cut, how they sort in a key. The table is read when a plan is made, never for a
 // value. Invariant: what encoder(t) writes is valid under schema(t), for every type, known or not.
 //
-// The encoders are in datatypes_values.go (numbers, times, networks), datatypes_nested.go (ranges, arrays) and
-// datatypes_text.go (strings, bytea, json), the built-in types in datatypes_builtin.go. spec/incumbent.md §5 is the contract,
+// The encoders are in value_scalars.go (numbers, times, networks), value_nested.go (ranges, arrays) and
+// value_text.go (strings, bytea, json), the built-in types in value_builtin.go. spec/incumbent.md §5 is the contract,
 // spec/decisions.md #10 to #16 its changes.
 
 import (

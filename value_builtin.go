@@ -1,6 +1,6 @@
 package main
 
-// datatypes_builtin.go is the built-in part of pg_type: OIDs below 10000 are fixed for ever in pg_type.dat. Invariant:
+// value_builtin.go is the built-in part of pg_type: OIDs below 10000 are fixed for ever in pg_type.dat. Invariant:
 // what stands here is never asked of a server and never replaced by what a server says.
 //
 // Written by this query on PostgreSQL 15; 16 to 18 add no type, and row types of catalogs are left out:

@@ -1,4 +1,4 @@
-// cut.go owns the reading of rows that are too large to be held: their values are cut as they come in, to what documents
+// value_cut.go owns the reading of rows that are too large to be held: their values are cut as they come in, to what documents
 // keep of them, and a row that is too large even so has its longest values cut further.
 // Invariant: what is kept of a row depends on the row and the rule alone, not on the pieces it came in; and the document of
 // a row that was cut at level 0 is, byte for byte, the document of the whole row.

@@ -1,6 +1,6 @@
 package main
 
-// cut_test.go holds rows that are read in pieces to rows held whole: the same in whatever pieces they come, and, where no
+// value_cut_test.go holds rows that are read in pieces to rows held whole: the same in whatever pieces they come, and, where no
 // value was cut for its row's sake, documents that are byte for byte those of the whole row. The sizes are small, so that
 // every value is near a limit.
 

@@ -1,4 +1,4 @@
-// document.go owns the way from a tuple and its relation to a JSON document, by a plan made once per relation. The plan
+// value_document.go owns the way from a tuple and its relation to a JSON document, by a plan made once per relation. The plan
 // holds, in output order, each field's quoted name, encoder and place in the tuple; appending a document is one pass
 // over the tuple into the output buffer, with no allocation and no decision that the plan could have made.
 // Invariant: a chunk's row and a streamed change of one shape go through the same plan.

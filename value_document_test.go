@@ -1,6 +1,6 @@
 package main
 
-// document_test.go compares documents with what encoding/json makes of the same row, as JSON values; the order of keys,
+// value_document_test.go compares documents with what encoding/json makes of the same row, as JSON values; the order of keys,
 // which is byte order, and the absence of allocations are looked at apart.
 
 import (

@@ -1,4 +1,4 @@
-// moments.go owns the reading of dates, times and intervals as the server writes them under DateStyle ISO and IntervalStyle
+// value_moments.go owns the reading of dates, times and intervals as the server writes them under DateStyle ISO and IntervalStyle
 // postgres: their parts, for those who write them as JSON and those who sort them.
 // Invariant: a text that the server does not write so is refused.
 

@@ -1,6 +1,6 @@
 package main
 
-// datatypes_nested.go writes ranges, multiranges and arrays, whose text holds the texts of other values. Invariant: the
+// value_nested.go writes ranges, multiranges and arrays, whose text holds the texts of other values. Invariant: the
 // JSON of an inner value is what its own type's encoder writes, or for a range's end the inside of its string.
 
 import (

@@ -1,4 +1,4 @@
-// keyorder.go turns one key value, in PostgreSQL's text form, into bytes that compare as the server compares the value.
+// value_order.go turns one key value, in PostgreSQL's text form, into bytes that compare as the server compares the value.
 //
 // Invariant: for every kind but keyOpaque, bytes.Compare of two forms has the sign of the type's btree comparison, zero
 // included; no form is a proper prefix of another of its kind, so forms can be strung together. The text is what a

@@ -1,6 +1,6 @@
 package main
 
-// datatypes_values.go writes numbers, dates and times, intervals, network addresses, geometry, ranges and arrays.
+// value_scalars.go writes numbers, dates and times, intervals, network addresses, geometry, ranges and arrays.
 // Invariant: the JSON value is the incumbent's wherever that loses nothing (spec/incumbent.md §5.2).
 //
 // Functions named append… leave out the quotes of the JSON string, for use inside ranges; their output is ASCII that

@@ -1,4 +1,4 @@
-// scankey.go owns the key a table is scanned by: its form for comparing, which keyorder.go makes of each value, and its
+// value_scankey.go owns the key a table is scanned by: its form for comparing, which value_order.go makes of each value, and its
 // form for keeping, which is the incumbent's, so that either image resumes the other's scan.
 //
 // Invariant: what appendPacked writes, unpack reads back as values that the server takes for the same key; what unpack

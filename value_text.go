@@ -1,6 +1,6 @@
 package main
 
-// datatypes_text.go writes strings, bytea and json. Invariant: whatever the bytes, what is appended is one valid JSON
+// value_text.go writes strings, bytea and json. Invariant: whatever the bytes, what is appended is one valid JSON
 // value in valid UTF-8 without a raw control character, so it can never break a line of output in two.
 
 import (

@@ -1,7 +1,7 @@
-// toast.go owns the values that a tuple lacks: those that an update left alone and that are stored out of line, whose bytes are
+// value_toast.go owns the values that a tuple lacks: those that an update left alone and that are stored out of line, whose bytes are
 // not in the WAL (unchanged TOAST values).
 // Invariant: such a value comes from the first of these that has it whole: the old tuple of the change, the row that a chunk has
-// buffered, the table as it is now (lookup.go). What none of them has is left out of the document; it is never NULL for that.
+// buffered, the table as it is now (capture_lookup.go). What none of them has is left out of the document; it is never NULL for that.
 
 package main
 

@@ -1,6 +1,6 @@
 package main
 
-// toast_test.go is the oracle of values kept out of line: the server leaves those that a change did not touch out of the
+// value_toast_test.go is the oracle of values kept out of line: the server leaves those that a change did not touch out of the
 // stream, so that a value is lost for ever where a chunk, a key move or a moved tuple does not have it.
 //
 // Goal: no value of the TOAST columns is lost, stale or null, by a scan by key and one by ctid, with and without full old

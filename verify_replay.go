@@ -1,6 +1,6 @@
 package main
 
-// verifyreplay.go owns the two sides that verify compares: documents as they were captured, replayed by key, and rows as the
+// verify_replay.go owns the two sides that verify compares: documents as they were captured, replayed by key, and rows as the
 // tables have them, both in temporary files parted by the hash of table and key.
 // Invariant: memory holds the replayed rows of one part, and a part whose rows would outgrow verifyBudget is parted further.
 

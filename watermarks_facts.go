@@ -1,4 +1,4 @@
-// watermarkfacts.go owns what keeps our row out of the stream: whether the watermarks table is one whose changes reach us, and
+// watermarks_facts.go owns what keeps our row out of the stream: whether the watermarks table is one whose changes reach us, and
 // whether what is written there is what was meant. It is asked before a capture starts, and when a watermark did not come.
 // Invariant: nothing is written here.
 
