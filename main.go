@@ -31,6 +31,7 @@ The Flow runtime starts it without arguments and speaks the capture protocol on 
 
   source-postgres preview --config FILE    capture as the runtime would, and print the documents
   source-postgres discover --config FILE   list the tables that can be captured
+  source-postgres plan --config FILE       say what a capture would do, and what is missing for it
   source-postgres verify --config FILE --documents FILE
                                            replay captured documents and compare them with the tables
   source-postgres spec                     print the connector's specification
@@ -84,6 +85,8 @@ func runHuman(args []string) int {
 		err = discoverCommand(ctx, rest)
 	case "preview":
 		err = previewCommand(ctx, rest)
+	case "plan":
+		err = planCommand(ctx, rest)
 	case "verify":
 		err = verifyCommand(ctx, rest)
 	default:

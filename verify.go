@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"os"
 	"slices"
@@ -126,8 +125,6 @@ type verifier struct {
 	settings *settings
 	keys     map[tableName][]string
 	bindings map[tableName]*binding
-	types    *typeCatalog
-	casts    map[uint32]comparison
 	out      io.Writer
 }
 
@@ -151,8 +148,7 @@ func verify(ctx context.Context, s *settings, o *verifyOptions, out io.Writer) e
 	}
 	defer r.close()
 	v := &verifier{
-		replay: r, ctx: ctx, db: db, settings: s, keys: o.keysOf, bindings: make(map[tableName]*binding), types: db.newTypeCatalog(),
-		casts: make(map[uint32]comparison), out: out,
+		replay: r, ctx: ctx, db: db, settings: s, keys: o.keysOf, bindings: make(map[tableName]*binding), out: out,
 	}
 	r.describe = v.describe
 	if o.wanted != nil {
@@ -232,70 +228,19 @@ func (v *verifier) describe(name tableName) (*verifyTable, error) {
 	if key == nil {
 		return described, nil
 	}
-	if err := keyColumnsFault(t, key); err != nil {
+	b, err := readingBinding(v.ctx, v.db, read, key, t)
+	if err != nil {
 		return nil, err
 	}
-	if err := loadCasts(v.ctx, v.db, read.types, v.casts, typesOfColumns(t)); err != nil {
-		return nil, err
-	}
-	b := &binding{resource: resource{table: name}, collectionKey: key}
-	if err := b.prepare(t, read.types, v.settings, v.casts); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	b.meta.Sight = t.sight
 	v.bindings[name] = b
 	return described, nil
 }
 
-func typesOfColumns(t *table) []uint32 {
-	oids := make([]uint32, len(t.columns))
-	for i := range t.columns {
-		oids[i] = t.columns[i].typeOID
-	}
-	return oids
-}
-
-// readTable reads a table in the order of its key, as a backfill does, and puts its rows.
+// readTable puts the rows of a table.
 func (v *verifier) readTable(index int) error {
-	b := v.bindings[v.tables[index].name]
-	from := &provenance{snapshot: true, loc: [3]int64{-1}}
-	seed := maphash.MakeSeed()
-	var doc []byte
-	var row tuple
-	for waited := time.Duration(0); ; {
-		ck := &chunk{
-			binding: b, plan: b.plan, table: b.table, limit: v.settings.chunkRows, budget: budget.chunks / 4, seed: seed,
-			classes: b.plan.cutClasses(), alone: true,
-		}
-		err := ck.readOn(v.ctx, v.db, b.scanQuery(ck, v.settings, v.db))
-		switch {
-		case err == nil:
-		case sqlState(err) == codeLockTaken && waited < time.Minute: // DDL: it ends, or shows
-			waited += time.Second
-			continue
-		default:
-			return err
-		}
-		for i := range ck.rows {
-			if ck.rows[i].dead {
-				continue
-			}
-			row = ck.row(row, i)
-			if doc, err = b.plan.appendFitting(doc[:0], from, &document{op: 'c', row: row}); err != nil {
-				return err
-			}
-			if err := v.row(index, doc); err != nil {
-				return err
-			}
-		}
-		if ck.final {
-			return nil
-		}
-		if ck.end == nil {
-			return errors.New("a chunk of it came to no end")
-		}
-		b.scan.readFrom(ck.end, nil)
-	}
+	return eachDocument(v.ctx, v.db, v.bindings[v.tables[index].name], v.settings.chunkRows, func(doc []byte) error {
+		return v.row(index, doc)
+	})
 }
 
 // lookIntoSlot marks the differences whose keys were changed after the documents. An error says why that could not be told.
