@@ -442,19 +442,21 @@ func (w *watcher) judge(now time.Time, seen *observation) {
 			}
 		}
 	}
+	over := false
 	for _, kind := range append([]string{"sink", "transaction", "fence", "reading"}, observedStalls...) {
 		text, stalled := stalls[kind]
 		at, told := w.told[kind]
 		switch {
 		case !stalled && told:
 			delete(w.told, kind)
-			if len(w.told) == 0 {
-				w.diag.recovered.Store(true)
-			}
+			over = true
 		case stalled && text != "" && now.Sub(at) >= stallRepeat:
 			w.told[kind] = now
 			w.diag.say(text)
 		}
+	}
+	if over && len(w.told) == 0 { // else what is said of the others would be taken back, too
+		w.diag.recovered.Store(true)
 	}
 }
 
@@ -468,9 +470,9 @@ func slotHeadroom(o *observation) string {
 		return ""
 	}
 	text := fmt.Sprintf("Replication slot %q retains %s of WAL, and the server takes it away after %s more "+
-		"(max_slot_wal_keep_size)", s.name, byteCount(o.retained), byteCount(max(0, s.safeWAL)))
+		"(max_slot_wal_keep_size)", s.name, byteCount(o.retained), byteCount(s.safeWAL))
 	if o.growth > 0 {
-		text += fmt.Sprintf(", at the rate of now in %s", time.Duration(float64(max(0, s.safeWAL))/o.growth*1e9).Round(time.Second))
+		text += fmt.Sprintf(", at the rate of now in %s", time.Duration(float64(s.safeWAL)/o.growth*1e9).Round(time.Second))
 	}
 	return text + ": raise that setting, or see what holds the capture up"
 }

@@ -226,6 +226,21 @@ func TestStallsAreNamed(t *testing.T) {
 	}
 }
 
+// TestStallsInTurn: where one stall gives way to another in the same look, the second one is not taken back.
+func TestStallsInTurn(t *testing.T) {
+	w, d := newTestWatcher()
+	now := time.Now()
+	long := now.Add(-2 * stallLimit).UnixNano()
+	w.out.blockedSince.Store(long)
+	w.judge(now, nil)
+	w.out.blockedSince.Store(0)
+	w.progress.began.Store(long)
+	w.judge(now.Add(time.Second), nil)
+	if !strings.Contains(d.last, "Streaming one large transaction") || d.recovered.Load() {
+		t.Errorf("told %q, taken back: %v", d.last, d.recovered.Load())
+	}
+}
+
 // TestLag shows how the age of what has not been streamed is told from the server's words and the last commit.
 func TestLag(t *testing.T) {
 	w, _ := newTestWatcher()

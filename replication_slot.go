@@ -135,7 +135,7 @@ func (s *slotStatus) parse(text string) error {
 	s.pid, s.walStatus = row.PID, row.WALStatus
 	s.conflicting, s.twoPhase, s.failover, s.synced = row.Conflicting, row.TwoPhase, row.Failover, row.Synced
 	if row.SafeWAL != nil {
-		s.safeWAL = *row.SafeWAL
+		s.safeWAL = max(0, *row.SafeWAL) // it is negative of a slot that is past the limit and not lost yet
 	}
 	if row.Invalidation != nil {
 		s.invalidation = *row.Invalidation

@@ -214,6 +214,15 @@ func TestSlotStatusParse(t *testing.T) {
 			"",
 		},
 		{
+			"past the limit", `{"slot_type":"logical","plugin":"pgoutput","database":"db","restart_lsn":"0/15D5A10",` +
+				`"confirmed_flush_lsn":"0/15D5A48","wal_status":"unreserved","safe_wal_size":-16777216}`,
+			slotStatus{
+				exists: true, kind: "logical", plugin: "pgoutput", database: "db", restart: 0x15D5A10, confirmed: 0x15D5A48,
+				walStatus: "unreserved",
+			},
+			"",
+		},
+		{
 			"physical", `{"slot_type":"physical","plugin":null,"database":null,"restart_lsn":null,"confirmed_flush_lsn":null}`,
 			slotStatus{exists: true, kind: "physical", safeWAL: -1},
 			"",
