@@ -1,8 +1,7 @@
 // source-postgres is a capture connector for Estuary Flow. main.go owns the process: it tells a runtime on stdin from a
 // person at a terminal, sets up logging and signals, and turns the outcome into an exit status.
 //
-// Reading order: flow.go, capture.go, capture_stream.go, capture_tables.go, capture_binding.go, watermarks.go, backfill.go, replication.go,
-// and below them what DESIGN.md lists.
+// DESIGN.md §2 has the files in reading order, and what each owns.
 package main
 
 import (

@@ -258,7 +258,7 @@ func TestSettings(t *testing.T) {
 			case *ast.CallExpr:
 				selector, ok := n.Fun.(*ast.SelectorExpr)
 				if ok && (selector.Sel.Name == "Getenv" || selector.Sel.Name == "LookupEnv") && len(n.Args) == 1 {
-					if literal, ok := n.Args[0].(*ast.BasicLit); ok && !strings.HasPrefix(name, "failpoints") {
+					if literal, ok := n.Args[0].(*ast.BasicLit); ok && !strings.HasPrefix(name, "debug_failpoints") {
 						wanted[unquote(literal)] = true
 					}
 				}
