@@ -10,19 +10,18 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
-	gatherLag   = 5 * time.Millisecond // a stream that lags less has caught up
-	gatherPart  = 10                   // of a lag that messages may gather for
-	gatherFirst = 250 * time.Microsecond
-	gatherMost  = 4 * time.Millisecond
-
-	// What is read at a time is to be between these, well below what a socket takes before the sender has to wait.
-	gatherLow, gatherHigh = 16 << 10, 64 << 10
+	gatherLag  = 5 * time.Millisecond // a stream that lags less has caught up
+	gatherPart = 10                   // of a lag that messages may gather for
+	gatherMost = 10 * time.Millisecond
+	// gatherRoom is what the socket is to take, so that the sender need not wait meanwhile: several times what one sends in gatherMost.
+	gatherRoom = 2 << 20
 )
 
 // gatheringConn is the socket of a replication connection, below its TLS if it has that. It passes on what it reads, and does
@@ -36,7 +35,6 @@ type gatheringConn struct {
 	committed int64         // commit time of the transaction being sent, microseconds since 2000
 	lag       time.Duration // of the last message
 	drained   bool          // the last read left nothing in the socket
-	pause     time.Duration // how long to let messages gather, by how much came of late
 }
 
 // gathering has connections made from config be gatheringConns.
@@ -47,7 +45,7 @@ func gathering(config *pgconn.Config) {
 		if err != nil {
 			return nil, err
 		}
-		return &gatheringConn{Conn: conn, pause: gatherFirst}, nil
+		return &gatheringConn{Conn: conn}, nil
 	}
 }
 
@@ -63,10 +61,29 @@ func gather(conn net.Conn, buffer int) *gatheringConn {
 		return nil
 	}
 	g.gathers = true
+	makeRoom(g.Conn)
 	if isTLS {
 		g.room = make([]byte, buffer)
 	}
 	return g
+}
+
+// makeRoom has a TCP socket take gatherRoom. A low-water mark makes room for as much (Linux, tcp_set_rcvlowat), beyond what SO_RCVBUF may
+// ask for, and leaves the kernel free to make more. It is taken back at once: whoever waits is to be woken by the first byte.
+func makeRoom(conn net.Conn) {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for _, mark := range []int{gatherRoom, 1} {
+			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, mark)
+		}
+	})
 }
 
 // Read implements net.Conn.
@@ -81,11 +98,7 @@ func (g *gatheringConn) Read(p []byte) (int, error) {
 			into = g.room
 		}
 		n, err := g.Conn.Read(into)
-		if g.drained = n < len(into); n > gatherHigh {
-			g.pause /= 2
-		} else if n < gatherLow {
-			g.pause = min(2*g.pause, gatherMost)
-		}
+		g.drained = n < len(into)
 		if g.room == nil || n == 0 {
 			return n, err
 		}
@@ -101,7 +114,7 @@ func (g *gatheringConn) rest() time.Duration {
 	if !g.drained || g.lag < gatherLag {
 		return 0
 	}
-	return min(g.lag/gatherPart, g.pause)
+	return min(g.lag/gatherPart, gatherMost)
 }
 
 // waiting reports whether more has been read than was passed on.
