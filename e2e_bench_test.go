@@ -121,6 +121,8 @@ func TestServerBench(t *testing.T) {
 					t.Fatal(err)
 				}
 				b.serveTLS(key, "localhost")
+				defer b.exec("SELECT pg_reload_conf()") // second
+				defer b.exec("ALTER SYSTEM RESET ssl")
 			}
 			sides := w.make(b)
 			costs := make([][]benchCost, len(sides))
@@ -235,8 +237,11 @@ func (b *serverBench) stream(transactions, changes int) []benchSide {
 	}
 	publication := b.settings().publication
 	sides = append(sides, benchSide{"pg_recvlogical v1", func(t *testing.T) benchCost {
+		again := b.name("recvlogical_again") // it moves its slot on
+		b.exec("SELECT pg_copy_logical_replication_slot($1, $2)", slot, again)
+		defer b.exec("SELECT pg_drop_replication_slot($1)", again)
 		return b.tool(t, filepath.Join(b.queryValue("SELECT setting FROM pg_config() WHERE name = 'BINDIR'"), "pg_recvlogical"),
-			"-d", *testDatabase, "--slot", slot, "--start", "-f", "-", "--fsync-interval=0", "--status-interval=0", "-o", "proto_version=1",
+			"-d", *testDatabase, "--slot", again, "--start", "-f", "-", "--fsync-interval=0", "--status-interval=0", "-o", "proto_version=1",
 			"-o", "publication_names="+publication, "--endpos", end, "--no-loop")
 	}})
 	for _, a := range all {
